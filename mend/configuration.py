@@ -65,14 +65,6 @@ class Configuration:
         patterns = [f"{folder}/{pattern}" for pattern in corpus["files"]]
         return [file for pattern in patterns for file in sorted(glob.glob(pattern))]
 
-    def stage(self, method: str, stage: str) -> dict[str, Any] | None:
-        """Return a method's settings in "pretrain" or "finetune", None if it has no such stage.
-
-        They are those of `training`, with the method's own over them.
-        """
-        own = self["methods"][method].get(stage)
-        return None if own is None else {**self["training"][stage], **own}
-
 
 def load_configuration(
     values: Mapping[str, Any], files: Iterable[str | Path] = ()

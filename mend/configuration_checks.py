@@ -9,6 +9,7 @@ from typing import Any
 
 from mend.code_hash import reached_modules
 from mend.configuration_schema import closest
+from mend.configuration_study_checks import check_studies, longest_lengths
 from mend.data.template import check_room
 from mend.errors import UserError
 
@@ -21,9 +22,11 @@ def check_values(values: Mapping[str, Any]) -> None:
     _check_corpus(values["benchmark"])
     _check_names(values)
     _check_stages(values)
+    check_studies(values)
+    lengths = longest_lengths(values)
     studies = values["studies"].values()
     for name in dict.fromkeys(name for study in studies for name in study["llms"]):
-        _check_llm(values, name)
+        _check_llm(values, name, lengths)
 
 
 def uses_distiller(method: str) -> bool:
@@ -94,7 +97,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
             "partitions": values["benchmark"]["partitions"],
         }
         for kind, names in defined.items():
-            for name in content[kind]:
+            for name in content.get(kind, ()):
                 if name not in names:
                     where = "benchmark.partitions" if kind == "partitions" else kind
                     raise UserError(
@@ -130,7 +133,7 @@ def _check_stages(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_llm(values: Mapping[str, Any], name: str) -> None:
+def _check_llm(values: Mapping[str, Any], name: str, lengths: Mapping[str, int]) -> None:
     """Check that an LLM and its distiller are there and have room for what they will read."""
     llm = values["llms"][name]
     positions = _positions(values, f"llms.{name}.path", llm["path"])
@@ -149,7 +152,7 @@ def _check_llm(values: Mapping[str, Any], name: str) -> None:
         check_room(
             values["protocol"],
             positions,
-            length=settings.get("length"),
+            length=max(settings.get("length", 0), lengths.get(method, 0)) or None,
             distiller_positions=distiller_positions if uses_distiller(method) else None,
             run=f"llms.{name}, methods.{method}",
         )

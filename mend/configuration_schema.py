@@ -46,6 +46,15 @@ def check_schema(values: Mapping[str, Any], files: Sequence[str | Path] = ()) ->
         raise UserError("\n".join(lines))
 
 
+def check_settings(settings: Mapping[str, Any], place: Sequence[str]) -> None:
+    """Raise UserError for settings of a run that the schema does not allow; place: their key."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    rule = {"$ref": "#/$defs/settings", "$defs": schema["$defs"]}
+    for error in Draft202012Validator(rule).iter_errors(_with_text_keys(settings, tuple(place))):
+        for path, problem in _problems(error, schema):
+            raise UserError(f"{_dotted([*place, *path])}: {problem}")
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """Return " (did you mean ...?)" for the name most like `name`, or nothing."""
     near = difflib.get_close_matches(name, list(names), n=1)
@@ -71,7 +80,7 @@ def _problems(error: ValidationError, schema: Mapping[str, Any]) -> list[tuple[l
     if error.validator == "required":
         # The validator reports each missing key by an error of its own.
         key = next(key for key in error.validator_value if error.message.startswith(f"'{key}' "))
-        described = rule["properties"][key]
+        described = rule.get("properties", {}).get(key, {})
         if "$ref" in described:
             described = schema["$defs"][described["$ref"].rpartition("/")[2]]
         text = described.get("description")

@@ -8,7 +8,8 @@ import pytest
 from configurations import ROOT, default_values, put
 
 from mend.configuration import load_configuration
-from mend.configuration_specs import specification, specification_json, study_runs
+from mend.configuration_runs import method_settings, study_runs
+from mend.configuration_specs import specification, specification_json
 from mend.data.partitions import PARTITIONS
 from mend.errors import UserError
 
@@ -25,20 +26,21 @@ def specs(values: dict) -> dict[str, str]:
     paths = ["data/benchmark", "data/tasks", "data/chunks/pocket-gpt2", "table2"]
     paths += [f"data/episodes/shots={values['benchmark']['shots']}/{s}" for s in ("dev", "test")]
     paths += [f"data/episodes/train/{p}" for p in values["benchmark"]["partitions"]]
-    for llm, method, variant, partition in study_runs(configuration, "table2"):
-        run = f"runs/{llm}/{method}/{variant}"
-        paths.append(f"{run}/{partition}/predict")
-        if configuration.stage(method, "pretrain"):
-            paths.append(f"{run}/pretrain")
-        if configuration.stage(method, "finetune"):
-            paths.append(f"{run}/{partition}/finetune")
+    for run in study_runs(configuration, "table2"):
+        folder = f"runs/{run.llm}/{run.method}/{run.variant}"
+        paths.append(f"{run.folder}/predict")
+        stages = method_settings(configuration, run.llm, run.method, run.variant)
+        if "pretrain" in stages:
+            paths.append(f"{folder}/pretrain")
+        if "finetune" in stages:
+            paths.append(f"{folder}/{run.partition}/finetune")
     return {path: specification_json(configuration, path) for path in paths}
 
 
 MEND = "runs/pocket-gpt2/mend/default"
 HYPER = "runs/pocket-gpt2/hypertuning/default"
 PROMPT = "runs/pocket-gpt2/prompt-tuning/default"
-JOBS = ("finetune", "predict")
+JOBS = ("finetune", "shots=16/predict")
 
 
 @pytest.mark.parametrize(
@@ -88,11 +90,11 @@ def test_the_table_tells_the_command_that_made_it(values) -> None:
 
 def test_methods_are_told_of_the_distiller_only_if_they_use_it(values) -> None:
     configuration = load_configuration(values)
-    method = specification(configuration, f"{MEND}/qa_to_qa/predict")["method"]
+    method = specification(configuration, f"{MEND}/qa_to_qa/shots=16/predict")["method"]
     assert method["distiller"]["path"] == values["llms"]["pocket-gpt2"]["distiller"]["path"]
     assert method["length"] == 16
     for name in ("zero-shot", "vanilla-icl"):
-        path = f"runs/pocket-gpt2/{name}/default/all/predict"
+        path = f"runs/pocket-gpt2/{name}/default/all/shots=16/predict"
         method = specification(configuration, path)["method"]
         assert method == {"name": name, "length": None, "distiller": None}
 
@@ -100,9 +102,9 @@ def test_methods_are_told_of_the_distiller_only_if_they_use_it(values) -> None:
 def test_untrained_methods_predict_all_partitions_tasks_once(values) -> None:
     configuration = load_configuration(values)
     runs = study_runs(configuration, "table2")
-    assert [run[3] for run in runs if run[1] == "zero-shot"] == ["all"]
-    assert [run[3] for run in runs if run[1] == "mend"] == list(PARTITIONS)
-    path = "runs/pocket-gpt2/zero-shot/default/all/predict"
+    assert [run.partition for run in runs if run.method == "zero-shot"] == ["all"]
+    assert [run.partition for run in runs if run.method == "mend"] == list(PARTITIONS)
+    path = "runs/pocket-gpt2/zero-shot/default/all/shots=16/predict"
     tasks = specification(configuration, path)["predict"]["tasks"]
     expected = {name for roles in configuration.needs.values() for name in roles["test"]}
     assert set(tasks) == expected

@@ -41,7 +41,7 @@ def test_table_2_has_every_method_and_partition(finished) -> None:
 def test_predictions_keep_every_options_score(finished) -> None:
     for method in METHODS:
         part = "all" if method in ("zero-shot", "vanilla-icl") else PARTITION
-        path = f"results/runs/{LLM}/{method}/default/{part}/predictions.parquet"
+        path = f"results/runs/{LLM}/{method}/default/{part}/shots=16/predictions.parquet"
         for row in pyarrow.parquet.read_table(finished.folder / path).to_pylist():
             assert len(row["scores"]) == len(row["options"]) > row["gold"] >= 0
 
@@ -57,7 +57,7 @@ def test_each_run_keeps_its_settings_its_log_and_its_costs(finished) -> None:
 
 
 def test_a_person_sees_each_job_and_its_progress(finished) -> None:
-    assert f"pretraining: {LLM} mend" in finished.first.jobs
+    assert f"pretraining: {LLM} mend default" in finished.first.jobs
     assert f"finetune {LLM} mend: 4 steps" in finished.first.text
 
 
@@ -72,8 +72,8 @@ def test_another_lambda_reruns_only_what_depends_on_it(finished) -> None:
     values = finished.with_value("methods/mend/finetune/losses/distill", 0.5)
     assert finished.snakemake("-n", "tables", values=values).jobs == {
         f"settings: runs/{LLM}/mend/default/{PARTITION}/finetune",
-        f"finetuning: {LLM} mend {PARTITION}",
-        f"predicting: {LLM} mend {PARTITION}",
+        f"finetuning: {LLM} mend default {PARTITION}",
+        f"predicting: {LLM} mend default {PARTITION} shots=16",
         "table 2: results/table2.html",
     }
 
@@ -103,8 +103,8 @@ def test_fewer_test_rows_train_nothing_again(finished) -> None:
             "import torch\n",
             "import torch\n\nX = 1\n",
             {
-                f"finetuning: {LLM} prompt-tuning {PARTITION}",
-                f"predicting: {LLM} prompt-tuning {PARTITION}",
+                f"finetuning: {LLM} prompt-tuning default {PARTITION}",
+                f"predicting: {LLM} prompt-tuning default {PARTITION} shots=16",
                 "table 2: results/table2.html",
             },
         ),
@@ -138,11 +138,11 @@ def test_the_new_method_of_the_contributors_guide_runs(finished) -> None:
         "settings: table2",
         f"settings: runs/{LLM}/my-method/default/{PARTITION}/finetune",
         f"settings: runs/{LLM}/my-method/default/{PARTITION}/predict",
-        f"finetuning: {LLM} my-method {PARTITION}",
-        f"predicting: {LLM} my-method {PARTITION}",
+        f"finetuning: {LLM} my-method default {PARTITION}",
+        f"predicting: {LLM} my-method default {PARTITION} shots=16",
         "table 2: results/table2.html",
     }
-    made = f"results/runs/{LLM}/my-method/default/{PARTITION}/predictions.parquet"
+    made = f"results/runs/{LLM}/my-method/default/{PARTITION}/shots=16/predictions.parquet"
     result = finished.snakemake(made, values=values)
     assert result.code == 0, result.text[-3000:]
     assert pyarrow.parquet.read_table(finished.folder / made).num_rows

@@ -24,7 +24,7 @@ def test_a_dry_run_imports_nothing_heavy(workflow, tmp_path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     dry = workflow.snakemake("-n", PYTHONPATH=str(tmp_path))
     assert dry.code == 0, dry.text[-2000:]
-    assert f"finetuning: pocket-gpt2 mend {PARTITIONS[0]}" in dry.jobs
+    assert f"finetuning: pocket-gpt2 mend default {PARTITIONS[0]}" in dry.jobs
     (workflow.folder / "Snakefile.torch").write_text("import torch\n")
     broken = workflow.snakemake("-n", "-s", "Snakefile.torch", PYTHONPATH=str(tmp_path))
     assert "the workflow imported torch" in broken.text  # the guard works
@@ -33,10 +33,10 @@ def test_a_dry_run_imports_nothing_heavy(workflow, tmp_path) -> None:
 def test_the_default_and_the_papers_scale_are_whole(workflow) -> None:
     dry = workflow.plain_snakemake("-n", "results/table2.csv")
     assert dry.code == 0, dry.text[-2000:]
-    assert {f"finetuning: pocket-gpt2 mend {name}" for name in PARTITIONS} <= dry.jobs
+    assert {f"finetuning: pocket-gpt2 mend default {name}" for name in PARTITIONS} <= dry.jobs
     dry = workflow.plain_snakemake("-n", "--configfile", "config/paper.yaml")
     assert dry.code == 0, dry.text[-2000:]
-    assert {f"finetuning: gpt2-xl mend {name}" for name in PARTITIONS} <= dry.jobs
+    assert {f"finetuning: gpt2-xl mend default {name}" for name in PARTITIONS} <= dry.jobs
     assert not [job for job in dry.jobs if "pocket" in job]
 
 

@@ -8,13 +8,14 @@ from glob import escape, glob
 from mend.code_hash import code_hash
 from mend.configuration import load_configuration
 from mend.configuration_checks import uses_distiller
-from mend.configuration_specs import (
-    conditions,
-    specification,
-    specification_json,
+from mend.configuration_runs import (
+    default_condition,
+    draw_of,
+    method_settings,
     study_runs,
     trained_stages,
 )
+from mend.configuration_specs import specification, specification_json
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
 
@@ -26,7 +27,7 @@ except UserError as error:
 R = CONFIGURATION.results
 LOCAL_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 TASKS_SOURCE = CONFIGURATION["benchmark"]["tasks"]["source"]
-CONDITIONS = conditions(CONFIGURATION)
+DRAW = draw_of(default_condition(CONFIGURATION))
 ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIGURATION.values.get('environment', 'cpu')}.yaml"
 
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
@@ -40,6 +41,8 @@ wildcard_constraints:
     method="[^/]+",
     variant="[^/]+",
     partition="[^/]+",
+    condition="[^/]+",
+    draw="[^/]+",
 
 
 def processors(wildcards, threads):
@@ -90,24 +93,38 @@ def run_models(wildcards):
     return files
 
 
+def retrieval_model(wildcards):
+    """Return the files of the model that finds the nearest demonstrations, if one does."""
+    if "selection=dense" not in wildcards.draw:
+        return []
+    return model_files(CONFIGURATION["benchmark"]["dense_retrieval"]["model"])
+
+
+def episodes_code(wildcards):
+    """Hash the code that draws demonstrations, of retrieval only if it is asked for."""
+    retrieves = "selection=dense" in wildcards.draw or "selection=bm25" in wildcards.draw
+    modules = ["mend.data.episodes", *(["mend.data.retrieval"] if retrieves else [])]
+    return code_hash(*modules)
+
+
 def development_rows(stage):
     """Return a function of a job's wildcards: the dev rows that its stage stops by, if it does."""
 
     def rows(wildcards):
-        settings = CONFIGURATION.stage(wildcards.method, stage)
+        run = (wildcards.llm, wildcards.method, wildcards.variant)
+        settings = method_settings(CONFIGURATION, *run).get(stage)
         if not settings or not settings["early_stopping"]:
             return {}
-        return {
-            "dev": f"{R}/data/episodes/{CONDITIONS}/dev.parquet",
-            "tasks": f"{R}/data/tasks",
-        }
+        return {"dev": f"{R}/data/episodes/{DRAW}/dev.parquet", "tasks": f"{R}/data/tasks"}
 
     return rows
 
 
 def stage_weights(wildcards):
     """Return the weights that each stage of a run makes, in the order of the stages."""
-    stages = trained_stages(CONFIGURATION, **wildcards)
+    names = ("llm", "method", "variant", "partition")
+    run = {name: wildcards.get(name) for name in names}
+    stages = trained_stages(CONFIGURATION, **run)
     return [f"{R}/{stage}/weights.safetensors" for stage in stages]
 
 
@@ -139,8 +156,9 @@ def study_files(study, name):
     files = []
     for run in study_runs(CONFIGURATION, study):
         if name == "predictions":
-            files.append("{R}/runs/{}/{}/{}/{}/predictions.parquet".format(*run, R=R))
+            files.append(f"{R}/{run.folder}/predictions.parquet")
         else:
-            stages = trained_stages(CONFIGURATION, *run)
+            place = (run.llm, run.method, run.variant, run.partition)
+            stages = trained_stages(CONFIGURATION, *place)
             files += [f"{R}/{stage}/record.json" for stage in stages]
     return list(dict.fromkeys(files))

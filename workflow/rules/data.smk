@@ -158,22 +158,24 @@ rule train_episodes:
 
 rule evaluation_episodes:
     input:
+        retrieval_model,
         tasks=f"{R}/data/tasks",
-        spec=f"{R}/data/episodes/{CONDITIONS}/{{split}}.spec.json",
+        spec=f"{R}/data/episodes/{{draw}}/{{split}}.spec.json",
     output:
-        f"{R}/data/episodes/{CONDITIONS}/{{split}}.parquet",
+        f"{R}/data/episodes/{{draw}}/{{split}}.parquet",
     log:
-        f"{R}/logs/data/episodes/{CONDITIONS}/{{split}}.log",
+        f"{R}/logs/data/episodes/{{draw}}/{{split}}.log",
     benchmark:
-        f"{R}/benchmarks/data/episodes/{CONDITIONS}/{{split}}.jsonl"
+        f"{R}/benchmarks/data/episodes/{{draw}}/{{split}}.jsonl"
     wildcard_constraints:
         split="dev|test",
+        draw="[^/]*shots=[^/]*",
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.data.episodes"),
+        code=episodes_code,
     message:
-        "drawing the demonstrations of {wildcards.split} rows"
+        "drawing the demonstrations of {wildcards.split} rows: {wildcards.draw}"
     shell:
         "python -m mend evaluation-episodes --spec {input.spec:q} --tasks {input.tasks:q}"
         " --split {wildcards.split} --output {output:q} --log {log:q}"

@@ -1,20 +1,20 @@
 # Needs: test rows with their demonstrations, the LLM, and a run's weights if its method trains any.
-# Makes: runs/LLM/METHOD/VARIANT/PARTITION/predictions.parquet, every option's score of every row.
+# Makes: runs/LLM/METHOD/VARIANT/PARTITION/CONDITION/predictions.parquet, every option's score of every row.
 
 
 rule predict:
     input:
         run_models,
         unpack(final_weights),
-        episodes=f"{R}/data/episodes/{CONDITIONS}/test.parquet",
+        episodes=lambda wildcards: f"{R}/data/episodes/{draw_of(wildcards.condition)}/test.parquet",
         tasks=f"{R}/data/tasks",
-        spec=f"{R}/{RUN}/{{partition}}/predict.spec.json",
+        spec=f"{R}/{RUN}/{{partition}}/{{condition}}/predict.spec.json",
     output:
-        f"{R}/{RUN}/{{partition}}/predictions.parquet",
+        f"{R}/{RUN}/{{partition}}/{{condition}}/predictions.parquet",
     log:
-        f"{R}/logs/{RUN}/{{partition}}/predict.log",
+        f"{R}/logs/{RUN}/{{partition}}/{{condition}}/predict.log",
     benchmark:
-        f"{R}/benchmarks/{RUN}/{{partition}}/predict.jsonl"
+        f"{R}/benchmarks/{RUN}/{{partition}}/{{condition}}/predict.jsonl"
     priority: 10
     conda:
         ENVIRONMENT
@@ -28,7 +28,8 @@ rule predict:
         optional=lambda wildcards, input: flags(input, "weights"),
         code=method_code("mend.predicting"),
     message:
-        "predicting: {wildcards.llm} {wildcards.method} {wildcards.partition}"
+        "predicting: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
+        " {wildcards.condition}"
     shell:
         "python -m mend predict --spec {input.spec:q} --episodes {input.episodes:q}"
         " --tasks {input.tasks:q} {params.optional:q}"

@@ -32,7 +32,7 @@ rule pretrain:
         optional=lambda wildcards, input: flags(input, "dev", "tasks"),
         code=method_code("mend.training_job"),
     message:
-        "pretraining: {wildcards.llm} {wildcards.method}"
+        "pretraining: {wildcards.llm} {wildcards.method} {wildcards.variant}"
     shell:
         "python -m mend train --spec {input.spec:q} --chunks {input.chunks:q} {params.optional:q}"
         " --output {params.folder:q} --threads {resources.processors} --log {log:q}"
@@ -66,7 +66,7 @@ rule finetune:
         optional=lambda wildcards, input: flags(input, "dev", "initial"),
         code=method_code("mend.training_job"),
     message:
-        "finetuning: {wildcards.llm} {wildcards.method} {wildcards.partition}"
+        "finetuning: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
     shell:
         "python -m mend train --spec {input.spec:q} --episodes {input.episodes:q}"
         " --tasks {input.tasks:q} {params.optional:q}"
