@@ -208,7 +208,8 @@ def study_points(values: Values, study: str) -> Iterator[tuple[str, str, str, st
     for llm in content["llms"]:
         for labels in itertools.product(*axes.values()):
             settings = dict(content.get("set", {}))
-            for axis, label in zip(axes.values(), labels, strict=True):
+            # Last of all the run, the first axis: what it fixes is not varied.
+            for axis, label in reversed([*zip(axes.values(), labels, strict=True)]):
                 settings.update(axis[label])
             settings = {key: None if value == "none" else value for key, value in settings.items()}
             method = settings.pop("method")

@@ -12,8 +12,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def default_values(folder: Path) -> dict:
-    """Return the default configuration, with models in `folder` that are only a config.json."""
+    """Return the default configuration of table 2 with GPT-2.
+
+    The models in `folder` are only a config.json.
+    """
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for part in ("figures", "efficiency", "attention"):
+        values.pop(part)
+    values["studies"] = {"table2": {**values["studies"]["table2"], "llms": ["pocket-gpt2"]}}
+    values["llms"] = {"pocket-gpt2": values["llms"]["pocket-gpt2"]}
     values["results"] = str(folder / "results")
     values["protocol"]["longest_context"] = {"llm": 100, "distiller": 100}
     for name in ("gpt2", "gpt2-small"):

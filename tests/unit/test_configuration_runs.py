@@ -26,8 +26,7 @@ LLM = "pocket-gpt2"
 def values(tmp_path, monkeypatch) -> dict:
     monkeypatch.chdir(ROOT)
     values = default_values(tmp_path)
-    values["studies"] = {"table2": values["studies"]["table2"]}
-    values.pop("figures", None)
+    del values["benchmark"]["dense_retrieval"]
     return values
 
 
@@ -65,6 +64,12 @@ def test_axes_are_crossed_and_runs_named_by_what_differs(values) -> None:
         ("mend", "default", "shots=1"),
         ("mend", "default", "shots=16"),
     ]
+
+
+def test_what_a_run_fixes_is_not_varied(values) -> None:
+    runs = {"varied": {"method": "mend"}, "fixed": {"method": "mend", "length": 4}}
+    found = points(values, runs=runs, set={"length": 3}, vary={"length": [1, 2]})
+    assert [variant for _, variant, _ in found] == [f"length={n}" for n in (1, 2, 4, 4)]
 
 
 def test_settings_that_a_method_does_not_have_change_nothing(values) -> None:

@@ -93,5 +93,8 @@ def workflow(tmp_path_factory) -> Workflow:
         for stage in ("pretrain", "finetune"):
             method.get(stage, {}).pop("steps", None)
             method.get(stage, {}).pop("batch_size", None)
-    values["studies"]["table2"]["partitions"] = partitions[:1]
+    for part in ("figures", "efficiency", "attention"):
+        values.pop(part)
+    table2 = {**values["studies"]["table2"], "llms": ["pocket-gpt2"], "partitions": partitions[:1]}
+    values["studies"] = {"table2": table2}
     return Workflow(folder, values)
