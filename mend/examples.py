@@ -9,10 +9,13 @@ import numpy
 import pyarrow.compute
 import pyarrow.parquet
 
-from mend.data.tasks import load_rows
+from mend.data.perturbation import Shown, perturb_rows
+from mend.data.selection import RETRIEVED, source_split
+from mend.data.tasks import TaskRows, load_rows
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.losses import Example
+from mend.progress import logger
 from mend.scoring import Question
 
 
@@ -75,6 +78,63 @@ class EpisodeExamples:
         )
 
 
+class DemonstrationReader:
+    """Turns the demonstrations of an evaluation row into the token ids of its context."""
+
+    def __init__(
+        self,
+        template: Template,
+        limit: int,
+        selection: str = "train",
+        perturbation: str | None = None,
+        draw_seed: int = 0,
+        group: int | None = None,
+    ) -> None:
+        """Set up for one file of episodes.
+
+        limit: the longest context in tokens. Where demonstrations exceed it, the template's rule
+        holds; of retrieved ones the last stay, which are the nearest.
+        selection: how they were chosen (see `write_evaluation_episodes`).
+        perturbation, draw_seed: see `mend.data.perturbation`.
+        group: so many demonstrations at a time are a context of their own; None for all.
+        """
+        self.template, self.limit, self.group = template, limit, group
+        self.split = source_split(selection)
+        self.nearest_last = selection in RETRIEVED
+        self.perturbation, self.draw_seed = perturbation, draw_seed
+        self._shown: dict[tuple[str, int], Sequence[Shown]] = {}
+        #: Contexts (or groups) that were made, and those that no demonstration fitted into.
+        self.made = self.empty = 0
+
+    def __call__(
+        self, rows: TaskRows, task: str, seed: int, numbers: Sequence[int]
+    ) -> list[int] | list[list[int]]:
+        """Return the token ids of the rows `numbers`; of each group of them, if there are groups.
+
+        Without demonstrations there is one empty group.
+        """
+        if (task, seed) not in self._shown:
+            self._shown[task, seed] = self._read(rows, task, seed)
+        shown = [self._shown[task, seed][number] for number in numbers]
+        if self.group is None:
+            return self._tokens(shown)
+        starts = range(0, max(1, len(shown)), self.group)
+        return [self._tokens(shown[start : start + self.group]) for start in starts]
+
+    def _tokens(self, shown: Sequence[Shown]) -> list[int]:
+        fit = self.template.last_that_fit(shown, self.limit) if self.nearest_last else shown
+        ids = self.template.demonstrations(fit, self.limit)
+        self.made += 1
+        self.empty += bool(shown and not ids)
+        return ids
+
+    def _read(self, rows: TaskRows, task: str, seed: int) -> Sequence[Shown]:
+        found = rows.rows(self.split, seed)
+        if self.perturbation is None:
+            return [row[:2] for row in found]
+        return perturb_rows(found, self.perturbation, self.draw_seed, task, seed, self.split)
+
+
 def read_questions(
     episodes: str | Path,
     tasks: str | Path,
@@ -86,6 +146,7 @@ def read_questions(
     rows_per_task: int | None = None,
     after_context: bool = True,
     reads_demonstrations: bool = True,
+    **shown,
 ) -> tuple[list[dict], list[Question]]:
     """Return evaluation rows and, in the same order, the questions that they ask.
 
@@ -93,17 +154,18 @@ def read_questions(
     only, seeds, rows_per_task: leave out the rest.
     after_context: whether anything stands before the query.
     reads_demonstrations: if not, all questions share one context without demonstrations.
+    shown: perturbation, draw_seed and group, as in `DemonstrationReader`.
     A row is a dictionary of task, seed, row, gold (the right option's index) and options.
     """
-    table = pyarrow.parquet.read_table(
-        episodes, columns=["task", "seed", "row", "demonstrations", "context"]
-    )
+    table = pyarrow.parquet.read_table(episodes)
     table = table.filter(pyarrow.compute.is_in(table["task"], pyarrow.array(list(only))))
     missing = sorted(set(only) - set(table["task"].to_pylist()))
     if missing:
         raise UserError(f"{episodes}: no rows of {', '.join(missing)}")
+    selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
+    read = DemonstrationReader(template, limit, selection, **shown)
     task_rows = {task: load_rows(tasks, task) for task in only}
-    contexts: dict[int, list[int]] = {} if reads_demonstrations else {0: []}
+    contexts: dict[int, list] = {} if reads_demonstrations else {0: []}
     taken: dict[tuple[str, int], int] = {}
     rows, questions = [], []
     for record in table.to_pylist():
@@ -115,9 +177,7 @@ def read_questions(
             continue
         context = record["context"] if reads_demonstrations else 0
         if context not in contexts:
-            pool = task_rows[task].rows("train", seed)
-            shown = [pool[row][:2] for row in record["demonstrations"]]
-            contexts[context] = template.demonstrations(shown, limit)
+            contexts[context] = read(task_rows[task], task, seed, record["demonstrations"])
         x, y, options = task_rows[task].rows(split, seed)[record["row"]]
         query = template.query(x, after_context, template.longest(options))
         rows.append(
@@ -131,4 +191,10 @@ def read_questions(
         )
         encoded = [template.option(option) for option in options]
         questions.append(Question(context, contexts[context], query, encoded))
+    if read.empty:
+        logger.warning(
+            "%s: %d of %d contexts are empty, because not one demonstration fits the longest "
+            "context of %d tokens",
+            *(episodes, read.empty, read.made, limit),
+        )
     return rows, questions

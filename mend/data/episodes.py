@@ -6,11 +6,11 @@ what it is for (seed, task, split), so that a task added to a list changes nothi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mend.data.draws import generator
 from mend.data.layout import META_TRAIN_SEED
 from mend.errors import UserError
 from mend.progress import Progress, logger
@@ -58,10 +58,10 @@ def write_training_episodes(
                 f"fewer than an episode's {shots} demonstrations and {queries} queries"
             )
     weights = numpy.array(sizes if spec["task_sampling"] == "proportional" else [1] * len(sizes))
-    chosen = _generator(seed, "tasks").choice(
+    chosen = generator(seed, "tasks").choice(
         len(names), size=spec["episodes"], p=weights / weights.sum()
     )
-    generators = [_generator(seed, "meta_train", name) for name in names]
+    generators = [generator(seed, "meta_train", name) for name in names]
     rows = numpy.empty((len(chosen), shots + queries), dtype=numpy.int32)
     progress = Progress("episodes", len(chosen))
     for episode, task in enumerate(chosen):
@@ -153,21 +153,13 @@ def count_rows(tasks_folder: str | Path, task: str) -> dict[tuple[str, int], int
     return {(row["split"], row["seed"]): row["count_all"] for row in counts}
 
 
-def _generator(*parts: str | int) -> numpy.random.Generator:
-    """A generator that depends on `parts` alone: not on the process, the machine, other draws."""
-    import numpy
-
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode("utf-8")).digest()
-    return numpy.random.default_rng(int.from_bytes(digest[:16], "big"))
-
-
 def _choose_rows(spec: Mapping[str, Any], name: str, split: str, size: int) -> numpy.ndarray:
     """Row numbers to score, ascending. The seed is no part of it: all seeds get the same rows."""
     import numpy
 
     if spec["rows"] is None or size <= spec["rows"]:
         return numpy.arange(size, dtype=numpy.int32)
-    order = _generator(spec["seed"], "rows", split, name).permutation(size)
+    order = generator(spec["seed"], "rows", split, name).permutation(size)
     return numpy.sort(order[: spec["rows"]]).astype(numpy.int32)
 
 
@@ -179,8 +171,8 @@ def _draw_demonstrations(
 
     everything = numpy.tile(numpy.arange(pool, dtype=numpy.int32), (size, 1))
     if spec["demonstrations_at_test"] == "per-row":
-        generator = _generator(spec["seed"], "demonstrations", split, name, seed)
-        everything = generator.permuted(everything, axis=1)
+        draw = generator(spec["seed"], "demonstrations", split, name, seed)
+        everything = draw.permuted(everything, axis=1)
     return everything[:, : spec["shots"]]
 
 

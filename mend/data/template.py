@@ -108,21 +108,31 @@ class Template:
 
         self._encode = encode
 
-    def example(self, input: str, output: str, first: bool) -> tuple[list[int], list[int]]:
+    def example(
+        self, input: str | None, output: str | None, first: bool
+    ) -> tuple[list[int], list[int]]:
         """Token ids of x and y. x follows the separator of demonstrations unless it is `first`.
 
         x is cut at its end: with input-and-output so that x + y + 2 <= longest_example, with
         input-only to longest_example. y is never cut, so that x may be empty.
+
+        A part that is None (not both) has no tokens, and the separator between input and output
+        goes with it; that of demonstrations stays, before y if there is no x.
         """
-        y = self.option(output)
+        if input is None:
+            return [], self._input(output, separated=not first)
+        y = [] if output is None else self.option(output)
         x = self._input(input, separated=not first)
         return x[: max(0, self._longest_input(len(y)))], y
 
-    def demonstrations(self, rows: Sequence[tuple[str, str]], limit: int) -> list[int]:
+    def demonstrations(
+        self, rows: Sequence[tuple[str | None, str | None]], limit: int
+    ) -> list[int]:
         """Token ids of (input, output) rows one after the other, at most `limit` of them.
 
         With omit, the first demonstration that does not fit is left out with all after it; with
         cut-input, its x is cut to fit (if one token of it can stay) and all after it left out.
+        Either part of a row may be None (see `example`).
         """
         ids: list[int] = []
         for number, (input, output) in enumerate(rows):
@@ -134,6 +144,19 @@ class Template:
                 break
             ids += x + y
         return ids
+
+    def last_that_fit(
+        self, rows: Sequence[tuple[str | None, str | None]], limit: int
+    ) -> Sequence[tuple[str | None, str | None]]:
+        """As many of the last rows as fit whole, so that `demonstrations` leaves out none."""
+        later = 0  # tokens of the rows from `start` on, a separator before each
+        for start in reversed(range(len(rows))):
+            x, y = self.example(*rows[start], first=True)
+            if len(x) + len(y) + later > limit:
+                return rows[start + 1 :]
+            x, y = self.example(*rows[start], first=False)
+            later += len(x) + len(y)
+        return rows
 
     def query(self, input: str, after_context: bool, longest_option: int) -> list[int]:
         """Token ids of a query that is to be scored with options.

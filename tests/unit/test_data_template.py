@@ -164,6 +164,42 @@ def test_all_after_the_one_that_does_not_fit_are_left_out(bpe):
         assert " maybe" not in tokens(bpe, made.demonstrations(ROWS, 12))
 
 
+def test_a_part_that_is_left_out_takes_its_separator_with_it(bpe):
+    made = template(bpe, separators={"input_output": "\n", "demonstrations": "\n\n\n"})
+    no_labels = [("one two", None), ("three", None)]
+    no_inputs = [(None, "yes"), (None, "no")]
+    assert bpe.decode(made.demonstrations(no_labels, 60)) == "one two\n\n\nthree"
+    assert bpe.decode(made.demonstrations(no_inputs, 60)) == "yes\n\n\nno"
+    made = template(bpe)
+    assert tokens(bpe, made.demonstrations(no_labels, 60)) == ["one", " two", " three"]
+    assert tokens(bpe, made.demonstrations(no_inputs, 60)) == ["yes", " no"]
+
+
+def test_what_is_left_out_leaves_room_for_more(bpe):
+    no_labels = [(x, None) for x, _ in ROWS]  # 4, 9 and 1 tokens
+    for rule, expected in (("omit", 4), ("cut-input", 12)):
+        made = template(bpe, demonstration_overflow=rule)
+        assert len(made.demonstrations(no_labels, 12)) == expected
+        assert len(made.demonstrations(no_labels, 14)) == 14
+    no_inputs = [(None, words(3, "yes")), (None, words(4, "no"))]
+    for rule in ("omit", "cut-input"):  # outputs are never cut
+        made = template(bpe, demonstration_overflow=rule)
+        assert len(made.demonstrations(no_inputs, 6)) == 3
+    assert len(template(bpe, longest_example=20).example(words(50), None, True)[0]) == 18
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(17, 3), (16, 2), (12, 2), (11, 1), (2, 1), (1, 0), (0, 0)]
+)
+def test_the_last_that_fit_are_kept_whole(bpe, limit, kept):
+    for rule in ("omit", "cut-input"):
+        made = template(bpe, demonstration_overflow=rule)
+        rows = made.last_that_fit(ROWS, limit)
+        assert rows == ROWS[len(ROWS) - kept :]
+        shown = " ".join(f"{x} {y}" for x, y in rows)
+        assert bpe.decode(made.demonstrations(rows, limit)) == shown
+
+
 def test_a_query_fits_with_its_longest_option_after_the_longest_context(bpe):
     made = template(bpe, positions=100)
     longest = made.longest(["yes", "yes no maybe", "no"])
