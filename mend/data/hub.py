@@ -32,14 +32,16 @@ def download_benchmark(spec: Mapping[str, Any], output_folder: str | Path) -> No
 
     Args:
         spec: {"repository": such as "allenai/metaicl-data", "revision": a commit (a branch or tag
-            is resolved and its commit recorded), "train_tasks", "test_tasks", "seeds"}.
+            is resolved and its commit recorded), "train_tasks", "test_tasks", "seeds", "pool": as
+            in `tasks.import_tasks`}.
         output_folder: replaced as a whole; also gets SOURCE_RECORD.
 
     Raises:
         UserError: if the hub cannot be reached, the revision is unknown, a file is missing (all are
             named) or differs from the hub's hash.
     """
-    files = benchmark_files(spec["train_tasks"], spec["test_tasks"], spec["seeds"])
+    names = ("train_tasks", "test_tasks", "seeds")
+    files = benchmark_files(*(spec[name] for name in names), spec.get("pool"))
     _download(spec, [file.name for file in files], output_folder)
 
 

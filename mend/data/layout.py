@@ -2,8 +2,9 @@
 
 The layout (dataset `allenai/metaicl-data`) is `FOLDER/data/TASK/TASK_{K}_{SEED}_{SPLIT}.jsonl`
 with rows `{"task", "input", "output", "options"}`. Meta-train rows come from
-`TASK_16384_100_train`; a meta-test task has `TASK_16_{SEED}_{train,dev,test}` for each seed. The
-folder's name is the task's name (it may hold a colon); the row's own `task` is not compared.
+`TASK_16384_100_train`; a meta-test task has `TASK_16_{SEED}_{train,dev,test}` for each seed, and
+where a pool of more rows is asked for, `TASK_{POOL}_{SEED}_train`. The folder's name is the task's
+name (it may hold a colon); the row's own `task` is not compared.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Row(NamedTuple):
 
 
 class BenchmarkFile(NamedTuple):
-    """One JSONL file of the layout. `split` is meta_train, train, dev or test."""
+    """One JSONL file of the layout. `split` is meta_train, train, dev, test or pool."""
 
     task: str
     split: str
@@ -42,9 +43,15 @@ class BenchmarkFile(NamedTuple):
 
 
 def benchmark_files(
-    train_tasks: Sequence[str], test_tasks: Sequence[str], seeds: Sequence[int]
+    train_tasks: Sequence[str],
+    test_tasks: Sequence[str],
+    seeds: Sequence[int],
+    pool: int | None = None,
 ) -> list[BenchmarkFile]:
-    """The files that meta-train and meta-test tasks need; `name` is relative to the folder."""
+    """The files that meta-train and meta-test tasks need; `name` is relative to the folder.
+
+    pool: the rows of the larger train files that demonstrations may come from; None for none.
+    """
     files = []
     for task in dict.fromkeys([*train_tasks, *test_tasks]):
         folder = f"data/{task}/{task}"
@@ -56,6 +63,9 @@ def benchmark_files(
                 for split in EVALUATION_SPLITS:
                     name = f"{folder}_16_{seed}_{split}.jsonl"
                     files.append(BenchmarkFile(task, split, seed, name))
+                if pool:
+                    name = f"{folder}_{pool}_{seed}_train.jsonl"
+                    files.append(BenchmarkFile(task, "pool", seed, name))
     return files
 
 

@@ -40,6 +40,7 @@ def check_benchmark(
     seeds: Sequence[int],
     stamp: str | Path,
     missing_tasks: str = "error",
+    pool: int | None = None,
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Check a local folder before any job: that the files are there, and every row of them.
 
@@ -51,6 +52,7 @@ def check_benchmark(
         stamp: JSON file that remembers which files (path, size, time of change) were found right,
             so that they are not read again.
         missing_tasks: "error" or "skip".
+        pool: rows of the larger train files of meta-test tasks; None if there are none.
 
     Returns:
         {partition: {"train": {task: what is missing}, "test": {...}}} of the partitions that miss
@@ -72,7 +74,7 @@ def check_benchmark(
         for role, names in roles.items():
             for name in names:
                 chosen = ([name], []) if role == "train" else ([], [name])
-                files = benchmark_files(*chosen, seeds)
+                files = benchmark_files(*chosen, seeds, pool)
                 lacking = [file for file in files if not (folder / file.name).is_file()]
                 if not lacking:
                     present.update((file.name, file) for file in files)
@@ -158,11 +160,16 @@ def remaining_needs(
 def import_tasks(spec: Mapping[str, Any], folder: str | Path, output_folder: str | Path) -> None:
     """Convert tasks from the layout to `output_folder/TASK.parquet`, with flat memory.
 
-    Columns: split (meta_train, train, dev or test), seed, row (within split and seed), input,
+    Columns: split (meta_train, train, dev, test or pool), seed, row (within split and seed), input,
     output, options. The output folder is replaced as a whole.
 
+    The pool of a task and seed, for more or better chosen demonstrations than its train rows, is
+    what its larger train file holds, or without one the train rows of all seeds, its own first:
+    each distinct (input, output) once, and none whose input is that of a dev or test row.
+
     Args:
-        spec: {"train_tasks": [...], "test_tasks": [...], "seeds": [...]}. A task may be in both.
+        spec: {"train_tasks": [...], "test_tasks": [...], "seeds": [...], "pool": rows of the larger
+            train files (null or absent: there are none)}. A task may be in both.
         folder: the folder that holds `data/TASK/...`.
         output_folder: receives one file a task and nothing else.
 
@@ -184,31 +191,57 @@ def import_tasks(spec: Mapping[str, Any], folder: str | Path, output_folder: str
         ]
     )
     files: dict[str, list[BenchmarkFile]] = {}
-    for file in benchmark_files(spec["train_tasks"], spec["test_tasks"], spec["seeds"]):
+    names = ("train_tasks", "test_tasks", "seeds")
+    for file in benchmark_files(*(spec[name] for name in names), spec.get("pool")):
         files.setdefault(file.task, []).append(file)
     with whole_folder(output_folder) as temporary:
         progress = Progress("tasks", len(files))
         for count, (task, task_files) in enumerate(files.items(), start=1):
             path = temporary / f"{task}.parquet"
             with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-                for file in task_files:
-                    for batch in _batches(Path(folder) / file.name, file, schema):
+                for split, seed, rows in _splits(Path(folder), task_files):
+                    for batch in _batches(rows, split, seed, schema):
                         writer.write_batch(batch)
             progress.update(count, task)
 
 
+def _splits(
+    folder: Path, files: Sequence[BenchmarkFile]
+) -> Iterator[tuple[str, int, Iterator[Row]]]:
+    """Yield (split, seed, rows) of a task: its files as they are, then the pool of each seed."""
+
+    def rows(file: BenchmarkFile) -> Iterator[Row]:
+        return read_rows(folder / file.name, options_required=file.split != "meta_train")
+
+    def of(split: str) -> dict[int, BenchmarkFile]:
+        return {file.seed: file for file in files if file.split == split}
+
+    for file in files:
+        if file.split != "pool":
+            yield file.split, file.seed, rows(file)
+    larger, train = of("pool"), of("train")
+    for seed in train:
+        own_first = sorted(train, key=lambda other: other != seed)
+        sources = [larger[seed]] if larger else [train[other] for other in own_first]
+        held_out = {row.input for split in ("dev", "test") for row in rows(of(split)[seed])}
+        found: dict[tuple[str, str], Row] = {}
+        for row in (row for source in sources for row in rows(source)):
+            if row.input not in held_out:
+                found.setdefault(row[:2], row)
+        yield "pool", seed, iter(found.values())
+
+
 def _batches(
-    path: Path, file: BenchmarkFile, schema: pyarrow.Schema
+    rows: Iterator[Row], split: str, seed: int, schema: pyarrow.Schema
 ) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow
 
-    rows = read_rows(path, options_required=file.split != "meta_train")
     start = 0
     while batch := list(islice(rows, _BATCH)):
         inputs, outputs, options = zip(*batch, strict=True)
         columns = [
-            [file.split] * len(batch),
-            [file.seed] * len(batch),
+            [split] * len(batch),
+            [seed] * len(batch),
             range(start, start + len(batch)),
             inputs,
             outputs,

@@ -24,25 +24,34 @@ TASK_LIST = Path(__file__).with_name("tasks.csv")
 
 
 def write_world(
-    folder: str | Path, seed: int = 0, documents: int = DOCUMENTS, wrong_answers: float = 0.0
+    folder: str | Path,
+    seed: int = 0,
+    documents: int = DOCUMENTS,
+    wrong_answers: float = 0.0,
+    pool: int | None = None,
 ) -> None:
     """Write the benchmark to `folder`, replacing it whole.
 
     Writes `data/TASK/TASK_16_SEED_{train,dev,test}.jsonl` for each task and seed (the same test
     rows for every seed, as in MetaICL), `data/TASK/TASK_16384_100_train.jsonl` for meta-train tasks
-    (with fewer than 16384 rows) and `corpus/part-00000.jsonl` with rows {"text": ...}.
+    (with fewer than 16384 rows) and `corpus/part-00000.jsonl` with rows {"text": ...}. With `pool`
+    also `data/TASK/TASK_{pool}_SEED_train.jsonl` for meta-test tasks: see `pool_files`.
 
     Args:
         folder: where to write.
         seed: changes the rows and documents; not the tasks.
         documents: number of corpus documents, each of some 100 to 190 words.
         wrong_answers: probability that a row of a list in the corpus has a wrong label.
+        pool: number of rows of the larger train files; None for none.
     """
     with whole_folder(folder) as temporary:
         for task in TASKS:
             data = temporary / "data" / task.name
             data.mkdir(parents=True)
-            for name, rows in task_files(task, seed).items():
+            files = task_files(task, seed)
+            if pool and task.role == "test":
+                files |= pool_files(task, seed, pool, files)
+            for name, rows in files.items():
                 _write_lines(data / f"{name}.jsonl", (_record(task, row) for row in rows))
         corpus = temporary / "corpus"
         corpus.mkdir()
@@ -73,6 +82,34 @@ def task_files(task: PocketTask, seed: int = 0) -> dict[str, list[Row]]:
             maker, task.rows, taken
         )
     return files
+
+
+def pool_files(
+    task: PocketTask, seed: int, number: int, files: dict[str, list[Row]]
+) -> dict[str, list[Row]]:
+    """Return a task's larger train files by MetaICL's names (without .jsonl).
+
+    Each begins with the draw's own train rows and has `number` rows of distinct inputs, or as many
+    as there are; none has the input of a dev or test row of any draw (as a train row may have,
+    with other options). Their classes are balanced as far as there are rows.
+
+    Args:
+        task: a meta-test task.
+        seed: that of the world.
+        number: how many rows a file should have, more than SHOTS.
+        files: what `task_files` gave for the task and seed.
+    """
+    held_out = {
+        row.input for name, rows in files.items() if not name.endswith("train") for row in rows
+    }
+    pools = {}
+    for draw in SEEDS:
+        maker = RowMaker(task.rule, Random(f"pocket pool {seed}: {task.name} {draw}"))
+        train = files[f"{task.name}_{SHOTS}_{draw}_train"]
+        first = {row.input: row for row in train if row.input not in held_out}
+        more = _more_inputs(maker, number - len(first), held_out | first.keys())
+        pools[f"{task.name}_{number}_{draw}_train"] = [*first.values(), *more]
+    return pools
 
 
 def corpus_texts(
@@ -106,6 +143,30 @@ def _distinct_rows(maker: RowMaker, number: int, taken: set[Row]) -> list[Row]:
     shuffled = list(rows)
     maker.rng.shuffle(shuffled)
     return shuffled
+
+
+def _more_inputs(maker: RowMaker, number: int, taken: set[tuple[str, ...]]) -> list[Row]:
+    """Draw up to `number` rows of distinct inputs outside `taken`, in random order.
+
+    The classes come in turn; one that gives nothing new in 1,000 draws is taken for used up.
+    """
+    rows: dict[tuple[str, ...], Row] = {}
+    classes = list(range(maker.classes()))
+    misses = 0
+    while len(rows) < number and classes:
+        turn = len(rows) % len(classes)
+        row = maker.row(classes[turn])
+        if row.input in taken or row.input in rows:
+            misses += 1
+            if misses == 1000:
+                del classes[turn]
+                misses = 0
+        else:
+            rows[row.input] = row
+            misses = 0
+    found = list(rows.values())
+    maker.rng.shuffle(found)
+    return found
 
 
 def _record(task: PocketTask, row: Row) -> dict:

@@ -22,6 +22,19 @@ def test_files_of_the_layout():
     ]
 
 
+def test_larger_train_files_are_named_by_their_rows():
+    files = benchmark_files(["a"], ["b"], [13, 21], pool=256)
+    assert [
+        (file.task, file.split, file.seed, file.name) for file in files if "256" in file.name
+    ] == [
+        ("b", "pool", 13, "data/b/b_256_13_train.jsonl"),
+        ("b", "pool", 21, "data/b/b_256_21_train.jsonl"),
+    ]
+    assert [file for file in files if file.split != "pool"] == benchmark_files(
+        ["a"], ["b"], [13, 21]
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -176,7 +176,7 @@ def test_import_writes_the_schema(world, tmp_path):
         "output": "string",
         "options": "list<element: string>",
     }
-    assert len(table) == 2 * (4 + 3 + 5)
+    assert len(table) == 2 * (4 + 3 + 5 + 8)
     assert table["row"].to_pylist()[:7] == [0, 1, 2, 3, 0, 1, 2]
     free = load_rows(output, "free").rows("meta_train")
     assert free[2] == ("2", "anything", [])
@@ -185,6 +185,58 @@ def test_import_writes_the_schema(world, tmp_path):
     assert rows == [(f"dev 21 {i}", "ab"[i % 2], ["a", "b"]) for i in range(3)]
     assert rows[0].input == "dev 21 0"
     assert rows[0].output == "a"
+
+
+def test_without_larger_files_the_pool_is_the_train_rows_of_all_seeds(world, tmp_path):
+    folder, *_ = world
+    path = folder / "data/two/two_16_21_train.jsonl"
+    row = {"task": "two", "output": "a", "options": ["a", "b"]}
+    inputs = ("new", "train 13 0", "dev 13 1", "dev 21 1", "test 13 2", "new")
+    write_rows(
+        path, *({**row, "input": text} for text in inputs), {**row, "input": "new", "output": "b"}
+    )
+    spec = {"train_tasks": [], "test_tasks": ["two"], "seeds": SEEDS}
+    import_tasks(spec, folder, tmp_path / "tasks")
+    rows = load_rows(tmp_path / "tasks", "two")
+    # Its own rows first, each once, and none that this seed asks about.
+    own = [(f"train 13 {i}", "ab"[i % 2]) for i in range(4)]
+    assert [row[:2] for row in rows.rows("pool", 13)] == [
+        *own,
+        ("new", "a"),
+        ("dev 21 1", "a"),
+        ("new", "b"),
+    ]
+    assert [row[:2] for row in rows.rows("pool", 21)] == [
+        ("new", "a"),
+        own[0],
+        ("dev 13 1", "a"),
+        ("test 13 2", "a"),
+        ("new", "b"),
+        *own[1:],
+    ]
+    assert len(rows.rows("train", 21)) == 7
+
+
+def test_the_pool_comes_from_larger_files_where_there_are_some(world, tmp_path):
+    folder, tasks, needs = world
+    only = {"non_class_to_class": {"train": ("free",), "test": ("two",)}}
+    spec = {"train_tasks": ["free"], "test_tasks": ["two"], "seeds": SEEDS, "pool": 9}
+    with pytest.raises(UserError, match=r"two \(no two_9_13_train.jsonl and 1 more\)"):
+        check_benchmark(folder, tasks, only, SEEDS, tmp_path / "stamp.json", pool=9)
+    for seed in SEEDS:
+        rows = numbered("two", f"pool {seed}", 6) + numbered("two", f"test {seed}", 3)
+        write_rows(folder / f"data/two/two_9_{seed}_train.jsonl", *rows)
+    assert check_benchmark(folder, tasks, only, SEEDS, tmp_path / "stamp.json", pool=9) == {}
+    import_tasks(spec, folder, tmp_path / "tasks")
+    rows = load_rows(tmp_path / "tasks", "two")
+    for seed in SEEDS:
+        assert [row.input for row in rows.rows("pool", seed)] == [
+            f"pool {seed} {i}" for i in range(6)
+        ]
+        assert len(rows.rows("train", seed)) == 4
+    write_rows(folder / "data/two/two_9_13_train.jsonl", {**GOOD, "options": []})
+    with pytest.raises(UserError, match=r"two_9_13_train.jsonl, line 1: 'options' is missing"):
+        import_tasks(spec, folder, tmp_path / "tasks")
 
 
 def test_import_streams_in_batches_without_changing_rows(world, tmp_path, monkeypatch):
@@ -234,7 +286,7 @@ def test_rows_that_are_not_there(world, tmp_path):
 def test_parsing_the_snakefile_stays_light():
     code = (
         "import sys, mend.data.partitions, mend.data.tasks, mend.data.template, mend.data.corpus, "
-        "mend.data.episodes, mend.data.hub\n"
+        "mend.data.episodes, mend.data.hub, mend.data.perturbation, mend.data.selection\n"
         "heavy = {'torch', 'transformers', 'pyarrow', 'pandas', 'numpy', 'datasets', 'tokenizers',"
         " 'huggingface_hub'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -17,6 +17,7 @@ from mend.pocket.world import (
     TASK_LIST,
     TEST_ROWS,
     corpus_texts,
+    pool_files,
     task_files,
     write_world,
 )
@@ -71,6 +72,57 @@ def test_every_row_names_its_task_and_has_its_output_among_distinct_options(worl
             assert row["task"] == path.parent.name
             assert row["output"] in row["options"]
             assert len(set(row["options"])) == len(row["options"]) >= 2
+
+
+def test_a_pool_adds_files_to_test_tasks_and_changes_no_other(world, tmp_path):
+    write_world(tmp_path / "pool", documents=100, pool=24)
+    added = set()
+    for path in (tmp_path / "pool").rglob("*.jsonl"):
+        name = path.relative_to(tmp_path / "pool")
+        if (world / name).exists():
+            assert (world / name).read_bytes() == path.read_bytes()
+        else:
+            added.add(path.stem)
+            assert len(read_rows(path)) == 24
+    tests = [name for name, task in BY_NAME.items() if task.role == "test"]
+    assert added == {f"{name}_24_{seed}_train" for name in tests for seed in SEEDS}
+
+
+TEST_TASKS = [task for task in TASKS if task.role == "test"]
+
+
+@pytest.mark.parametrize("task", TEST_TASKS, ids=lambda task: task.name)
+def test_a_pool_begins_with_the_train_rows_and_asks_nothing_that_is_tested(task):
+    files = task_files(task)
+    held_out = {r.input for name, rows in files.items() if name[-5:] != "train" for r in rows}
+    pools = pool_files(task, 0, 256, files)
+    assert list(pools) == [f"{task.name}_256_{seed}_train" for seed in SEEDS]
+    assert len({tuple(rows) for rows in pools.values()}) == len(SEEDS)
+    for seed, rows in zip(SEEDS, pools.values(), strict=True):
+        inputs = [row.input for row in rows]
+        assert len(inputs) == len(set(inputs)) == 256
+        assert not held_out & set(inputs)
+        train = dict.fromkeys(r.input for r in files[f"{task.name}_16_{seed}_train"])
+        train = [input for input in train if input not in held_out]
+        assert len(train) > 12
+        assert inputs[: len(train)] == train
+        if task.type == "classification":
+            outputs = [row.output for row in rows]
+            counts = [outputs.count(label) for label in task.rule.labels]
+            assert max(counts) - min(counts) <= 2
+    assert pool_files(task, 1, 256, files) != pools
+
+
+def test_a_pool_has_as_many_rows_as_there_are():
+    task = BY_NAME["size-paraphrase"]
+    files = task_files(task)
+    # 6 openers, and 15 words with 4 of their value and 10 of others; 277 inputs are dev or test.
+    everything = 6 * 15 * 14 - len(
+        {r.input for name, rows in files.items() if name[-5:] != "train" for r in rows}
+    )
+    found = [row.input for row in pool_files(task, 0, 5000, files)["size-paraphrase_5000_13_train"]]
+    assert len(found) == len(set(found))
+    assert 0.99 * everything < len(found) <= everything
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
