@@ -42,17 +42,17 @@ def initialise(model, seed: int = 0) -> None:
         for head in range(heads):
             columns = slice(head * width // heads, (head + 1) * width // heads)
             if index > 0:
-                match = _projection(width, width // heads, generator)
+                match = projection(width, width // heads, generator)
                 query[:, columns] = key[:, columns] = MATCH_SCALE * match
             elif head < len(LOOK_BACK):
                 _look_back(query[:, columns], key[:, columns], frequencies, LOOK_BACK[head])
-            copy = COPY_SCALE * _projection(width, width // heads, generator)
+            copy = COPY_SCALE * projection(width, width // heads, generator)
             value[:, columns] = copy
             block.attn.c_proj.weight[columns] = copy.T
 
 
-def _projection(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    """Return a random matrix (rows, columns) with orthonormal columns."""
+def projection(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """Return a random matrix, (rows, columns), with orthonormal columns."""
     return torch.linalg.qr(torch.randn(rows, columns, generator=generator))[0]
 
 
