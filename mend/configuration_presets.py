@@ -12,6 +12,23 @@ import yaml
 
 PRESETS = ("default", "paper", "authors-code")
 
+NOTES = """\
+Row 11: an encoder-decoder LLM reads the context in its encoder, query and answer in its
+decoder, as the paper says (`mend/encoder_decoder.py`); with `llms.NAME.query_in: encoder` the
+query goes to the encoder too. The paper does not say which part of the smaller T5 is the
+distiller. Ours is the encoder: the placeholders stand after the demonstrations, and their last
+states are the vectors. The encoder is the part of a T5 that reads, each placeholder sees all
+demonstrations in every layer, and it is one pass over one stack; in a decoder the placeholders
+would only see what cross-attention fetches, after an encoder pass. The authors' code has no T5.
+
+Row 22: a wrong or random label is drawn once for each demonstration, and all methods see the same
+one (`mend/data/perturbation.py`); the authors' code draws it apart for teacher and student, and
+stops with an error at wrong labels.
+
+Row 24: retrieval, induction heads, FLOPs, memory and time are described in the paper and not in
+the authors' release; ours are in `mend/data/`, `mend/attention.py` and `mend/efficiency.py`.
+"""
+
 
 @cache
 def fidelity() -> dict[str, dict[str, Any]]:
@@ -62,16 +79,7 @@ def fidelity_page() -> str:
     for key, entry in sorted(fidelity().items(), key=lambda item: item[1]["row"]):
         cells = [f"`{_shown(entry[preset])}`" for preset in PRESETS]
         lines.append(f"| {entry['row']} | `{key}` | {entry['what']} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Row 11 has no key: an encoder-decoder LLM reads the context in its encoder, query and",
-        "answer in its decoder, as the paper says (`mend/encoder_decoder.py`); the authors' code",
-        "has no T5.",
-        "",
-        "Rows 22 (perturbed labels) and 24 (retrieval, attention, efficiency) have no key yet:",
-        "what they concern is not part of this version.",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + NOTES
 
 
 def _shown(value: Any) -> str:

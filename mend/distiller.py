@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from mend.errors import UserError
 from mend.llm import FrozenLLM, longest_input, pad_left, pad_right
@@ -121,6 +121,7 @@ def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
             f"llms: the distiller {source['path']!r} knows fewer tokens than the LLM's tokenizer; "
             "both must share one tokenizer"
         )
+    _check_tokenizer(source, llm)
     distiller = Distiller(
         backbone,
         length=method["length"],
@@ -137,3 +138,23 @@ def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
             f"distiller {source['path']!r} has {distiller.positions} positions"
         )
     return distiller.to(llm.device)
+
+
+def _check_tokenizer(source: dict, llm: FrozenLLM) -> None:
+    """Raise UserError if the distiller came with another tokenizer than the LLM's."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source["path"],
+            revision=source.get("revision"),
+            local_files_only=source.get("local_files_only", False),
+        )
+    except (OSError, ValueError):
+        return  # it came with none
+    own, other = tokenizer.get_vocab(), llm.tokenizer.get_vocab()
+    differing = next((word for word, index in other.items() if own.get(word) != index), None)
+    if differing is not None:
+        raise UserError(
+            f"llms: the distiller {source['path']!r} has another tokenizer than the LLM: "
+            f"{differing!r} is token {other[differing]} of the LLM and "
+            f"{own.get(differing, 'none')} of the distiller; choose a distiller of the same family"
+        )

@@ -1,7 +1,8 @@
 """Encoder-decoder LLMs: the context goes to the encoder, query and answer to the decoder.
 
 This is the paper's layout for T5 (section 4.1, faithfulness row 11): demonstrations or distilled
-vectors are encoded once, and the decoder reads x, then y, after its start token.
+vectors are encoded once, and the decoder reads x, then y, after its start token. In the other
+layout, `EncoderQueryLLM`, the query goes to the encoder too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from mend.errors import UserError
-from mend.llm import UNLIMITED, Context, FrozenLLM, pad_left, select_cache
+from mend.llm import UNLIMITED, Context, FrozenLLM, pad_left, pad_right, select_cache
 
 #: Architectures whose positions are relative, so that padding on the left changes nothing.
 SUPPORTED = ("t5", "mt5", "umt5")
@@ -132,3 +133,46 @@ class EncoderDecoderLLM(FrozenLLM):
             reading.encoded, reading.encoded_mask, reading.cache, full_mask, None
         )
         return output.last_hidden_state, after
+
+
+@dataclass
+class UnreadContext:
+    """A context that waits for its query: embeddings and mask as in `mend.llm.Context`."""
+
+    embeddings: Tensor
+    mask: Tensor
+
+    #: The decoder's start token predicts the first token.
+    predicts = True
+
+    def select(self, rows: Tensor) -> UnreadContext:
+        """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
+        return UnreadContext(self.embeddings[rows], self.mask[rows])
+
+
+class EncoderQueryLLM(EncoderDecoderLLM):
+    """T5 with the query in the encoder, right after the context; the decoder has the answer alone.
+
+    So T5 was trained on tasks; but the encoder must read the context again for each query. Where
+    there is no query (pretraining), the text after the context is the decoder's.
+    """
+
+    predicts_query = False
+
+    def read(self, context: Context) -> UnreadContext:
+        """Keep the contexts until their queries are there."""
+        return UnreadContext(context.embeddings, context.mask)
+
+    def read_tokens(
+        self, reading: UnreadContext, sequences: Sequence[Sequence[int]]
+    ) -> EncoderReading:
+        """Encode each context with the query after it, at least one token for each row."""
+        tokens, mask = pad_right(sequences, self.device)
+        embeddings = torch.cat([reading.embeddings, self.embedding(tokens)], dim=1)
+        return super().read(Context(embeddings, torch.cat([reading.mask, mask], dim=1)))
+
+    def states_before(self, reading: EncoderReading | UnreadContext, tokens: Tensor) -> Tensor:
+        """Return the states that predict each of `tokens`: (sequences, n, width)."""
+        if isinstance(reading, UnreadContext):
+            reading = super().read(Context(reading.embeddings, reading.mask))
+        return super().states_before(reading, tokens)

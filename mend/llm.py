@@ -59,6 +59,9 @@ def _pad(
 class FrozenLLM:
     """What every LLM has in common; `mend.loading.frozen_llm` chooses the architecture."""
 
+    #: Whether the LLM predicts a query's tokens as it reads them; else it only reads the query.
+    predicts_query = True
+
     def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
         """Freeze `model`; `dropout` leaves its dropout on (faithfulness row 9)."""
         self.model = model.requires_grad_(False).train(dropout)

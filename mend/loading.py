@@ -8,21 +8,34 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mend.decoder_only import DecoderOnlyLLM
-from mend.encoder_decoder import EncoderDecoderLLM
+from mend.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.errors import UserError
 from mend.llm import FrozenLLM
 
 
-def frozen_llm(model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> FrozenLLM:
-    """Return a model behind the face that the rest of the library knows."""
-    face = EncoderDecoderLLM if model.config.is_encoder_decoder else DecoderOnlyLLM
-    return face(model, tokenizer, dropout)
+def frozen_llm(
+    model: torch.nn.Module, tokenizer: Any, dropout: bool = False, query_in: str | None = None
+) -> FrozenLLM:
+    """Return a model behind the face that the rest of the library knows.
+
+    query_in: where an encoder-decoder's queries go, "decoder" (the default) or "encoder"
+    (faithfulness row 11). Raises UserError if it is given for a decoder-only LLM.
+    """
+    if model.config.is_encoder_decoder:
+        face = EncoderQueryLLM if query_in == "encoder" else EncoderDecoderLLM
+        return face(model, tokenizer, dropout)
+    if query_in:
+        raise UserError(
+            f"llms: query_in: {query_in} is for encoder-decoder LLMs; leave it out for "
+            f"{model.config.model_type}"
+        )
+    return DecoderOnlyLLM(model, tokenizer, dropout)
 
 
 def load_llm(spec: dict, dropout: bool = False) -> FrozenLLM:
     """Load the LLM that a specification's `llm` part names.
 
-    Keys: path (a local folder or a hub name), revision, dtype, int8, local_files_only.
+    Keys: path (a local folder or a hub name), revision, dtype, int8, local_files_only, query_in.
     Raises UserError if it cannot be loaded.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,4 +58,4 @@ def load_llm(spec: dict, dropout: bool = False) -> FrozenLLM:
         raise UserError(f"llms: cannot load {spec['path']!r}: {error}") from error
     if not spec.get("int8"):
         model = model.to(device)
-    return frozen_llm(model, tokenizer, dropout)
+    return frozen_llm(model, tokenizer, dropout, spec.get("query_in"))

@@ -67,9 +67,11 @@ def example_losses(
     owner = torch.tensor(
         [index for index, example in enumerate(examples) for _ in example.queries], device=device
     )
-    tokens, mask = pad_right([[*x, *y] for x, y in queries], device)
+    # An LLM that predicts no queries reads x, and y alone is left to predict.
+    read = [] if llm.predicts_query or stage == "pretrain" else [x for x, _ in queries]
+    tokens, mask = pad_right([y if read else [*x, *y] for x, y in queries], device)
     columns = torch.arange(tokens.shape[1], device=device)[None]
-    input_length = torch.tensor([len(x) for x, _ in queries], device=device)[:, None]
+    input_length = torch.tensor([0 if read else len(x) for x, _ in queries], device=device)[:, None]
     is_input = mask.bool() & (columns < input_length)
     is_answer = mask.bool() & ~is_input
 
@@ -87,7 +89,7 @@ def example_losses(
     reading = llm.read(context)
     if not reading.predicts:
         read_at[:, 0] = False  # with an empty context nothing predicts the first token
-    student_logits = _logits(llm, reading, owner, tokens, read_at)
+    student_logits = _logits(llm, reading, owner, read, tokens, read_at)
 
     values = {}
     rows = read_at.nonzero()[:, 0]
@@ -104,15 +106,26 @@ def example_losses(
             teacher = llm.read(
                 llm.token_context([example.teacher_demonstrations for example in examples])
             )
-            teacher_logits = _logits(llm, teacher, owner, tokens, read_at & where["distill"])
+            teacher_at = read_at & where["distill"]
+            teacher_logits = _logits(llm, teacher, owner, read, tokens, teacher_at)
         divergence = kl_divergence(teacher_logits, student_logits[chosen])
         values["distill"] = _mean_by_query(divergence, rows[chosen], len(queries))
     return values
 
 
-def _logits(llm: FrozenLLM, reading: Any, owner: Tensor, tokens: Tensor, read_at: Tensor) -> Tensor:
+def _logits(
+    llm: FrozenLLM,
+    reading: Any,
+    owner: Tensor,
+    read: Sequence[Sequence[int]],
+    tokens: Tensor,
+    read_at: Tensor,
+) -> Tensor:
     """Vocabulary logits only at `read_at`: (positions read, vocabulary)."""
-    return llm.logits(llm.states_before(reading.select(owner), tokens)[read_at])
+    after = reading.select(owner)
+    if read:
+        after = llm.read_tokens(after, read)
+    return llm.logits(llm.states_before(after, tokens)[read_at])
 
 
 def _mean_by_query(values: Tensor, rows: Tensor, queries: int, total: bool = False) -> Tensor:

@@ -108,6 +108,59 @@ def test_gradients_reach_the_distiller_and_never_the_llm(llm: FrozenLLM, stage: 
     assert without == []
 
 
+@pytest.fixture(params=ENCODER_DECODERS)
+def query_in_encoder(request) -> FrozenLLM:
+    llm = random_llm(request.param)
+    return frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+
+
+def test_queries_in_the_encoder_are_scored_as_by_plain_passes(query_in_encoder) -> None:
+    llm = query_in_encoder
+    method = VanillaICL(llm, {}, PROTOCOL)
+    found = score_questions(llm, method, questions(), contexts_at_once=2, questions_at_once=2)
+    for question, scores in zip(questions(), found, strict=True):
+        read = [*question.demonstrations, *question.query]
+        expected = [plain_score(llm, read, [], list(option)) for option in question.options]
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_losses_with_queries_in_the_encoder_cover_the_answer(query_in_encoder) -> None:
+    llm = query_in_encoder
+    method = VanillaICL(llm, {}, PROTOCOL)
+    found = example_losses(llm, method, examples(), ALL, "finetune", PROTOCOL)
+    expected = [
+        -plain_score(llm, [*example.demonstrations, *x], [], list(y))
+        for example in examples()
+        for x, y in example.queries
+    ]
+    assert found["pred"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert found["distill"].item() == pytest.approx(0.0, abs=1e-5)
+    method = mend_method(llm)
+    method.distiller = random_distiller(llm, architecture="t5")
+    weights = {"pred": 1.0, "distill": 1.0}
+    losses = example_losses(llm, method, examples(), weights, "finetune", PROTOCOL)
+    assert losses["distill"].item() > 0
+    sum(losses.values()).backward()
+    assert method.distiller.placeholders.grad.any()
+
+
+def test_without_a_query_the_decoder_has_the_text(query_in_encoder) -> None:
+    llm = query_in_encoder
+    method = VanillaICL(llm, {}, PROTOCOL)
+    decoder_query = frozen_llm(llm.model, llm.tokenizer)
+    losses = [
+        example_losses(face, method, examples(), {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].item()
+        for face in (llm, decoder_query)
+    ]
+    assert losses[0] == losses[1] > 0
+
+
+def test_where_the_query_goes_is_no_question_for_a_decoder() -> None:
+    llm = random_llm("gpt2")
+    with pytest.raises(UserError, match="query_in: encoder is for encoder-decoder"):
+        frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+
+
 def test_other_encoder_decoders_are_refused_with_the_reason() -> None:
     model = AutoModelForSeq2SeqLM.from_config(
         BartConfig(

@@ -151,3 +151,16 @@ def test_a_distiller_of_another_vocabulary_is_refused(data: Path, tmp_path: Path
     smaller.save_pretrained(tmp_path / "distiller")
     with pytest.raises(UserError, match="share one tokenizer"):
         run_training(spec, tmp_path / "x", episodes=data / "train.parquet", tasks=data / "tasks")
+
+
+def test_a_distiller_with_another_tokenizer_is_refused_with_the_reason(
+    data: Path, tmp_path: Path
+) -> None:
+    spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses={"pred": 1.0})
+    file = tmp_path / "distiller" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    words["w3"], words["w5"] = words["w5"], words["w3"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="'w[35]' is token [35] of the LLM and [35] of the dist"):
+        run_training(spec, tmp_path / "x", episodes=data / "train.parquet", tasks=data / "tasks")
