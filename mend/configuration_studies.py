@@ -26,6 +26,7 @@ def study_specification(configuration: Configuration, study: str) -> dict[str, A
         ],
         "set": content.get("set", {}),
         "reference": content.get("reference"),
+        "claims": content.get("claims", []),
         "score": content.get("score", "mean"),
         "paper": content.get("paper"),
     }

@@ -69,15 +69,21 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
             raise UserError(
                 f"{place}.vary.{axis}: each name needs its settings, such as {{shots: 4}}, or {{}}"
             )
+    points = {"reference": content.get("reference") or {}}
+    for number, claim in enumerate(content.get("claims", ())):
+        for side in ("higher", "lower"):
+            points[f"claims[{number}].{side}"] = claim[side]
+        if set(claim["higher"]) != set(claim["lower"]):
+            raise UserError(f"{place}.claims[{number}]: higher and lower must name the same axes")
     axes = study_axes(values, study)
-    for axis, label in (content.get("reference") or {}).items():
-        if axis not in axes:
-            raise UserError(
-                f"{place}.reference: there is no axis {axis}; there are {', '.join(axes)}"
-            )
-        if label not in axes[axis]:
-            known = ", ".join(map(str, axes[axis]))
-            raise UserError(f"{place}.reference.{axis}: {label} is not one of {known}")
+    for key, point in points.items():
+        for axis, label in point.items():
+            if axis not in axes:
+                known = ", ".join(axes)
+                raise UserError(f"{place}.{key}: there is no axis {axis}; there are {known}")
+            if label not in axes[axis]:
+                known = ", ".join(map(str, axes[axis]))
+                raise UserError(f"{place}.{key}.{axis}: {label} is not one of {known}")
 
 
 def _check_settings(values: Mapping[str, Any], study: str) -> None:

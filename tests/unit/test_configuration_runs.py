@@ -181,6 +181,14 @@ def test_the_condition_tells_the_draw_and_the_prediction(values) -> None:
         ({"set": {"pretrain": "none", "finetune": "none"}}, "neither pretrained nor finetuned"),
         ({"reference": {"run": "mend"}}, "mend is not one of MEND"),
         ({"reference": {"length": 1}}, "no axis length"),
+        (
+            {"claims": [{"text": "a", "higher": {"run": "MEND"}, "lower": {"run": "ICL"}}]},
+            r"claims\[0\].lower.run: ICL is not one of MEND",
+        ),
+        (
+            {"claims": [{"text": "a", "higher": {"run": "MEND"}, "lower": {"length": 1}}]},
+            "name the same axes",
+        ),
         ({"vary": {"length": [300]}}, r"length \(l\) is 300"),
     ],
 )
