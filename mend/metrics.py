@@ -75,21 +75,21 @@ def scores_by_task(
     """Score each task under each seed.
 
     `predictions` is what `mend.predictions.read_predictions` returns: a row for each test row.
-    Returns columns llm, method, partition, task, seed, score (per cent), sorted by the first
-    five. Raises UserError for a task that the task list lacks.
+    Returns columns llm, method, variant, condition, partition, task, seed, score (per cent),
+    sorted by all but the last. Raises UserError for a task that the task list lacks.
     """
     metrics = protocol.get("metrics", "metaicl")
     unknown = sorted(set(predictions["task"]) - set(tasks))
     if unknown:
         raise UserError(f"predictions for tasks that the task list lacks: {', '.join(unknown)}")
-    keys = ["llm", "method", "partition", "task", "seed"]
+    keys = ["llm", "method", "variant", "condition", "partition", "task", "seed"]
     # Integer codes for texts: equality is all that macro-F1 needs, and comparing is quicker.
     texts = pd.concat([predictions["gold_text"], predictions["predicted_text"]])
     codes = pd.factorize(texts)[0].reshape(2, len(predictions))
     indices = predictions[["gold", "predicted"]].to_numpy().T
     rows = []
     for key, positions in predictions.groupby(keys, sort=True).indices.items():
-        kind = tasks[key[3]].type
+        kind = tasks[key[-2]].type
         labels = codes if uses_macro_f1(kind, metrics) else indices
         gold, predicted = labels[:, positions]
         rows.append((*key, task_score(gold, predicted, kind, metrics)))

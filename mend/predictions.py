@@ -13,20 +13,21 @@ import pyarrow.parquet
 
 from mend.errors import UserError
 
-COLUMNS = (
-    "llm", "method", "variant", "partition", "task", "seed", "row", "gold", "options", "scores",
-)  # fmt: skip
-IDENTITY = ["llm", "method", "partition", "task", "seed", "row"]
+RUN = ("llm", "method", "variant", "condition")
+"""What names a run, but for its partition."""
+
+COLUMNS = (*RUN, "partition", "task", "seed", "row", "gold", "options", "scores")
+IDENTITY = [*RUN, "partition", "task", "seed", "row"]
 
 
 def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
     """Read prediction files and choose each row's option: the one with the highest score.
 
     Of options with equal scores the first is chosen. Returns a row for each test row with columns
-    llm, method, variant, partition, task, seed, row, gold and predicted (option indices),
-    gold_text and predicted_text. Raises UserError for a file that is not Parquet, a missing
-    column, a row without options, a number of scores other than the number of options, a gold
-    index out of range, a score that is not a number, or a row that is there twice.
+    llm, method, variant, condition, partition, task, seed, row, gold and predicted (option
+    indices), gold_text and predicted_text. Raises UserError for a file that is not Parquet, a
+    missing column, a row without options, a number of scores other than the number of options, a
+    gold index out of range, a score that is not a number, or a row that is there twice.
     """
     frames = [_read_file(Path(path)) for path in files]
     if not frames:
@@ -35,35 +36,39 @@ def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
     twice = predictions.duplicated(IDENTITY)
     if twice.any():
         raise UserError(f"predictions hold a row twice: {_name_row(predictions[twice].iloc[0])}")
-    variants = predictions.groupby(["llm", "method"])["variant"].unique()
-    for (llm, method), found in variants.items():
-        if len(found) > 1:
-            raise UserError(
-                f"predictions of {method} with {llm} mix the variants {', '.join(sorted(found))}; "
-                "give the files of one variant"
-            )
     return predictions
 
 
+def check_one_run_each(predictions: pd.DataFrame) -> None:
+    """Raise UserError if an LLM's method is there with several variants or conditions."""
+    for column in ("variant", "condition"):
+        for (llm, method), found in predictions.groupby(["llm", "method"])[column].unique().items():
+            if len(found) > 1:
+                raise UserError(
+                    f"predictions of {method} with {llm} mix the {column}s "
+                    f"{', '.join(sorted(found))}; give the files of one {column}"
+                )
+
+
 def check_same_rows(predictions: pd.DataFrame) -> None:
-    """Raise UserError unless all methods were tested on the same rows of each task and seed."""
+    """Raise UserError unless all runs were tested on the same rows of each task and seed."""
     row_key = ["task", "seed", "row"]
     truth = predictions[[*row_key, "gold", "gold_text"]].drop_duplicates()
     differing = truth.duplicated(row_key)
     if differing.any():
         task, seed, row = truth.loc[differing, row_key].iloc[0]
         raise UserError(
-            f"methods disagree on the right option of task {task}, seed {seed}, row {row}; "
+            f"runs disagree on the right option of task {task}, seed {seed}, row {row}; "
             "predict again from the same tasks"
         )
     expected = truth.groupby(["task", "seed"]).size()
-    found = predictions.groupby(["llm", "method", "partition", "task", "seed"]).size()
-    for (llm, method, partition, task, seed), count in found.items():
+    found = predictions.groupby([*RUN, "partition", "task", "seed"]).size()
+    for (llm, method, variant, condition, partition, task, seed), count in found.items():
         if count != expected[task, seed]:
             raise UserError(
-                f"{method} with {llm} on {partition} has {count} rows of task {task}, seed {seed}, "
-                f"where the methods together have {expected[task, seed]}; "
-                "all methods must see the same test rows"
+                f"{method} with {llm} on {partition} ({variant}, {condition}) has {count} rows of "
+                f"task {task}, seed {seed}, where the runs together have {expected[task, seed]}; "
+                "all runs must see the same test rows"
             )
 
 
@@ -76,7 +81,7 @@ def by_partition(
 ) -> pd.DataFrame:
     """The part of a table (predictions or scores) that a study needs, checked to be complete.
 
-    A method that trains on nothing has rows of the partition `all`; they are copied to each
+    A run that is not finetuned has rows of the partition `all`; they are copied to each
     partition by the partition's test tasks. Other rows of `table` are left out. Raises UserError
     naming the first LLM, method and partition with a task or a seed that is absent.
     """
@@ -163,6 +168,6 @@ def _choose_options(
 
 def _name_row(row: pd.Series) -> str:
     return (
-        f"{row['method']} with {row['llm']} on {row['partition']}, task {row['task']}, "
-        f"seed {row['seed']}, row {row['row']}"
+        f"{row['method']} with {row['llm']} on {row['partition']} ({row['variant']}, "
+        f"{row['condition']}), task {row['task']}, seed {row['seed']}, row {row['row']}"
     )

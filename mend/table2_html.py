@@ -12,17 +12,9 @@ import pandas as pd
 
 from mend.costs import commits, costs, same_steps, versions
 from mend.data.partitions import PARTITION_LABELS
+from mend.labels import method_label
 from mend.table2_numbers import Claim, Table2
 from mend.tables import AVERAGE, DRAWS, difference_name
-
-METHOD_LABELS = {
-    "zero-shot": "Zero-shot",
-    "prompt-tuning": "Prompt tuning",
-    "vanilla-icl": "Vanilla ICL",
-    "hypertuning": "HyperTuning",
-    "mend": "MEND",
-}
-"""How the paper's table 2 names the methods; any other keeps its name in the configuration."""
 
 Numbers = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
@@ -74,11 +66,6 @@ def render(table: Table2) -> str:
         versions=versions(table.records),
         command=table.command,
     )
-
-
-def method_label(name: str) -> str:
-    """`mend` as `MEND`; a difference as `MEND − Vanilla ICL`."""
-    return " − ".join(METHOD_LABELS.get(part, part) for part in name.split(" - "))
 
 
 def partition_label(name: str) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from mend.data.partitions import Task, test_tasks
+from mend.data.partitions import Task
 from mend.errors import UserError
 from mend.metrics import scores_by_task
 from mend.paper import paper_table
-from mend.predictions import by_partition, check_same_rows
-from mend.tables import AVERAGE, TASK_MEANS, summarise
+from mend.predictions import by_partition, check_one_run_each, check_same_rows
+from mend.tables import AVERAGE, TASK_MEANS, summarise, tasks_to_score
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,18 @@ def compute_table2(
     command: str = "",
 ) -> Table2:
     """Everything on the page, from predictions that `read_predictions` returned."""
-    protocol, skipped = spec["protocol"], spec.get("skipped") or {}
-    available = {
-        partition: tuple(
-            name
-            for name in test_tasks(tasks, partition, protocol)
-            if name not in skipped.get(partition, ())
-        )
-        for partition in spec["partitions"]
-    }
-    partitions = tuple(name for name, names in available.items() if names)
-    if not partitions:
-        raise UserError("none of the partitions has a test task whose files are there")
+    protocol = spec["protocol"]
+    wanted = tasks_to_score(spec, tasks)
+    partitions = tuple(wanted)
     llms = [llm["name"] for llm in spec["llms"]]
     methods = list(spec["methods"])
-    wanted = {name: available[name] for name in partitions}
     in_use = predictions[
         predictions["llm"].isin(llms)
         & predictions["method"].isin(methods)
         & predictions["task"].isin({task for names in wanted.values() for task in names})
         & predictions["seed"].isin(spec["seeds"])
     ]
+    check_one_run_each(in_use)
     # Scored before rows of `all` are copied to each partition, so that each is scored once.
     scores = scores_by_task(in_use, tasks, protocol)
     scores = by_partition(scores, llms, methods, wanted, spec["seeds"])

@@ -69,6 +69,8 @@ def predictions_of(task, gold, predicted, texts):
         {
             "llm": "l",
             "method": "m",
+            "variant": "default",
+            "condition": "shots=16",
             "partition": "p",
             "task": task,
             "seed": 13,

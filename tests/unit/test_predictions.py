@@ -5,12 +5,18 @@ import pyarrow.parquet
 import pytest
 
 from mend.errors import UserError
-from mend.predictions import by_partition, check_same_rows, read_predictions
+from mend.predictions import (
+    by_partition,
+    check_one_run_each,
+    check_same_rows,
+    read_predictions,
+)
 
 ROW = {
     "llm": "small",
     "method": "mend",
     "variant": "default",
+    "condition": "shots=16",
     "partition": "qa_to_qa",
     "task": "boats",
     "seed": 13,
@@ -50,20 +56,37 @@ def test_the_highest_score_is_chosen_and_of_equal_ones_the_first(write):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scores": [0.0, float("nan"), 1.0]}, "NaN.*mend with small on qa_to_qa, task boats"),
+        (
+            {"scores": [0.0, float("nan"), 1.0]},
+            "NaN.*mend with small on qa_to_qa .default, shots=16., task boats",
+        ),
         ({"scores": [0.0, 1.0]}, "one score for each option"),
         ({"options": [], "scores": []}, "no options"),
         ({"gold": 3}, "not the index of an option"),
         ({"gold": -1}, "not the index of an option"),
         ({"task": None}, "column task has empty cells"),
         ({"row": 0}, "hold a row twice: .*row 0"),
-        ({"row": 2, "variant": "length=4"}, "mix the variants default, length=4"),
     ],
 )
 def test_bad_rows_are_refused(write, change, message):
     path = write({}, {"row": 1, **change})
     with pytest.raises(UserError, match=message):
         read_predictions([path])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variant": "length=4"}, "mend with small mix the variants default, length=4"),
+        ({"condition": "shots=4"}, "mend with small mix the conditions shots=16, shots=4"),
+    ],
+)
+def test_several_runs_of_a_method_can_be_read_but_not_where_one_is_wanted(write, change, message):
+    table = read_predictions([write({}), write(change, name="other.parquet")])
+    assert len(table) == 2
+    check_same_rows(table)
+    with pytest.raises(UserError, match=message):
+        check_one_run_each(table)
 
 
 def test_missing_columns_are_named(tmp_path):
@@ -90,7 +113,7 @@ def test_methods_must_see_the_same_rows(write):
     other = [{**row, "method": "vanilla-icl"} for row in same]
     check_same_rows(read_predictions([write(*same, *other)]))
     with pytest.raises(
-        UserError, match="vanilla-icl with small on qa_to_qa has 1 rows of task boa"
+        UserError, match="vanilla-icl with small on qa_to_qa .* has 1 rows of task boa"
     ):
         check_same_rows(read_predictions([write(*same, other[0])]))
     with pytest.raises(UserError, match="right option of task boats, seed 13, row 1"):

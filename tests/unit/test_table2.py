@@ -36,6 +36,7 @@ def prediction_rows(method, partition, tasks=TASKS):
             "llm": "small & <b>quick</b>",
             "method": method,
             "variant": "default",
+            "condition": "shots=16",
             "partition": partition,
             "task": task,
             "seed": seed,
@@ -206,6 +207,14 @@ def test_both_task_means_are_shown_where_they_differ(study):
     assert "50.00 / 51.67" in page
 
 
+def test_predictions_of_another_study_are_refused(study, tmp_path):
+    rows = [{**row, "condition": "shots=4"} for row in prediction_rows("mend", "qa_to_qa")]
+    path = tmp_path / "other.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(UserError, match="mend .* mix the conditions shots=16, shots=4"):
+        study.write(predictions=[*study.predictions, path])
+
+
 @pytest.mark.parametrize("drop", ["seed", "row", "method"])
 def test_incomplete_predictions_write_nothing(study, tmp_path, drop):
     kept = study.predictions
@@ -220,7 +229,7 @@ def test_incomplete_predictions_write_nothing(study, tmp_path, drop):
         pyarrow.parquet.write_table(table, kept[-1])
     message = {
         "seed": "mend .* qa_to_qa lack the seeds 21 of task boats",
-        "row": "mend .* qa_to_qa has 9 rows of task boats, seed 21, .* have 10",
+        "row": "mend .* qa_to_qa .* has 9 rows of task boats, seed 21, .* have 10",
         "method": "mend .* on qa_to_qa lack the tasks",
     }
     with pytest.raises(UserError, match=message[drop]):
