@@ -72,7 +72,11 @@ class Workflow:
 @pytest.fixture(scope="module")
 def workflow(tmp_path_factory) -> Workflow:
     """A copy of the repository without what it has made, and the default at a toy size."""
-    folder = tmp_path_factory.mktemp("workflow")
+    return toy_workflow(tmp_path_factory.mktemp("workflow"))
+
+
+def toy_workflow(folder: Path) -> Workflow:
+    """Copy the repository without what it has made to a folder; the default at a toy size."""
     for part in PARTS:
         source, target = ROOT / part, folder / part
         if source.is_dir():
