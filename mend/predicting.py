@@ -9,6 +9,7 @@ import pyarrow
 
 from mend.data.template import Template
 from mend.examples import read_questions
+from mend.grouping import GroupedMethod
 from mend.llm import FrozenLLM
 from mend.loading import load_llm
 from mend.methods import build_method
@@ -22,6 +23,7 @@ PREDICTION_SCHEMA = pyarrow.schema(
         ("llm", pyarrow.string()),
         ("method", pyarrow.string()),
         ("variant", pyarrow.string()),
+        ("condition", pyarrow.string()),
         ("partition", pyarrow.string()),
         ("task", pyarrow.string()),
         ("seed", pyarrow.int32()),
@@ -38,17 +40,28 @@ def run_prediction(
 ) -> None:
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
 
-    spec: llm, method, protocol, predict {tasks, partition, variant}.
+    spec: llm, method, protocol, predict {tasks, partition, variant, condition}; predict may also
+    have perturbation (with seed, that of the draws; see `mend.data.perturbation`) and group (so
+    many demonstrations are distilled at a time; see `mend.grouping`).
     weights: the folder that a training job wrote; None for a method that trains nothing.
+    Raises UserError for a group where the method does not distil or the vectors do not fit.
     """
     llm = load_llm(spec["llm"])
     method = build_method(llm, spec["method"], spec["protocol"])
     if weights:
         method.load(Path(weights) / "weights.safetensors")
     wanted = spec["predict"]
+    shown: dict = {}
+    if wanted.get("perturbation"):
+        shown |= {"perturbation": wanted["perturbation"], "draw_seed": wanted["seed"]}
+    if wanted.get("group"):
+        method = GroupedMethod(method, spec["method"]["length"], spec["protocol"])
+        shown["group"] = wanted["group"]
     rows, questions = questions_for(
-        llm, method, spec["protocol"], episodes, tasks, "test", wanted["tasks"]
+        llm, method, spec["protocol"], episodes, tasks, "test", wanted["tasks"], **shown
     )
+    if wanted.get("group"):
+        method.check_groups(max(len(question.demonstrations) for question in questions))
     name = f"predict {llm_name(spec)} {wanted['partition']}"
     logger.info("%s: %d rows", name, len(rows))
     scores = score_once(llm, method, questions, spec["protocol"], Progress(name, len(rows)))
@@ -56,6 +69,7 @@ def run_prediction(
         "llm": spec["llm"]["name"],
         "method": spec["method"]["name"],
         "variant": wanted["variant"],
+        "condition": wanted["condition"],
         "partition": wanted["partition"],
     }
     records = [{**same, **row, "scores": values} for row, values in zip(rows, scores, strict=True)]
@@ -70,7 +84,7 @@ def questions_for(
     tasks: str | Path,
     split: str,
     only: Sequence[str],
-    **chosen,
+    **others,
 ) -> tuple[list[dict], list[Question]]:
     """Read evaluation rows as `method` sees them; see `mend.examples.read_questions`."""
     template = Template(llm.tokenizer, protocol, llm.positions)
@@ -84,7 +98,7 @@ def questions_for(
         only,
         after_context=method.has_context,
         reads_demonstrations=method.reads_demonstrations,
-        **chosen,
+        **others,
     )
 
 

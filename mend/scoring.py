@@ -18,10 +18,11 @@ class Question:
     """A query and its options, as token ids, after the demonstrations it is asked with.
 
     context: equal for questions that share their demonstrations.
+    demonstrations: token ids; for a `mend.grouping.GroupedMethod`, those of each group.
     """
 
     context: int
-    demonstrations: Sequence[int]
+    demonstrations: Sequence[int] | Sequence[Sequence[int]]
     query: Sequence[int]
     options: Sequence[Sequence[int]]
 
@@ -73,10 +74,15 @@ def _groups_by_context(
     for index, question in enumerate(questions):
         members.setdefault(question.context, []).append(index)
     contexts = sorted(
-        members.values(), key=lambda indices: len(questions[indices[0]].demonstrations)
+        members.values(), key=lambda indices: _tokens(questions[indices[0]].demonstrations)
     )
     for start in range(0, len(contexts), contexts_at_once):
         yield contexts[start : start + contexts_at_once]
+
+
+def _tokens(demonstrations: Sequence[int] | Sequence[Sequence[int]]) -> int:
+    """How many tokens they are, in groups or not."""
+    return sum(1 if isinstance(part, int) else len(part) for part in demonstrations)
 
 
 def _score_batch(

@@ -6,12 +6,15 @@ what it is for (seed, task, split), so that a task added to a list changes nothi
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mend.data.draws import generator
 from mend.data.layout import META_TRAIN_SEED
+from mend.data.selection import RETRIEVED, SELECTIONS, source_split
+from mend.data.tasks import load_rows
 from mend.errors import UserError
 from mend.progress import Progress, logger
 from mend.records import write_parquet
@@ -79,53 +82,71 @@ def write_training_episodes(
 def write_evaluation_episodes(
     spec: Mapping[str, Any], tasks_folder: str | Path, split: str, output: str | Path
 ) -> None:
-    """Draw the demonstrations of every dev or test row, for every seed, and write them to Parquet.
+    """Choose the demonstrations of each dev or test row, for each seed, and write them as Parquet.
 
-    The demonstrations of a row are rows of the `train` split of its seed. With per-row, `shots` of
-    them are drawn afresh for each row, without replacement; the draw for fewer shots is the
-    beginning of the draw for more. With per-seed, every row sees the first `shots` in file order,
-    as in MetaICL. Where the split has fewer rows than `shots`, all are taken, with a warning.
-    Columns: task, seed, row, demonstrations, and context: a number that two rows share if and only
-    if they have the same task, seed and ordered demonstrations.
+    `selection` says how:
+
+    - train: rows of the `train` split of the seed. With per-row, `shots` of them are drawn afresh
+      for each row, without replacement; the draw for fewer shots is the beginning of the draw for
+      more. With per-seed, every row sees the first `shots` in file order, as in MetaICL.
+    - pool: the same from the `pool` split of the seed (see `tasks.import_tasks`).
+    - bm25, dense: the `shots` rows of the pool whose input is nearest to the row's, the nearest
+      last (see `retrieval.Retriever`); the same whatever `demonstrations_at_test` and `seed` are.
+
+    Where there are fewer rows than `shots`, all are taken, with a warning. Columns: task, seed,
+    row, demonstrations, and context: a number that two rows share if and only if they have the
+    same task, seed and ordered demonstrations. Unless it is `train`, also selection, which says
+    whose numbers the demonstrations are (`selection.source_split`).
 
     Args:
         spec: {"tasks": names, "shots", "seeds", "demonstrations_at_test": "per-row" | "per-seed",
             "rows": at most so many rows a task (null: all; else a random subset, the same for
-            every seed), "seed": of the draws}.
+            every seed), "seed": of the draws, "selection": train (or absent) | pool | bm25 | dense,
+            "dense": what embeds inputs, see `retrieval.Retriever`}.
         tasks_folder: the folder of `tasks.import_tasks`.
         split: "dev" or "test".
         output: the Parquet file.
 
     Raises:
-        UserError: naming a task that has no rows of the split or of `train` for a seed.
+        UserError: naming a task that has no rows of the split, of `train` or of the pool for a
+            seed; or as `retrieval.Retriever`.
     """
     import numpy
     import pyarrow
 
+    selection = spec.get("selection", "train")
+    if selection not in SELECTIONS:
+        raise UserError(f"selection {selection!r}: there are {', '.join(SELECTIONS)}")
+    retriever = None
+    if selection in RETRIEVED:
+        # By its name: the code that draws at random does not depend on the code that retrieves,
+        # and with it on the language models' (see `mend.code_hash`).
+        retrieval = importlib.import_module("mend.data.retrieval")
+        retriever = retrieval.Retriever(selection, spec.get("dense"))
     parts: list[tuple[str, int, numpy.ndarray, numpy.ndarray, numpy.ndarray]] = []
     contexts = 0
     names = list(dict.fromkeys(spec["tasks"]))
     progress = Progress(f"{split} episodes", len(names))
     for done, name in enumerate(names, start=1):
-        counts = count_rows(tasks_folder, name)
-        for seed in spec["seeds"]:
-            pool, size = counts.get(("train", seed), 0), counts.get((split, seed), 0)
-            if not pool or not size:
-                raise UserError(
-                    f"{Path(tasks_folder) / name}.parquet: task {name} has {pool} train rows and "
-                    f"{size} {split} rows of seed {seed} (benchmark.seeds)"
-                )
-            if pool < spec["shots"]:
-                logger.warning(
-                    "task %s, seed %d: %d train rows, so %d demonstrations instead of %d",
-                    *(name, seed, pool, pool, spec["shots"]),
-                )
-            shown = _draw_demonstrations(spec, name, split, seed, size, pool)
-            rows = _choose_rows(spec, name, split, size)
-            shown = shown[rows]
-            numbers, found = _number_contexts(shown)
+        sizes = _sizes(spec, tasks_folder, name, split, source_split(selection))
+        chosen = {seed: _choose_rows(spec, name, split, size) for seed, (_, size) in sizes.items()}
+        if retriever:
+            task = load_rows(tasks_folder, name)
+            queries = {
+                seed: [task.rows(split, seed)[row].input for row in rows]
+                for seed, rows in chosen.items()
+            }
+            pools = {seed: [row.input for row in task.rows("pool", seed)] for seed in chosen}
+            found = retriever.nearest(queries, pools, spec["shots"])
+        for seed, rows in chosen.items():
+            if retriever:
+                shown = found[seed]
+            else:
+                pool, size = sizes[seed]
+                shown = _draw_demonstrations(spec, name, split, seed, size, pool)[rows]
+            numbers, distinct = _number_contexts(shown)
             parts.append((name, seed, rows, shown, numbers + contexts))
-            contexts += found
+            contexts += distinct
         progress.update(done, name)
     if not parts:
         raise UserError(f"{split} episodes: the list of tasks or of seeds is empty")
@@ -136,7 +157,34 @@ def write_evaluation_episodes(
         "demonstrations": pyarrow.concat_arrays([_lists(p[3]) for p in parts]),
         "context": pyarrow.array(numpy.concatenate([p[4] for p in parts]), pyarrow.int64()),
     }
+    if selection != "train":
+        columns["selection"] = pyarrow.array([selection] * len(columns["row"]), pyarrow.string())
     write_parquet(pyarrow.table(columns), output)
+
+
+def _sizes(
+    spec: Mapping[str, Any], tasks_folder: str | Path, name: str, split: str, source: str
+) -> dict[int, tuple[int, int]]:
+    """For each seed, how many rows a task has to choose from (of `source`) and to ask (of `split`).
+
+    Raises UserError if it has none of either.
+    """
+    counts = count_rows(tasks_folder, name)
+    sizes = {}
+    for seed in spec["seeds"]:
+        pool, size = counts.get((source, seed), 0), counts.get((split, seed), 0)
+        if not pool or not size:
+            raise UserError(
+                f"{Path(tasks_folder) / name}.parquet: task {name} has {pool} {source} rows and "
+                f"{size} {split} rows of seed {seed} (benchmark.seeds)"
+            )
+        if pool < spec["shots"]:
+            logger.warning(
+                "task %s, seed %d: %d %s rows, so %d demonstrations instead of %d",
+                *(name, seed, pool, source, pool, spec["shots"]),
+            )
+        sizes[seed] = pool, size
+    return sizes
 
 
 def count_rows(tasks_folder: str | Path, task: str) -> dict[tuple[str, int], int]:
@@ -171,7 +219,9 @@ def _draw_demonstrations(
 
     everything = numpy.tile(numpy.arange(pool, dtype=numpy.int32), (size, 1))
     if spec["demonstrations_at_test"] == "per-row":
-        draw = generator(spec["seed"], "demonstrations", split, name, seed)
+        # Rows of the pool are others than those of train, so they are drawn on their own.
+        source = [] if spec.get("selection", "train") == "train" else ["pool"]
+        draw = generator(spec["seed"], "demonstrations", split, name, seed, *source)
         everything = draw.permuted(everything, axis=1)
     return everything[:, : spec["shots"]]
 

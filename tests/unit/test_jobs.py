@@ -120,10 +120,12 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     assert not (tmp_path / "finetune.checkpoint").exists()
 
     spec["predict"] = {"tasks": ["parity"], "partition": "class_to_class", "variant": "default"}
+    spec["predict"]["condition"] = "shots=3"
     predict = (spec, data / "test.parquet", data / "tasks")
     run_prediction(*predict, tmp_path / "predictions.parquet", tmp_path / "finetune")
     rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert [row["row"] for row in rows] == list(range(6))
+    assert {(row["variant"], row["condition"]) for row in rows} == {("default", "shots=3")}
     assert {row["gold"] for row in rows} == {0, 1}
     assert all(len(row["scores"]) == 2 and all(map(math.isfinite, row["scores"])) for row in rows)
     assert len({tuple(row["scores"]) for row in rows}) == 6
@@ -133,7 +135,7 @@ def test_weights_of_another_method_are_refused(data: Path, tmp_path: Path) -> No
     spec = specification(tmp_path, "gpt2", "prompt-tuning", stage="finetune", losses={"pred": 1.0})
     run_training(spec, tmp_path / "prompt", episodes=data / "train.parquet", tasks=data / "tasks")
     spec["method"]["name"] = "mend"
-    spec["predict"] = {"tasks": ["parity"], "partition": "all", "variant": "default"}
+    spec["predict"] = {"tasks": ["parity"], "partition": "all"}
     with pytest.raises(UserError, match="not weights of mend"):
         run_prediction(
             spec,
