@@ -14,7 +14,7 @@ from mend.costs import commits, costs, same_steps, versions
 from mend.data.partitions import PARTITION_LABELS
 from mend.labels import method_label
 from mend.table2_numbers import Claim, Table2
-from mend.tables import AVERAGE, DRAWS, difference_name
+from mend.tables import AVERAGE, DRAWS, difference_name, verdict
 
 Numbers = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
@@ -83,15 +83,6 @@ def marks(means: Sequence[float]) -> list[str]:
     distinct = sorted(set(shown), reverse=True)
     names = dict(zip(distinct, ("best", "second"), strict=False))
     return [names.get(mean, "") for mean in shown]
-
-
-def verdict(low: float, high: float, margin: float) -> str:
-    """`holds` or `does not hold` if the 95 % interval is wholly above or below the margin."""
-    if low > margin:
-        return "holds"
-    if high < margin:
-        return "does not hold"
-    return "not clear"
 
 
 def _named(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

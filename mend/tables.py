@@ -127,6 +127,15 @@ def summarise(
     return table
 
 
+def verdict(low: float, high: float, margin: float) -> str:
+    """`holds` or `does not hold` if the 95 % interval is wholly above or below the margin."""
+    if low > margin:
+        return "holds"
+    if high < margin:
+        return "does not hold"
+    return "not clear"
+
+
 def to_csv(table: pd.DataFrame) -> str:
     """The table as CSV text with a fixed number of decimals; NaN is an empty cell."""
     return table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from mend.errors import UserError
+from mend.labels import method_label
 
 FOLDER = Path(__file__).parent
 
@@ -29,3 +30,53 @@ def paper_table(name: str) -> pd.DataFrame:
     if name not in names:
         raise UserError(f"the paper has no table named {name!r} here; choose {', '.join(names)}")
     return pd.read_csv(FOLDER / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+
+_TABLE3 = {
+    "no_perturbation": "no perturbation",
+    "bm25_knn": "BM25",
+    "dense_knn": "dense",
+    "no_label": "no label",
+    "no_input": "no input",
+    "random_label": "random label",
+    "wrong_label": "wrong label",
+}
+_TABLE4 = {
+    "pretrain: none": "No pretraining",
+    "pretrain: clm": "CLM",
+    "pretrain: clm + distill": "CLM + distillation",
+    "finetune: without pred": "Without prediction loss",
+    "finetune: without distill": "Without distillation",
+}
+_TABLE7 = ("whitespace", "newline")
+
+
+def paper_numbers(name: str) -> pd.DataFrame:
+    """A table of the paper in the long form of a study, to be joined with ours.
+
+    Columns: llm, run, the axis (table 3: demonstrations, table 7: template; the others have none),
+    partition, mean, std (per cent; NaN where the paper gives none). Tables 3, 4 and 7 are GPT-2
+    large's, and tables 3, 6 and 7 of the partition class_to_class, as their captions say. In table
+    6 a std that is empty is one that the paper does not print. Raises UserError for another table.
+    """
+    if name not in ("table3", "table4", "table6", "table7"):
+        raise UserError(f"paper: {name!r} is none of table3, table4, table6, table7")
+    table = paper_table(name)
+    table["run"] = table["method"].map(lambda method: _TABLE4.get(method, method_label(method)))
+    if name == "table3":
+        long = table.melt(["run"], list(_TABLE3), "demonstrations", "mean")
+        long["demonstrations"] = long["demonstrations"].map(_TABLE3)
+    elif name == "table4":
+        long = table.drop(columns="method").melt(["run"], var_name="partition", value_name="mean")
+    elif name == "table7":
+        parts = [
+            table[["run"]].assign(template=value, mean=table[value], std=table[f"{value}_std"])
+            for value in _TABLE7
+        ]
+        long = pd.concat(parts, ignore_index=True)
+    else:
+        long = table
+    given = {"llm": "gpt2-large", "partition": "class_to_class", "std": float("nan")}
+    long = long.assign(**{key: value for key, value in given.items() if key not in long})
+    axis = [key for key in ("demonstrations", "template") if key in long]
+    return long[["llm", "run", *axis, "partition", "mean", "std"]]

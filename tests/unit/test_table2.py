@@ -16,7 +16,8 @@ import pytest
 from mend.data.partitions import PARTITIONS
 from mend.errors import UserError
 from mend.table2 import write_table2
-from mend.table2_html import marks, verdict
+from mend.table2_html import marks
+from mend.tables import verdict
 
 # One right answer more for each method in this order.
 METHODS = ["zero-shot", "prompt-tuning", "vanilla-icl", "hypertuning", "mend"]

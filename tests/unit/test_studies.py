@@ -1,0 +1,249 @@
+"""Studies from predictions: points, references, ranks, claims, and the paper's numbers."""
+
+import csv
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mend.data.partitions import PARTITIONS, read_task_list
+from mend.errors import UserError
+from mend.paper import paper_numbers, paper_table
+from mend.studies.numbers import compute_study, judge_claims, point_scores
+
+TASKS = ["boats", "ships", "lakes"]
+SEEDS = [13, 21]
+ROWS = 20
+LLMS = ("small", "large")
+
+
+def right_answers(run, task, seed, partition):
+    """How many of ROWS a run of `spec` answers rightly."""
+    length = {"length=4": 1, "default": 2, "length=32": 4}[run["variant"]]
+    skill = {"MEND": 4, "HyperTuning": 2, "Vanilla ICL": 5}[run["values"]["run"]]
+    noise = TASKS.index(task) + SEEDS.index(seed)
+    if run["method"] == "vanilla-icl":
+        return skill + noise
+    # On the second partition more vectors are worse.
+    return skill + noise + (5 - length if partition == "hr_to_lr" else length)
+
+
+def predictions_of(spec, partitions):
+    """Predictions as `read_predictions` returns them; ICL's once, for `all` partitions."""
+    rows = []
+    for run in {tuple(sorted((k, str(v)) for k, v in r.items())): r for r in spec["runs"]}.values():
+        for partition in ["all"] if run["method"] == "vanilla-icl" else partitions:
+            for task, seed, row in itertools.product(TASKS, SEEDS, range(ROWS)):
+                wrong = row >= right_answers(run, task, seed, partition)
+                rows.append(
+                    {
+                        **{key: run[key] for key in ("llm", "method", "variant", "condition")},
+                        **{"partition": partition, "task": task, "seed": seed, "row": row},
+                        **{"gold": 0, "predicted": int(wrong), "gold_text": "yes"},
+                        "predicted_text": "no" if wrong else "yes",
+                    }
+                )
+    table = pd.DataFrame(rows)
+    return table.drop_duplicates([*table.columns[:8]]).reset_index(drop=True)
+
+
+def study(**changes):
+    """A study of three runs and three lengths; ICL has no length, so its points are one run."""
+    variants = {4: "length=4", 16: "default", 32: "length=32"}
+    methods = {"Vanilla ICL": "vanilla-icl", "HyperTuning": "hypertuning", "MEND": "mend"}
+    spec = {
+        "name": "length",
+        "title": "Number of vectors",
+        "command": "snakemake --cores all results/length.csv",
+        "llms": [{"name": llm, "paper_llm": None} for llm in LLMS],
+        "partitions": ["qa_to_qa", "hr_to_lr"],
+        "seeds": SEEDS,
+        "protocol": {"metrics": "metaicl"},
+        "benchmark": "pocket",
+        "skipped": {},
+        "axes": [
+            {"name": "run", "values": list(methods)},
+            {"name": "length", "values": list(variants)},
+        ],
+        "runs": [
+            {
+                "llm": llm,
+                "method": method,
+                "variant": "default" if label == "Vanilla ICL" else variant,
+                "condition": "shots=16",
+                "values": {"run": label, "length": length},
+            }
+            for llm in LLMS
+            for label, method in methods.items()
+            for length, variant in variants.items()
+        ],
+        "set": {},
+        "reference": {"run": "MEND"},
+        "score": "mean",
+        "paper": None,
+        "claims": [],
+    }
+    return {**spec, **changes}
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    path = tmp_path / "tasks.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "type", "options", *PARTITIONS])
+        for task in TASKS:
+            writer.writerow([task, "multi-choice", "", *["test"] * len(PARTITIONS)])
+    return read_task_list(path)
+
+
+def row_of(table, **values):
+    for key, value in values.items():
+        table = table[table[key] == value]
+    (row,) = table.to_dict("records")
+    return row
+
+
+def test_points_and_differences_by_hand(tasks):
+    spec = study()
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert list(table.columns) == [
+        *("llm", "run", "length", "partition", "mean", "std", "ci_low", "ci_high"),
+        *("tasks", "seeds", "difference", "difference_low", "difference_high"),
+    ]
+    assert len(table) == 2 * 3 * 3 * 3
+    assert list(table["partition"][:3]) == ["qa_to_qa", "hr_to_lr", "AVG"]
+    # Tasks and seeds add 1.5 on average; 20 rows.
+    mend = row_of(table, llm="small", run="MEND", length=16, partition="qa_to_qa")
+    assert mend["mean"] == pytest.approx(5 * (4 + 1.5 + 2))
+    assert np.isnan(mend["difference"])
+    assert (mend["tasks"], mend["seeds"]) == (3, 2)
+    for length, mean in ((4, 1), (32, 4)):
+        row = row_of(table, llm="large", run="HyperTuning", length=length, partition="qa_to_qa")
+        assert row["mean"] == pytest.approx(5 * (2 + 1.5 + mean))
+        differences = (row["difference"], row["difference_low"], row["difference_high"])
+        assert differences == (-10, -10, -10)  # paired: every task and seed differs by 2 rows
+    # ICL is one run at three points.
+    icl = table[(table["run"] == "Vanilla ICL") & (table["partition"] == "AVG")]
+    assert icl["mean"].tolist() == [5 * 6.5] * 6
+    assert icl["difference"].tolist() == [5 * (1.0 - 2.5)] * 6
+
+
+def test_a_reference_may_be_a_value_of_another_axis_or_absent(tasks):
+    spec = study(reference={"length": 4})
+    predictions = predictions_of(spec, spec["partitions"])
+    table = compute_study(spec, tasks, predictions)
+    assert table.loc[table["length"] == 4, "difference"].isna().all()
+    row = row_of(table, llm="small", run="MEND", length=32, partition="hr_to_lr")
+    assert row["difference"] == -15
+    # The very same predictions at both points differ by nothing, for certain.
+    row = row_of(table, llm="small", run="Vanilla ICL", length=32, partition="hr_to_lr")
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == (0, 0, 0)
+    assert compute_study(study(reference=None), tasks, predictions)["difference"].isna().all()
+
+
+def test_one_partition_has_no_average(tasks):
+    spec = study(partitions=["qa_to_qa"])
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert set(table["partition"]) == {"qa_to_qa"}
+    spec = study(skipped={"hr_to_lr": TASKS})
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert set(table["partition"]) == {"qa_to_qa"}
+
+
+def test_average_rank_by_hand(tasks):
+    spec = study(score="rank")
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert table.loc[table["partition"] != "AVG", "average_rank"].isna().all()
+    average = table[(table["llm"] == "small") & (table["partition"] == "AVG")]
+    ranks = average.set_index(["run", "length"])["average_rank"]
+    # 32 is first on QA and last on LR; ICL's are equal and share the mean rank.
+    assert ranks["MEND"].tolist() == [2, 2, 2]
+    assert ranks["Vanilla ICL"].tolist() == [2, 2, 2]
+    only = study(score="rank", partitions=["qa_to_qa"])
+    table = compute_study(only, tasks, predictions_of(spec, spec["partitions"]))
+    assert table[table["run"] == "MEND"]["average_rank"].tolist() == [3, 2, 1] * 2
+    two = study(score="rank", axes=[{"name": "run", "values": ["Vanilla ICL", "MEND"]}])
+    two["runs"] = [{**r, "values": {"run": r["values"]["run"]}} for r in spec["runs"][::3]]
+    two["runs"] = [run for run in two["runs"] if run["values"]["run"] in ("MEND", "Vanilla ICL")]
+    table = compute_study(two, tasks, predictions_of(spec, spec["partitions"]))
+    # ICL has 5; MEND 4 + 1 on QA (equal) and 4 + 4 on LR (better).
+    average = table[(table["llm"] == "small") & (table["partition"] == "AVG")]
+    assert average["average_rank"].tolist() == [1.75, 1.25]
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower", "margin", "expected", "pairs"),
+    [
+        ({"run": "MEND"}, {"run": "HyperTuning"}, 9, "holds", 3),
+        ({"run": "MEND"}, {"run": "HyperTuning"}, 11, "does not hold", 3),
+        ({"run": "MEND"}, {"run": "HyperTuning"}, 10, "not clear", 3),
+        # Only ICL does not gain from more vectors; it is neither above nor below.
+        ({"length": 32}, {"length": 4}, 0, "not clear", 3),
+        ({"run": "MEND", "length": 32}, {"run": "MEND", "length": 4}, 0, "holds", 1),
+        # Equal with 4 vectors, above with more: not above by a point at every length.
+        ({"run": "MEND"}, {"run": "Vanilla ICL"}, 1, "does not hold", 3),
+    ],
+)
+def test_claims(tasks, higher, lower, margin, expected, pairs):
+    claim = {"text": "so it is", "higher": higher, "lower": lower, "margin": margin}
+    spec = study(claims=[claim], partitions=["qa_to_qa"])
+    scores = point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
+    claims = judge_claims(spec, scores)
+    assert [claim["llm"] for claim in claims] == list(LLMS)
+    assert [claim["verdict"] for claim in claims] == [expected] * 2
+    assert len(claims[0]["pairs"]) == pairs
+
+
+def test_several_claims_keep_their_own_pairs(tasks):
+    claims = [
+        {"text": "a", "higher": {"run": "MEND"}, "lower": {"run": "HyperTuning"}},
+        {
+            "text": "b",
+            "higher": {"run": "MEND", "length": 32},
+            "lower": {"run": "MEND", "length": 4},
+        },
+    ]
+    spec = study(claims=claims, partitions=["qa_to_qa"])
+    first, second, *_ = judge_claims(
+        spec, point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
+    )
+    assert [(pair["place"], pair["difference"]) for pair in first["pairs"]] == [
+        ({"length": length}, 10) for length in (4, 16, 32)
+    ]
+    assert [(pair["place"], pair["difference"]) for pair in second["pairs"]] == [({}, 15)]
+
+
+def test_what_is_absent_is_named(tasks):
+    spec = study()
+    predictions = predictions_of(spec, spec["partitions"])
+    lost = (predictions["variant"] == "length=4") & (predictions["method"] == "mend")
+    with pytest.raises(UserError, match=r"no predictions of MEND, length 4 with small \(mend, l"):
+        compute_study(spec, tasks, predictions[~lost])
+    lost &= (predictions["task"] == "lakes") & (predictions["partition"] == "hr_to_lr")
+    with pytest.raises(UserError, match="MEND, length 4 with small on hr_to_lr lack .* lakes"):
+        compute_study(spec, tasks, predictions[~lost])
+    lost &= predictions["row"] == 3
+    with pytest.raises(UserError, match="19 rows of task lakes, seed 13"):
+        compute_study(spec, tasks, predictions[~lost])
+    with pytest.raises(UserError, match=r"studies\.length\.vary\.seeds: .* rename"):
+        compute_study(study(axes=[{"name": "seeds", "values": [1]}]), tasks, predictions)
+
+
+def test_the_papers_tables_in_long_form():
+    table = paper_numbers("table3")
+    assert list(table.columns) == ["llm", "run", "demonstrations", "partition", "mean", "std"]
+    row = row_of(table, run="MEND", demonstrations="BM25")
+    assert (row["llm"], row["partition"], row["mean"]) == ("gpt2-large", "class_to_class", 46.82)
+    row = row_of(paper_numbers("table4"), run="Without prediction loss", partition="AVG")
+    assert row["mean"] == 40.41
+    row = row_of(paper_numbers("table6"), llm="opt-6.7b", run="MEND")
+    assert (row["partition"], row["mean"], row["std"]) == ("class_to_class", 44.27, 1.12)
+    row = row_of(paper_numbers("table7"), run="Vanilla ICL", template="newline")
+    assert (row["mean"], row["std"]) == (38.90, 2.21)
+    for name, columns in (("table3", 7), ("table4", 5), ("table6", 1), ("table7", 2)):
+        assert len(paper_numbers(name)) == len(paper_table(name)) * columns
+        assert paper_numbers(name)["mean"].notna().all()
+    with pytest.raises(UserError, match="table5"):
+        paper_numbers("table5")
