@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from mend.costs import commits, costs, same_steps, versions
-from mend.data.partitions import PARTITION_LABELS
 from mend.labels import method_label
+from mend.pages import drawing_scale, marks, named_tasks, paper_text, partition_label
+from mend.pages import render as page
 from mend.table2_numbers import Claim, Table2
 from mend.tables import AVERAGE, DRAWS, difference_name, verdict
 
@@ -21,18 +19,12 @@ Numbers = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
 def render(table: Table2) -> str:
     """The page as text. Everything that comes from data is escaped by the template engine."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     spec = table.spec
     columns = [*table.partitions, AVERAGE]
     numbers = _by_key(table.numbers)
     paper = _by_key(table.paper)
-    return environment.get_template("table2.html.j2").render(
+    return page(
+        "table2.html.j2",
         title=spec.get("title") or "Table 2",
         benchmark=spec.get("benchmark"),
         shots=spec.get("shots"),
@@ -58,36 +50,14 @@ def render(table: Table2) -> str:
             for method in spec["methods"]
             if method not in {record["method"] for record in table.records}
         ],
-        skipped=_named(spec.get("skipped") or {}),
-        excluded=_named(spec["protocol"].get("excluded_test_tasks") or {}),
-        in_both=_named(table.in_both),
+        skipped=named_tasks(spec.get("skipped") or {}),
+        excluded=named_tasks(spec["protocol"].get("excluded_test_tasks") or {}),
+        in_both=named_tasks(table.in_both),
         without_tasks=[partition_label(name) for name in table.without_tasks],
         commits=commits(table.records),
         versions=versions(table.records),
         command=table.command,
     )
-
-
-def partition_label(name: str) -> str:
-    """`class_to_class` as `Class→Class`; `AVG` stays."""
-    return PARTITION_LABELS.get(name, name)
-
-
-def marks(means: Sequence[float]) -> list[str]:
-    """`best`, `second` or an empty string for each method of a column.
-
-    Compared as displayed, with two decimals. Equal numbers share a mark; `second` is the next
-    lower number.
-    """
-    shown = [round(mean, 2) for mean in means]
-    distinct = sorted(set(shown), reverse=True)
-    names = dict(zip(distinct, ("best", "second"), strict=False))
-    return [names.get(mean, "") for mean in shown]
-
-
-def _named(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Partitions with the names of some of their tasks, for a sentence."""
-    return [(partition_label(name), ", ".join(names)) for name, names in tasks.items() if names]
 
 
 def _by_key(frame: pd.DataFrame) -> Numbers:
@@ -110,7 +80,7 @@ def _block(
         cells = []
         for column in columns:
             cell = {**ours[name, method, column], "mark": column_marks[column][i]}
-            cell["paper"] = _paper_text(paper.get((paper_name, method, column)))
+            cell["paper"] = paper_text(paper.get((paper_name, method, column)))
             cells.append(cell)
         rows.append({"label": method_label(method), "cells": cells})
     differences = [
@@ -136,14 +106,6 @@ def _block(
     }
 
 
-def _paper_text(cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
-        return ""
-    std = cell.get("std")
-    # The paper prints no deviation where it is 0 by construction.
-    return f"{cell['mean']:.2f}" + (f" ±{std:.2f}" if std and not math.isnan(std) else "")
-
-
 def _paper_difference(paper: Numbers, llm: str | None, claim: Claim, column: str) -> str:
     first, second = paper.get((llm, claim.method, column)), paper.get((llm, claim.baseline, column))
     return f"{first['mean'] - second['mean']:+.2f}" if first and second else ""
@@ -157,13 +119,7 @@ def _claims(
         for claim in table.claims
     ]
     ends = [end for claim, row in found for end in (row["ci_low"], row["ci_high"], claim.margin)]
-    low, high = min([*ends, 0]), max([*ends, 0])
-    width = (high - low) or 1
-
-    def place(value: float) -> float:
-        """Horizontal place in a drawing 200 wide, with a margin of 10."""
-        return round(10 + 180 * (value - low) / width, 1)
-
+    place = drawing_scale(ends)
     claims = []
     for claim, row in found:
         name = difference_name(claim.method, claim.baseline)

@@ -15,8 +15,8 @@ import pytest
 
 from mend.data.partitions import PARTITIONS
 from mend.errors import UserError
+from mend.pages import marks
 from mend.table2 import write_table2
-from mend.table2_html import marks
 from mend.tables import verdict
 
 # One right answer more for each method in this order.
