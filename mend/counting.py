@@ -185,6 +185,7 @@ def without_data(
     distiller: PretrainedConfig | None = None,
     protocol: Mapping | None = None,
     dtype: torch.dtype = torch.float32,
+    query_in: str | None = None,
 ) -> Iterator[Callable]:
     """Yield `read_once`, but for its `part`, of models that are not there.
 
@@ -192,9 +193,10 @@ def without_data(
     vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
     distiller: the configuration of the model that makes the vectors (MEND); None: they are there
     (prompt tuning). protocol: a run's, for the distiller's projection and placeholders.
+    query_in: as of the LLM, see `mend.loading.frozen_llm`.
     """
     with FakeTensorMode(), torch.no_grad():
-        llm = _llm_without_data(config, dtype)
+        llm = _llm_without_data(config, dtype, query_in)
         contexts: Contexts = llm.token_context
         tokens = lengths.demonstrations
         if distiller is not None:
@@ -206,10 +208,12 @@ def without_data(
         yield partial(read_once, llm, contexts, tokens, lengths)
 
 
-def _llm_without_data(config: PretrainedConfig, dtype: torch.dtype) -> FrozenLLM:
+def _llm_without_data(
+    config: PretrainedConfig, dtype: torch.dtype, query_in: str | None
+) -> FrozenLLM:
     model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = model_class.from_config(config, attn_implementation="eager", dtype=dtype)
-    return frozen_llm(model, tokenizer=None)
+    return frozen_llm(model, tokenizer=None, query_in=query_in)
 
 
 def _distiller_without_data(

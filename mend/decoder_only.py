@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mend.llm import Context, FrozenLLM, pad_right, select_cache
+from mend.llm import Attentions, Context, FrozenLLM, pad_right, select_cache
 
 
 @dataclass
@@ -84,9 +84,25 @@ class DecoderOnlyLLM(FrozenLLM):
             first = self.embedding.weight.new_zeros(len(tokens), self.width)
         return torch.cat([first[:, None], states], dim=1)
 
+    def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
+        """Return the attention of text that goes on after each context."""
+        tokens, mask = pad_right(sequences, self.device)
+        with self.attention_weights():
+            reading = self.read(context)
+            output, _ = self._run(reading, self.embedding(tokens), mask, output_attentions=True)
+        weights = torch.stack(output.attentions).float()
+        before = context.mask.shape[1]
+        return Attentions(weights[..., :before], weights[..., before:])
+
     def _forward(
         self, reading: Reading, embeddings: Tensor, mask: Tensor
     ) -> tuple[Tensor, Reading]:
+        output, longer = self._run(reading, embeddings, mask)
+        return output.last_hidden_state, longer
+
+    def _run(
+        self, reading: Reading, embeddings: Tensor, mask: Tensor, **options: bool
+    ) -> tuple[Any, Reading]:
         full_mask = torch.cat([reading.mask, mask], dim=1)
         extra = {}
         if self._takes_positions:
@@ -98,5 +114,6 @@ class DecoderOnlyLLM(FrozenLLM):
             past_key_values=reading.cache,
             use_cache=True,
             **extra,
+            **options,
         )
-        return output.last_hidden_state, Reading(reading.cache, full_mask, None)
+        return output, Reading(reading.cache, full_mask, None)

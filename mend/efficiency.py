@@ -102,7 +102,12 @@ def measure(spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, ou
             vectors = None if name == "vanilla-icl" else _vectors(spec, name)
             made_by = distiller if name == "mend" else None
             flops = forward_flops(
-                *(config, lengths), vectors=vectors, distiller=made_by, protocol=spec["protocol"]
+                config,
+                lengths,
+                vectors=vectors,
+                distiller=made_by,
+                protocol=spec["protocol"],
+                query_in=spec["llm"].get("query_in"),
             )
             same = {
                 "llm": spec["llm"]["name"],

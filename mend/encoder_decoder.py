@@ -17,7 +17,15 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from mend.errors import UserError
-from mend.llm import UNLIMITED, Context, FrozenLLM, pad_left, pad_right, select_cache
+from mend.llm import (
+    UNLIMITED,
+    Attentions,
+    Context,
+    FrozenLLM,
+    pad_left,
+    pad_right,
+    select_cache,
+)
 
 #: Architectures whose positions are relative, so that padding on the left changes nothing.
 SUPPORTED = ("t5", "mt5", "umt5")
@@ -117,9 +125,33 @@ class EncoderDecoderLLM(FrozenLLM):
             states = states * self.model.config.d_model**-0.5
         return super().logits(states)
 
+    def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
+        """Return the attention of the decoder's tokens: over the encoder's, and over each other.
+
+        The first of `to_tokens` is the start token, which is no row.
+        """
+        with self.attention_weights():
+            reading = EncoderDecoderLLM.read(self, context)
+            return self._attentions(reading, sequences, rows=slice(1, None))
+
+    def _attentions(
+        self, reading: EncoderReading, sequences: Sequence[Sequence[int]], rows: slice
+    ) -> Attentions:
+        start = self.model.config.decoder_start_token_id
+        tokens, mask = pad_right([[start, *sequence] for sequence in sequences], self.device)
+        output, _ = self._run(reading, tokens, mask, output_attentions=True)
+        kinds = (output.cross_attentions, output.attentions)
+        return Attentions(*(torch.stack(kind).float()[..., rows, :] for kind in kinds))
+
     def _decode(
         self, reading: EncoderReading, tokens: Tensor, mask: Tensor
     ) -> tuple[Tensor, EncoderReading]:
+        output, longer = self._run(reading, tokens, mask)
+        return output.last_hidden_state, longer
+
+    def _run(
+        self, reading: EncoderReading, tokens: Tensor, mask: Tensor, **options: bool
+    ) -> tuple[Any, EncoderReading]:
         full_mask = torch.cat([reading.mask, mask], dim=1)
         output = self.model.decoder(
             inputs_embeds=self.embedding(tokens),
@@ -128,11 +160,12 @@ class EncoderDecoderLLM(FrozenLLM):
             encoder_attention_mask=reading.encoded_mask,
             past_key_values=reading.cache,
             use_cache=True,
+            **options,
         )
         after = EncoderReading(
             reading.encoded, reading.encoded_mask, reading.cache, full_mask, None
         )
-        return output.last_hidden_state, after
+        return output, after
 
 
 @dataclass
@@ -176,3 +209,15 @@ class EncoderQueryLLM(EncoderDecoderLLM):
         if isinstance(reading, UnreadContext):
             reading = super().read(Context(reading.embeddings, reading.mask))
         return super().states_before(reading, tokens)
+
+    def query_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
+        """Return the attention of the start token: over the context, and over the query after it.
+
+        Queries are padded on the right with zeros.
+        """
+        with self.attention_weights():
+            reading = self.read_tokens(self.read(context), sequences)
+            weights = self._attentions(reading, [[] for _ in sequences], rows=slice(None))
+        before = context.mask.shape[1]
+        encoded = weights.to_context
+        return Attentions(encoded[..., :before], encoded[..., before:])

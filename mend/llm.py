@@ -9,7 +9,8 @@ demonstrations' tokens and one of distilled vectors take exactly the same path.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,19 @@ def _pad(
             ids[row, where] = torch.as_tensor(sequence, dtype=torch.long)
             mask[row, where] = 1
     return ids.to(device), mask.to(device)
+
+
+@dataclass
+class Attentions:
+    """Attention weights of what is read after a context.
+
+    to_context: (layers, sequences, heads, n, context), padded on the left with zeros.
+    to_tokens: (layers, sequences, heads, n, m), over what came after the context.
+    Of a decoder-only LLM both are parts of one distribution; of an encoder-decoder each is one.
+    """
+
+    to_context: Tensor
+    to_tokens: Tensor
 
 
 class FrozenLLM:
@@ -117,6 +131,34 @@ class FrozenLLM:
         The first state is zeros where the reading does not predict.
         """
         raise NotImplementedError
+
+    def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
+        """Return the attention of text that goes on after each context: n tokens a sequence.
+
+        Rows of padding, on the right, mean nothing.
+        """
+        raise NotImplementedError
+
+    def query_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
+        """Return the attention of what predicts the first token after each query (n = 1)."""
+        read = self.text_attentions(context, sequences)
+        last = torch.tensor([len(sequence) - 1 for sequence in sequences], device=self.device)
+        rows = torch.arange(len(sequences), device=self.device)
+        # Two index tensors with a slice between them: the sequences come first.
+        parts = (
+            part[:, rows, :, last].transpose(0, 1) for part in (read.to_context, read.to_tokens)
+        )
+        return Attentions(*(part[:, :, :, None] for part in parts))
+
+    @contextmanager
+    def attention_weights(self) -> Iterator[None]:
+        """Let the model return attention weights; its faster attention never has them."""
+        usual = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(usual)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the vocabulary logits, (..., vocabulary), of hidden states, (..., width)."""

@@ -127,3 +127,12 @@ def test_seconds_are_of_the_part_that_took_them() -> None:
     assert list(seconds) == ["distillation", "context", "query"]
     assert all(value > 0 for value in seconds.values())
     assert order == [7]
+
+
+def test_queries_in_the_encoder_pay_for_the_context_again() -> None:
+    config = configuration("t5", 16)
+    decoder, encoder = (
+        forward_flops(config, LENGTHS, query_in=where) for where in ("decoder", "encoder")
+    )
+    assert encoder["context"] == 0 < decoder["context"]
+    assert encoder["query"] > decoder["query"]
