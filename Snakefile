@@ -1,7 +1,12 @@
 # What can be asked for: `snakemake --cores 8 TARGET`.
 #
-#   results/table2.csv   the paper's table 2 (also .parquet and .html)
-#   tables               every table
+#   results/table2.csv   a table, also .parquet and .html: table1 to table7, and any study
+#   results/figure4.png  a figure, also .parquet: figure3 to figure8, and any study that varies something
+#   tables, figures      all of them
+#   ablations            table 4 and figures 4, 6 and 7
+#   perturbations        table 3
+#   efficiency           figure 3
+#   report               results/report.html, one page with everything
 #   all                  everything (the default)
 #   pocket_models        make the little language models of mend/pocket/models again, from nothing
 #
@@ -28,10 +33,55 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/efficiency.smk"
+include: "workflow/rules/attention.smk"
 include: "workflow/rules/render.smk"
+
+
+TABLES = ["table1", "table2", "table5", *STUDIES]
+DRAWN = [*FIGURES, *ALONE]
+DRAWN += ["figure3"] if EFFICIENCY else []
+DRAWN += ["figure5", "figure8"] if ATTENTION else []
+
+
+def made(*names):
+    """Return the tables and figures of these names, as far as the configuration has them."""
+    tables = [f"{R}/{name}.html" for name in names if name in TABLES]
+    return tables + [f"{R}/{name}.png" for name in names if name in DRAWN]
 
 
 rule all:
     default_target: True
     input:
-        rules.tables.input,
+        made(*TABLES, *DRAWN),
+        f"{R}/report.html",
+
+
+rule tables:
+    input:
+        [f"{R}/{name}.html" for name in TABLES],
+    localrule: True
+
+
+rule figures:
+    input:
+        [f"{R}/{name}.png" for name in DRAWN],
+    localrule: True
+
+
+rule ablations:
+    input:
+        made("table4", "figure4", "figure6", "figure7"),
+    localrule: True
+
+
+rule perturbations:
+    input:
+        made("table3"),
+    localrule: True
+
+
+rule report:
+    input:
+        f"{R}/report.html",
+    localrule: True

@@ -19,7 +19,13 @@ from mend.configuration_runs import (
     method_settings,
     parse_settings,
 )
-from mend.configuration_studies import only, study_specification, table2_specification
+from mend.configuration_studies import (
+    only,
+    study_specification,
+    table1_specification,
+    table2_specification,
+    table5_specification,
+)
 from mend.errors import UserError
 
 _READING = (
@@ -57,8 +63,16 @@ def specification(configuration: Configuration, path: str) -> dict[str, Any]:
             return _training(configuration, llm, method, variant, partition)
         case ["runs", llm, method, variant, partition, condition, "predict"]:
             return _prediction(configuration, llm, method, variant, partition, condition)
+        case ["efficiency", llm] if llm in configuration["llms"]:
+            return _efficiency(configuration, llm)
+        case ["attention", llm] if llm in configuration["llms"]:
+            return _attention(configuration, llm)
+        case ["table1"]:
+            return table1_specification(configuration, _READING)
         case ["table2"]:
             return table2_specification(configuration)
+        case ["table5"]:
+            return table5_specification(configuration)
         case [study] if study in configuration["studies"]:
             return study_specification(configuration, study)
     raise UserError(f"there is no job for {path}.spec.json")
@@ -199,12 +213,42 @@ def _prediction(
         "condition": condition,
         **only(how, ("perturbation", "group")),
     }
+    if "perturbation" in how:
+        predict["seed"] = configuration["benchmark"]["seed"]
     spec = {**_run(configuration, llm, method, settings, _SCORING), "predict": predict}
     if "template" in how:
         spec["protocol"]["separators"] = configuration["templates"][how["template"]]
     if "longest_context" in how:
         longest = how["longest_context"]
         spec["protocol"]["longest_context"] = {"llm": longest, "distiller": longest}
+    return spec
+
+
+def _efficiency(configuration: Configuration, llm: str) -> dict[str, Any]:
+    needs = {
+        partition: configuration.needs[partition]["test"][0]
+        for partition in configuration["efficiency"]["partitions"]
+        if partition in configuration.needs
+    }
+    spec = _run(configuration, llm, "mend", configuration["methods"]["mend"], _SCORING)
+    spec["llm"]["paper_llm"] = configuration["llms"][llm].get("paper_llm")
+    spec["efficiency"] = {
+        "tasks": needs,
+        "seed": configuration["benchmark"]["seeds"][0],
+        "prompt_length": configuration["methods"]["prompt-tuning"]["length"],
+    }
+    return spec
+
+
+def _attention(configuration: Configuration, llm: str) -> dict[str, Any]:
+    wanted = configuration["attention"]
+    spec = _run(configuration, llm, "mend", configuration["methods"]["mend"], _SCORING)
+    spec["attention"] = {
+        "partition": wanted["partition"],
+        "tasks": test_tasks(configuration, wanted["partition"]),
+        "seed": configuration["benchmark"]["seeds"][0],
+        **only(wanted, ("copy_length",)),
+    }
     return spec
 
 

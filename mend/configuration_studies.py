@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mend.configuration import Configuration
-from mend.configuration_runs import study_axes, study_points
+from mend.configuration_runs import DEFAULT, STAGES, method_settings, study_axes, study_points
 
 _COUNTING = ("metrics", "task_mean", "excluded_test_tasks", "drop_tasks_in_both")
 
@@ -39,6 +39,55 @@ def table2_specification(configuration: Configuration) -> dict[str, Any]:
         "methods": configuration["studies"]["table2"]["methods"],
         "shots": configuration["benchmark"]["shots"],
     }
+
+
+def table1_specification(configuration: Configuration, reading: Iterable[str]) -> dict[str, Any]:
+    """Return the specification of table 1: each side of each partition and what reads its rows."""
+    llms = configuration["studies"]["table2"]["llms"]
+    keys = ("path", "revision", "local_files_only")
+    return {
+        "command": command(configuration, f"{configuration.results}/table1.csv"),
+        "llms": [{"name": name, **only(configuration["llms"][name], keys)} for name in llms],
+        "partitions": {
+            partition: {side: list(names) for side, names in roles.items()}
+            for partition, roles in configuration.needs.items()
+        },
+        "seeds": configuration["benchmark"]["seeds"],
+        "benchmark": configuration["benchmark"]["tasks"]["source"],
+        "protocol": only(configuration["protocol"], reading),
+    }
+
+
+def table5_specification(configuration: Configuration) -> dict[str, Any]:
+    """Return the specification of table 5: the settings of each stage of table 2's methods."""
+    study = configuration["studies"]["table2"]
+    runs = []
+    for llm in study["llms"]:
+        source = configuration["llms"][llm]
+        shared = {"dtype": source.get("dtype", "float32"), "int8": source.get("int8", False)}
+        for method in study["methods"]:
+            settings = method_settings(configuration, llm, method, DEFAULT)
+            for stage in (name for name in STAGES if name in settings):
+                of_stage = {"length": settings["length"], **settings[stage], **shared}
+                runs.append(
+                    {"llm": llm, "method": method, "stage": stage, "settings": flat(of_stage)}
+                )
+    return {
+        "command": command(configuration, f"{configuration.results}/table5.csv"),
+        "runs": runs,
+        "seed": configuration["training"]["seed"],
+    }
+
+
+def flat(settings: Any, before: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found.update(flat(value, f"{before}{key}."))
+        else:
+            found[f"{before}{key}"] = value
+    return found
 
 
 def command(configuration: Configuration, target: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from glob import escape, glob
 
@@ -9,6 +10,7 @@ from mend.code_hash import code_hash
 from mend.configuration import load_configuration
 from mend.configuration_checks import uses_distiller
 from mend.configuration_runs import (
+    DEFAULT,
     default_condition,
     draw_of,
     method_settings,
@@ -43,6 +45,11 @@ wildcard_constraints:
     partition="[^/]+",
     condition="[^/]+",
     draw="[^/]+",
+
+
+def one_of(names):
+    """Return a wildcard constraint that allows these names alone."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def processors(wildcards, threads):

@@ -1,10 +1,19 @@
 # Needs: predictions, and the records of what their training cost.
-# Makes: the tables, each as CSV, Parquet and HTML.
+# Makes: tables, each as CSV, Parquet and HTML, and pictures of the studies that vary something.
+
+STUDIES = [name for name in CONFIGURATION["studies"] if name != "table2"]
+FIGURES = CONFIGURATION.values.get("figures", {})
+# Studies that vary something and are part of no figure.
+ALONE = [
+    name
+    for name in STUDIES
+    if "vary" in CONFIGURATION["studies"][name] and name not in sum(FIGURES.values(), [])
+]
 
 
 rule table2:
     input:
-        f"{workflow.basedir}/mend/paper/table2.csv",
+        glob(f"{workflow.basedir}/mend/paper/*.csv"),
         glob(f"{workflow.basedir}/mend/templates/*"),
         predictions=study_files("table2", "predictions"),
         records=study_files("table2", "records"),
@@ -30,7 +39,139 @@ rule table2:
         " --html {output.html:q} --log {log:q}"
 
 
-rule tables:
+rule table1:
     input:
-        rules.table2.output,
+        glob(f"{workflow.basedir}/mend/paper/*.csv"),
+        glob(f"{workflow.basedir}/mend/templates/*"),
+        lambda wildcards: [
+            file
+            for name in CONFIGURATION["studies"]["table2"]["llms"]
+            for file in model_files(CONFIGURATION["llms"][name]["path"])
+        ],
+        tasks=f"{R}/data/tasks",
+        spec=f"{R}/table1.spec.json",
+    output:
+        csv=f"{R}/table1.csv",
+        parquet=f"{R}/table1.parquet",
+        html=report(f"{R}/table1.html", caption="../report/table1.rst", category="Tables"),
+    log:
+        f"{R}/logs/table1.log",
+    benchmark:
+        f"{R}/benchmarks/table1.jsonl"
     localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.table1"),
+    message:
+        "table 1: {output.html}"
+    shell:
+        "python -m mend table1 --spec {input.spec:q} --tasks {input.tasks:q}"
+        " --csv {output.csv:q} --parquet {output.parquet:q} --html {output.html:q} --log {log:q}"
+
+
+rule table5:
+    input:
+        glob(f"{workflow.basedir}/mend/paper/*.csv"),
+        glob(f"{workflow.basedir}/mend/templates/*"),
+        spec=f"{R}/table5.spec.json",
+    output:
+        csv=f"{R}/table5.csv",
+        parquet=f"{R}/table5.parquet",
+        html=report(f"{R}/table5.html", caption="../report/table5.rst", category="Tables"),
+    log:
+        f"{R}/logs/table5.log",
+    benchmark:
+        f"{R}/benchmarks/table5.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.table5"),
+    message:
+        "table 5: {output.html}"
+    shell:
+        "python -m mend table5 --spec {input.spec:q} --csv {output.csv:q}"
+        " --parquet {output.parquet:q} --html {output.html:q} --log {log:q}"
+
+
+rule study:
+    input:
+        glob(f"{workflow.basedir}/mend/paper/*.csv"),
+        glob(f"{workflow.basedir}/mend/templates/*"),
+        predictions=lambda wildcards: study_files(wildcards.study, "predictions"),
+        records=lambda wildcards: study_files(wildcards.study, "records"),
+        spec=f"{R}/{{study}}.spec.json",
+    output:
+        csv=f"{R}/{{study}}.csv",
+        parquet=f"{R}/{{study}}.parquet",
+        html=report(f"{R}/{{study}}.html", caption="../report/study.rst", category="Tables"),
+        claims=f"{R}/{{study}}.claims.json",
+    log:
+        f"{R}/logs/{{study}}.log",
+    benchmark:
+        f"{R}/benchmarks/{{study}}.jsonl"
+    wildcard_constraints:
+        study=one_of(STUDIES),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.studies"),
+    message:
+        "study: {output.html}"
+    shell:
+        "python -m mend study --spec {input.spec:q} --predictions {input.predictions:q}"
+        " --records {input.records:q} --csv {output.csv:q} --parquet {output.parquet:q}"
+        " --html {output.html:q} --claims {output.claims:q} --log {log:q}"
+
+
+rule figure:
+    # Studies that vary something, side by side.
+    input:
+        specs=lambda wildcards: [f"{R}/{name}.spec.json" for name in FIGURES[wildcards.figure]],
+        tables=lambda wildcards: [f"{R}/{name}.parquet" for name in FIGURES[wildcards.figure]],
+    output:
+        png=report(f"{R}/{{figure}}.png", caption="../report/figure.rst", category="Figures"),
+        parquet=f"{R}/{{figure}}.parquet",
+    log:
+        f"{R}/logs/{{figure}}.log",
+    benchmark:
+        f"{R}/benchmarks/{{figure}}.jsonl"
+    wildcard_constraints:
+        figure=one_of(FIGURES),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.studies.figure"),
+    message:
+        "figure: {output.png}"
+    shell:
+        "python -m mend figure --specs {input.specs:q} --tables {input.tables:q}"
+        " --png {output.png:q} --parquet {output.parquet:q} --log {log:q}"
+
+
+rule study_figure:
+    # What it shows is in the study's own NAME.parquet.
+    input:
+        specs=f"{R}/{{study}}.spec.json",
+        tables=f"{R}/{{study}}.parquet",
+    output:
+        png=report(f"{R}/{{study}}.png", caption="../report/figure.rst", category="Figures"),
+    log:
+        f"{R}/logs/{{study}}.png.log",
+    benchmark:
+        f"{R}/benchmarks/{{study}}.png.jsonl"
+    wildcard_constraints:
+        study=one_of(ALONE),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.studies.figure"),
+    message:
+        "figure: {output.png}"
+    shell:
+        "python -m mend figure --specs {input.specs:q} --tables {input.tables:q}"
+        " --png {output.png:q} --log {log:q}"

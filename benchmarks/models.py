@@ -1,0 +1,55 @@
+"""Random models of GPT-2's shape: benchmarks measure work, which does not depend on weights."""
+
+from __future__ import annotations
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+from mend.distiller import Distiller
+from mend.llm import FrozenLLM
+from mend.loading import frozen_llm
+
+VOCABULARY = 50257
+
+# About a tenth of GPT-2 large's 774 million parameters and of GPT-2's 124 million, embeddings and all.
+CPU_SIZES = {"llm": (768, 6, 12), "distiller": (384, 2, 6)}
+GPU_SIZES = {"llm": (1280, 36, 20), "distiller": (768, 12, 12)}
+
+
+def device() -> torch.device:
+    """Return the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def configuration(part: str) -> GPT2Config:
+    """Return the shape of "llm" or "distiller" for this device."""
+    sizes = GPU_SIZES if device().type == "cuda" else CPU_SIZES
+    width, layers, heads = sizes[part]
+    return GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+def llm() -> FrozenLLM:
+    """Return a random frozen LLM: bfloat16 on a GPU, float32 on a CPU."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(configuration("llm"))
+    dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
+    return frozen_llm(model.to(device(), dtype), tokenizer=None)
+
+
+def distiller(of: FrozenLLM, length: int) -> Distiller:
+    """Return a random distiller of `length` vectors."""
+    torch.manual_seed(1)
+    return Distiller(GPT2Model(configuration("distiller")), length, of.width).to(device())
+
+
+def random_tokens(length: int, generator: torch.Generator) -> list[int]:
+    """Return random token ids."""
+    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()

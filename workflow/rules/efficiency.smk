@@ -1,0 +1,63 @@
+# Needs: an LLM and its distiller (their weights do not matter), demonstrations of test rows.
+# Makes: efficiency/LLM.parquet, what inference costs each method, and figure 3.
+
+EFFICIENCY = CONFIGURATION.values.get("efficiency", {})
+
+
+rule efficiency_of:
+    input:
+        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
+        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["distiller"]["path"]),
+        episodes=f"{R}/data/episodes/{DRAW}/test.parquet",
+        tasks=f"{R}/data/tasks",
+        spec=f"{R}/efficiency/{{llm}}.spec.json",
+    output:
+        f"{R}/efficiency/{{llm}}.parquet",
+    log:
+        f"{R}/logs/efficiency/{{llm}}.log",
+    benchmark:
+        f"{R}/benchmarks/efficiency/{{llm}}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: CORES_PER_PROCESSOR
+    resources:
+        mem_mb=16000,
+        runtime=120,
+        gpu=1,
+        processors=processors,
+    params:
+        code=code("mend.efficiency"),
+    message:
+        "measuring what inference costs: {wildcards.llm}"
+    shell:
+        "python -m mend efficiency --spec {input.spec:q} --episodes {input.episodes:q}"
+        " --tasks {input.tasks:q} --output {output:q} --threads {resources.processors}"
+        " --log {log:q}"
+
+
+rule figure3:
+    input:
+        expand(f"{R}/efficiency/{{llm}}.parquet", llm=EFFICIENCY.get("llms", [])),
+    output:
+        png=report(f"{R}/figure3.png", caption="../report/figure3.rst", category="Figures"),
+        parquet=f"{R}/figure3.parquet",
+    log:
+        f"{R}/logs/figure3.log",
+    benchmark:
+        f"{R}/benchmarks/figure3.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.efficiency_figure"),
+    message:
+        "figure: {output.png}"
+    shell:
+        "python -m mend figure3 --parquets {input:q} --png {output.png:q}"
+        " --parquet {output.parquet:q} --log {log:q}"
+
+
+rule efficiency:
+    input:
+        rules.figure3.output if EFFICIENCY else [],
+    localrule: True
