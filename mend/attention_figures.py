@@ -26,7 +26,7 @@ COLOURS = "viridis"
 MARK = seaborn.color_palette("colorblind")[3]
 METHODS = ("vanilla-icl", "mend")
 SHOWN_HEADS = 4
-LONGEST_WORD = 14
+LONGEST_WORD = 12
 
 
 def draw_heads(parquets: Iterable[str | Path], png: str | Path, parquet: str | Path) -> None:
@@ -42,26 +42,29 @@ def draw_heads(parquets: Iterable[str | Path], png: str | Path, parquet: str | P
         llm: rows.pivot(index="layer", columns="head", values="value")
         for llm, rows in table.groupby("llm", sort=False)
     }
-    rows = max(len(grid) for grid in grids.values())
+    columns = min(2, len(grids))
+    lines = -(-len(grids) // columns)
+    tallest = max(len(grid) for grid in grids.values())
     with pyplot.rc_context({"font.size": 8}):
         figure, axes = pyplot.subplots(
-            *(1, len(grids)),
+            *(lines, columns),
             squeeze=False,
-            figsize=(max(3.4, min(7.2, 2.9 * len(grids))), min(5.0, 2.0 + 0.17 * rows)),
+            figsize=(3.6 * columns, 0.3 + lines * min(4.5, 1.7 + 0.17 * tallest)),
             layout="constrained",
         )
-        highest = float(table["value"].max())
-        for axis, (llm, grid) in zip(axes[0], grids.items(), strict=True):
-            image = axis.imshow(grid, cmap=COLOURS, vmin=0, vmax=highest, aspect="auto")
+        for axis in axes.flat[len(grids) :]:
+            axis.remove()
+        for axis, (llm, grid) in zip(axes.flat, grids.items(), strict=False):
+            image = axis.imshow(grid, cmap=COLOURS, vmin=0, aspect="auto")
             for layer, head in _best(grid):
                 corner = (head - 0.45, layer - 0.45)
                 inside = Rectangle(corner, 0.9, 0.9, fill=False, edgecolor=MARK, linewidth=1.5)
                 axis.add_patch(inside)
-            axis.set(title=llm, xlabel="head")
+            axis.set(xlabel="head", ylabel="layer")
+            axis.set_title(llm, parse_math=False)
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        axes[0, 0].set_ylabel("layer")
-        figure.colorbar(image, ax=list(axes[0]), label="induction score")
+            figure.colorbar(image, ax=axis, label="induction score")
         mark = Patch(facecolor="none", edgecolor=MARK, linewidth=1.5, label="the four in figure 5")
         figure.legend(handles=[mark], loc="outside lower center", frameon=False)
         _save(figure, png)
@@ -134,20 +137,27 @@ def _strips(axis, table: pd.DataFrame, kind: str, method: str, highest: float):
     if kind == "mean":
         what = f"mean over {number} queries, last tokens of each"
     axis.set_title(f"{method_label(method)}: {what}", fontsize=8, loc="left", parse_math=False)
-    first = widest + 1
-    if kind == "example":
-        words = rows[(rows["region"] == "query")].drop_duplicates("position")
-        labels = [_short(word) for word in words.sort_values("position")["token"]]
-    else:
-        labels = [str(position - query.shape[1]) for position in range(query.shape[1])]
-    axis.set_xticks([*range(first, first + len(labels))], labels, parse_math=False)
-    if kind == "example":
-        axis.tick_params(axis="x", rotation=90 if len(labels) > 10 else 30)
+    _name_tokens(axis, rows[rows["region"] == "query"], widest + 1, kind, method)
     if kind == "mean":
         _write_shares(axis, table, method, heads)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     return image
+
+
+def _name_tokens(axis, query: pd.DataFrame, first: int, kind: str, method: str) -> None:
+    """Name the query's cells: words below the last of the strips that share them, or numbers."""
+    tokens = query.drop_duplicates("position").sort_values("position")
+    if kind == "mean":
+        labels, step = [f"{position:.0f}" for position in tokens["position"]], -(-len(tokens) // 12)
+        places = range(len(labels) - 1, -1, -step)
+    else:
+        labels = [_short(word) for word in tokens["token"]]
+        places = range(len(labels)) if method == METHODS[-1] else []
+        axis.tick_params(axis="x", rotation=30 if len(labels) <= 10 else 90)
+        axis.tick_params(axis="x", labelsize=7 if len(labels) <= 20 else 5.5)
+    names = [labels[place] for place in places]
+    axis.set_xticks([first + place for place in places], names, parse_math=False)
 
 
 def _write_shares(axis, table: pd.DataFrame, method: str, heads: Sequence[tuple]) -> None:
