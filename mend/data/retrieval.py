@@ -5,6 +5,7 @@ BM25 compares words, `dense` compares embeddings. A library is imported when it 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,9 @@ def bm25_scores(queries: Sequence[str], pool: Sequence[str]) -> numpy.ndarray:
     """
     import bm25s
     import numpy
+
+    # It would tell of each index in the job's log.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
 
     def words(texts: Sequence[str]) -> list[list[str]]:
         return bm25s.tokenize(

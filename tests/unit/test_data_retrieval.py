@@ -96,6 +96,11 @@ def test_texts_without_common_words_score_zero() -> None:
     assert (bm25_scores(["a", "the"], ["a b", "the c"]).diagonal() > 0).all()
 
 
+def test_the_library_says_nothing_in_the_log(caplog) -> None:
+    bm25_scores(["a"], ["a b", "c"])
+    assert not caplog.records
+
+
 def test_the_nearest_is_last_and_equal_rows_go_by_number() -> None:
     scores = numpy.array([[1.0, 3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
     assert nearest_rows(scores, 4).tolist() == [[2, 0, 3, 1], [3, 2, 1, 0]]
