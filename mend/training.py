@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +20,8 @@ from mend.llm import FrozenLLM
 from mend.losses import LOSSES, Example, example_losses
 from mend.methods.base import Method
 from mend.progress import Progress, logger
+from mend.records import whole_file
+from mend.stopping import Stopped
 
 
 @dataclass
@@ -62,6 +65,7 @@ def train(
     dev_score: Callable[[], float] | None = None,
     checkpoint: Checkpoint | None = None,
     name: str = "train",
+    asked_to_stop: Callable[[], int] = lambda: 0,
 ) -> Outcome:
     """Train `method` on `examples` in their order, and leave it with its best weights.
 
@@ -69,7 +73,9 @@ def train(
     pieces of `micro_batch_size`, whose gradients are those of the whole batch.
     dev_score: higher is better; asked every `early_stopping.every` steps, and training ends after
     `early_stopping.patience` times without a better one. Without it the last weights are kept.
-    Raises UserError if the loss stops being a number.
+    asked_to_stop: a signal's number once one has asked to stop, else 0; asked after each step.
+    Raises UserError if a loss or a gradient stops being finite, and Stopped, with a checkpoint
+    saved, if asked to stop before the end.
     """
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -79,6 +85,7 @@ def train(
         weight_decay=training["weight_decay"],
     )
     outcome, best, waited = Outcome(), None, 0
+    logger.info("%s: training on %s", name, llm.device)
     if checkpoint and (state := checkpoint.load(method, optimizer)):
         outcome, best, waited = Outcome(**state["outcome"]), state["best"], state["waited"]
         logger.info("%s: going on from step %d", name, outcome.steps)
@@ -97,12 +104,8 @@ def train(
             losses = _accumulate(llm, method, batch, training, protocol)
         if step == 0:
             outcome.flops = float(counter.get_total_flops())
-        if not math.isfinite(losses["loss"]):
-            raise UserError(
-                f"{name}: the loss is {losses['loss']} at step {step}; lower learning_rate "
-                f"({training['learning_rate']}) or use a wider dtype"
-            )
-        norm = torch.nn.utils.clip_grad_norm_(parameters, training["gradient_clip"])
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, training["gradient_clip"]))
+        _check_finite(losses["loss"], norm, f"{name}, step {step}", training, checkpoint)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         outcome.steps += 1
@@ -119,11 +122,19 @@ def train(
                 waited += 1
                 outcome.stopped_early = waited >= stopping["patience"]
         if asked or outcome.steps % training["log_every"] == 0 or step == 0:
-            outcome.metrics.append({"step": outcome.steps, "gradient_norm": float(norm), **losses})
+            outcome.metrics.append({"step": outcome.steps, "gradient_norm": norm, **losses})
         progress.update(outcome.steps, _describe(losses))
-        if checkpoint and outcome.steps % training["checkpoint_every"] == 0:
+        stop = asked_to_stop()
+        if checkpoint and (stop or outcome.steps % training["checkpoint_every"] == 0):
             state = {"outcome": vars(outcome), "best": best, "waited": waited}
             checkpoint.save(method, optimizer, state)
+            write_metrics(outcome.metrics, checkpoint.path.with_name("metrics.jsonl"))
+        if stop and outcome.steps < training["steps"] and not outcome.stopped_early:
+            saved = f"; {checkpoint.path} is saved: start it again to go on" if checkpoint else ""
+            raise Stopped(
+                stop,
+                f"{name}: stopped by {signal.Signals(stop).name} after step {outcome.steps}{saved}",
+            )
 
     if best is None:
         outcome.best_step = outcome.steps
@@ -152,6 +163,22 @@ def _accumulate(
     return {"loss": total, **sums}
 
 
+def _check_finite(
+    loss: float, norm: float, where: str, training: dict, checkpoint: Checkpoint | None
+) -> None:
+    """Raise UserError unless both are finite; the weights are still those of the step before."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    kept = ""
+    if checkpoint and checkpoint.path.exists():
+        kept = f"the last good checkpoint is kept in {checkpoint.path}; "
+    raise UserError(
+        f"{where}: {what}; {kept}lower learning_rate ({training['learning_rate']}) "
+        "or use a wider dtype for the LLM"
+    )
+
+
 def _describe(losses: dict[str, float]) -> str:
     return ", ".join(
         f"{name} {losses[name]:.3f}" for name in (*LOSSES, "dev_score") if name in losses
@@ -160,5 +187,5 @@ def _describe(losses: dict[str, float]) -> str:
 
 def write_metrics(metrics: Sequence[dict], path: str | Path) -> None:
     """Write one JSON object a line: step, losses, gradient_norm and, where asked, dev_score."""
-    with open(path, "w", encoding="utf-8") as file:
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in metrics)

@@ -22,7 +22,8 @@ from mend.metrics import task_score, uses_macro_f1
 from mend.predicting import llm_name, questions_for, score_once
 from mend.progress import logger
 from mend.records import whole_folder, write_json
-from mend.training import train, write_metrics
+from mend.stopping import Stopped, StopSignals
+from mend.training import Outcome, train, write_metrics
 
 
 def run_training(
@@ -40,7 +41,8 @@ def run_training(
     chunks: Parquet of a pretraining job; episodes: Parquet of a finetuning job, with `tasks`,
     the folder of task Parquet files. initial: the folder of the stage before, if there was one.
     dev: evaluation episodes for early stopping; without them the last weights are kept.
-    A job that was killed goes on from the checkpoint beside `output`.
+    A job that was killed goes on from the checkpoint beside `output`. On SIGTERM, SIGINT or
+    SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
     """
     training, protocol = spec["training"], spec["protocol"]
     torch.manual_seed(training["seed"])
@@ -56,16 +58,25 @@ def run_training(
         examples = EpisodeExamples(episodes, tasks, template, limits)
     name = f"{training['stage']} {llm_name(spec)}"
     checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec)
-    outcome = train(
-        llm,
-        method,
-        examples,
-        training,
-        protocol,
-        dev_score=DevScore(llm, method, spec, dev, tasks) if dev else None,
-        checkpoint=checkpoint,
-        name=name,
-    )
+    dev_score = DevScore(llm, method, spec, dev, tasks) if dev else None
+    with StopSignals() as signals:
+        try:
+            outcome = train(
+                llm,
+                method,
+                examples,
+                training,
+                protocol,
+                dev_score=dev_score,
+                checkpoint=checkpoint,
+                name=name,
+                asked_to_stop=lambda: signals.asked,
+            )
+        except Stopped as stopped:
+            logger.warning("%s", stopped)
+            raise SystemExit(stopped.exit_status) from None
+        _write_results(spec, llm, method, outcome, output)
+    checkpoint.remove()
     logger.info(
         "%s: %d steps in %.0f s, weights of step %d",
         name,
@@ -73,6 +84,13 @@ def run_training(
         outcome.seconds,
         outcome.best_step,
     )
+
+
+def _write_results(
+    spec: dict, llm: FrozenLLM, method: Method, outcome: Outcome, output: str | Path
+) -> None:
+    """Write the folder that a training job makes, all of it or nothing."""
+    training = spec["training"]
     record = {
         "llm": spec["llm"]["name"],
         "method": spec["method"]["name"],
@@ -93,7 +111,6 @@ def run_training(
         method.save(folder / "weights.safetensors")
         write_metrics(outcome.metrics, folder / "metrics.jsonl")
         write_json(record, folder / "record.json")
-    checkpoint.remove()
 
 
 class DevScore:
