@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from mend.errors import UserError
+from mend.records import read_json
 
 Record = Mapping[str, Any]
 STAGES = ("pretrain", "finetune")
+
+
+def read_record(path: str | Path) -> Record:
+    """The record of a training run; raises UserError if it does not say whose it is."""
+    record = read_json(path)
+    missing = [key for key in ("llm", "method", "stage") if not record.get(key)]
+    if missing:
+        raise UserError(f"{path}: the record of a training run lacks {', '.join(missing)}")
+    return record
 
 
 def costs(records: Sequence[Record], methods: Sequence[str]) -> list[dict[str, Any]]:

@@ -23,13 +23,14 @@ IDENTITY = [*RUN, "partition", "task", "seed", "row"]
 def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
     """Read prediction files and choose each row's option: the one with the highest score.
 
-    Of options with equal scores the first is chosen. Returns a row for each test row with columns
-    llm, method, variant, condition, partition, task, seed, row, gold and predicted (option
-    indices), gold_text and predicted_text. Raises UserError for a file that is not Parquet, a
-    missing column, a row without options, a number of scores other than the number of options, a
-    gold index out of range, a score that is not a number, or a row that is there twice.
+    A file that is named twice is read once. Of options with equal scores the first is chosen.
+    Returns a row for each test row with columns llm, method, variant, condition, partition, task,
+    seed, row, gold and predicted (option indices), gold_text and predicted_text. Raises UserError
+    for a file that is not Parquet, a missing column, a row without options, a number of scores
+    other than the number of options, a gold index out of range, a score that is not a number, or a
+    row that is there twice.
     """
-    frames = [_read_file(Path(path)) for path in files]
+    frames = [_read_file(path) for path in dict.fromkeys(map(Path, files))]
     if not frames:
         raise UserError("no prediction files were given")
     predictions = pd.concat(frames, ignore_index=True)

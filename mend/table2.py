@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow
 
+from mend.costs import read_record
 from mend.data.partitions import read_task_list
 from mend.errors import UserError
 from mend.predictions import read_predictions
-from mend.records import read_json, write_parquet, write_text
+from mend.records import write_parquet, write_text
 from mend.table2_html import render
 from mend.table2_numbers import compute_table2
 from mend.tables import to_csv
@@ -43,7 +44,7 @@ def write_table2(
         spec,
         tasks,
         predictions,
-        records=[_read_record(Path(path)) for path in record_files],
+        records=[read_record(path) for path in record_files],
         command=spec.get("command") or f"snakemake --cores all {csv}",
     )
     page = render(table)
@@ -58,11 +59,3 @@ def _checked(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     if missing:
         raise UserError(f"the specification of table 2 lacks {', '.join(missing)}")
     return {**spec, "protocol": spec.get("protocol") or {}}
-
-
-def _read_record(path: Path) -> Mapping[str, Any]:
-    record = read_json(path)
-    missing = [key for key in ("llm", "method", "stage") if not record.get(key)]
-    if missing:
-        raise UserError(f"{path}: the record of a training run lacks {', '.join(missing)}")
-    return record

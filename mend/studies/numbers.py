@@ -18,6 +18,7 @@ from mend.data.partitions import Task
 from mend.errors import UserError
 from mend.metrics import scores_by_task
 from mend.predictions import RUN, by_partition, check_same_rows
+from mend.studies.names import point_text
 from mend.tables import AVERAGE, summarise, tasks_to_score, verdict
 
 NUMBERS = ("mean", "std", "ci_low", "ci_high", "tasks", "seeds")
@@ -42,18 +43,18 @@ def study_axes(spec: Spec) -> dict[str, list]:
     return axes
 
 
-def value_text(value: Any) -> str:
-    """An axis' value as text: 16 for 16.0."""
-    number = isinstance(value, (float, np.floating)) and float(value).is_integer()
-    return str(int(value)) if number else str(value)
+def points_of(axes: Mapping[str, Sequence]) -> list[Point]:
+    """All points of some axes, the last axis' values running fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def point_text(point: Mapping[str, Any]) -> str:
-    """A point, or part of one, in words: `MEND, shots 4`."""
-    return ", ".join(
-        value_text(value) if axis == "run" else f"{axis} {value_text(value)}"
-        for axis, value in point.items()
-    )
+def normal_point(point: Mapping[str, Any], axes: Mapping[str, Sequence]) -> Point:
+    """A point's values as those of its axes, in their order: text unless all are numbers."""
+    return {
+        axis: str(point[axis]) if isinstance(values[0], str) else point[axis]
+        for axis, values in axes.items()
+        if axis in point
+    }
 
 
 def compute_study(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +89,7 @@ def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFram
     parts = []
     for run in spec["runs"]:
         found = by_run.get(tuple(run[key] for key in RUN))
-        label = point_text(_normal(run["values"], axes))
+        label = point_text(normal_point(run["values"], axes))
         if found is None:
             raise UserError(
                 f"studies.{spec['name']}: there are no predictions of {label} with {run['llm']} "
@@ -96,7 +97,7 @@ def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFram
             )
         parts.append(found.assign(method=label))
     llms = [llm["name"] for llm in spec["llms"]]
-    labels = [point_text(point) for point in _points(axes)]
+    labels = [point_text(point) for point in points_of(axes)]
     scores = by_partition(pd.concat(parts), llms, labels, wanted, spec["seeds"])
     check_same_rows(in_use)
     return scores
@@ -105,8 +106,8 @@ def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFram
 def study_table(spec: Spec, scores: pd.DataFrame) -> pd.DataFrame:
     """The table of `compute_study` from the scores of its points."""
     axes = study_axes(spec)
-    points = _points(axes)
-    reference = _normal(spec.get("reference") or {}, axes)
+    points = points_of(axes)
+    reference = normal_point(spec.get("reference") or {}, axes)
     # The place of each point's reference, if it has one other than itself.
     places = {i: points.index({**point, **reference}) for i, point in enumerate(points)}
     pairs = {i: place for i, place in places.items() if place != i}
@@ -142,12 +143,12 @@ def judge_claims(spec: Spec, scores: pd.DataFrame) -> list[dict[str, Any]]:
     claim holds where all its pairs do, and does not hold where one does not.
     """
     axes = study_axes(spec)
-    points = _points(axes)
+    points = points_of(axes)
     found, pairs = [], []
     for claim in spec.get("claims") or ():
-        higher, lower = _normal(claim["higher"], axes), _normal(claim["lower"], axes)
+        higher, lower = normal_point(claim["higher"], axes), normal_point(claim["lower"], axes)
         open_axes = {axis: values for axis, values in axes.items() if axis not in higher}
-        places = _points(open_axes)
+        places = points_of(open_axes)
         found.append((claim, places))
         for place in places:
             sides = ({**place, **side} for side in (higher, lower))
@@ -183,19 +184,6 @@ def judge_claims(spec: Spec, scores: pd.DataFrame) -> list[dict[str, Any]]:
                 }
             )
     return claims
-
-
-def _points(axes: Mapping[str, Sequence]) -> list[Point]:
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
-def _normal(point: Mapping[str, Any], axes: Mapping[str, Sequence]) -> Point:
-    """A point's values as those of its axes, in their order: text unless all are numbers."""
-    return {
-        axis: str(point[axis]) if isinstance(values[0], str) else point[axis]
-        for axis, values in axes.items()
-        if axis in point
-    }
 
 
 def _summaries(

@@ -1,100 +1,19 @@
 """Studies from predictions: points, references, ranks, claims, and the paper's numbers."""
 
-import csv
-import itertools
-
 import numpy as np
-import pandas as pd
 import pytest
+from studies import LLMS, TASKS, predictions_of, study, write_task_list
 
-from mend.data.partitions import PARTITIONS, read_task_list
+from mend.data.partitions import read_task_list
 from mend.errors import UserError
 from mend.paper import paper_numbers, paper_table
 from mend.studies.numbers import compute_study, judge_claims, point_scores
-
-TASKS = ["boats", "ships", "lakes"]
-SEEDS = [13, 21]
-ROWS = 20
-LLMS = ("small", "large")
-
-
-def right_answers(run, task, seed, partition):
-    """How many of ROWS a run of `spec` answers rightly."""
-    length = {"length=4": 1, "default": 2, "length=32": 4}[run["variant"]]
-    skill = {"MEND": 4, "HyperTuning": 2, "Vanilla ICL": 5}[run["values"]["run"]]
-    noise = TASKS.index(task) + SEEDS.index(seed)
-    if run["method"] == "vanilla-icl":
-        return skill + noise
-    # On the second partition more vectors are worse.
-    return skill + noise + (5 - length if partition == "hr_to_lr" else length)
-
-
-def predictions_of(spec, partitions):
-    """Predictions as `read_predictions` returns them; ICL's once, for `all` partitions."""
-    rows = []
-    for run in {tuple(sorted((k, str(v)) for k, v in r.items())): r for r in spec["runs"]}.values():
-        for partition in ["all"] if run["method"] == "vanilla-icl" else partitions:
-            for task, seed, row in itertools.product(TASKS, SEEDS, range(ROWS)):
-                wrong = row >= right_answers(run, task, seed, partition)
-                rows.append(
-                    {
-                        **{key: run[key] for key in ("llm", "method", "variant", "condition")},
-                        **{"partition": partition, "task": task, "seed": seed, "row": row},
-                        **{"gold": 0, "predicted": int(wrong), "gold_text": "yes"},
-                        "predicted_text": "no" if wrong else "yes",
-                    }
-                )
-    table = pd.DataFrame(rows)
-    return table.drop_duplicates([*table.columns[:8]]).reset_index(drop=True)
-
-
-def study(**changes):
-    """A study of three runs and three lengths; ICL has no length, so its points are one run."""
-    variants = {4: "length=4", 16: "default", 32: "length=32"}
-    methods = {"Vanilla ICL": "vanilla-icl", "HyperTuning": "hypertuning", "MEND": "mend"}
-    spec = {
-        "name": "length",
-        "title": "Number of vectors",
-        "command": "snakemake --cores all results/length.csv",
-        "llms": [{"name": llm, "paper_llm": None} for llm in LLMS],
-        "partitions": ["qa_to_qa", "hr_to_lr"],
-        "seeds": SEEDS,
-        "protocol": {"metrics": "metaicl"},
-        "benchmark": "pocket",
-        "skipped": {},
-        "axes": [
-            {"name": "run", "values": list(methods)},
-            {"name": "length", "values": list(variants)},
-        ],
-        "runs": [
-            {
-                "llm": llm,
-                "method": method,
-                "variant": "default" if label == "Vanilla ICL" else variant,
-                "condition": "shots=16",
-                "values": {"run": label, "length": length},
-            }
-            for llm in LLMS
-            for label, method in methods.items()
-            for length, variant in variants.items()
-        ],
-        "set": {},
-        "reference": {"run": "MEND"},
-        "score": "mean",
-        "paper": None,
-        "claims": [],
-    }
-    return {**spec, **changes}
 
 
 @pytest.fixture
 def tasks(tmp_path):
     path = tmp_path / "tasks.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["task", "type", "options", *PARTITIONS])
-        for task in TASKS:
-            writer.writerow([task, "multi-choice", "", *["test"] * len(PARTITIONS)])
+    write_task_list(path)
     return read_task_list(path)
 
 
@@ -219,10 +138,10 @@ def test_what_is_absent_is_named(tasks):
     spec = study()
     predictions = predictions_of(spec, spec["partitions"])
     lost = (predictions["variant"] == "length=4") & (predictions["method"] == "mend")
-    with pytest.raises(UserError, match=r"no predictions of MEND, length 4 with small \(mend, l"):
+    with pytest.raises(UserError, match=r"no predictions of MEND, l = 4 with small \(mend, l"):
         compute_study(spec, tasks, predictions[~lost])
     lost &= (predictions["task"] == "lakes") & (predictions["partition"] == "hr_to_lr")
-    with pytest.raises(UserError, match="MEND, length 4 with small on hr_to_lr lack .* lakes"):
+    with pytest.raises(UserError, match="MEND, l = 4 with small on hr_to_lr lack .* lakes"):
         compute_study(spec, tasks, predictions[~lost])
     lost &= predictions["row"] == 3
     with pytest.raises(UserError, match="19 rows of task lakes, seed 13"):
