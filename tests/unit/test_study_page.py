@@ -35,17 +35,16 @@ def write(tmp_path):
         predictions = predictions_of(spec, spec["partitions"])
         files = []
         for method, part in predictions.groupby("method"):
+            columns = ["predicted_text", "gold_text", "predicted"]
             rows = [
                 {
-                    **{
-                        key: row[key]
-                        for key in row
-                        if "predicted" not in key and key != "gold_text"
-                    },
+                    **row,
                     "options": ["yes", "no"],
-                    "scores": [-1.0 - row["predicted"], -1.5],
+                    "scores": [-1.0 - predicted, -1.5],
                 }
-                for row in part.drop(columns=columns).to_dict("records")
+                for row, predicted in zip(
+                    part.drop(columns=columns).to_dict("records"), part["predicted"], strict=True
+                )
             ]
             files.append(tmp_path / f"{method}.parquet")
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), files[-1])
