@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow
 import seaborn
 
 from mend.errors import UserError
+from mend.labels import METHOD_LABELS
 from mend.records import read_json, whole_file, write_parquet
 from mend.studies.names import axis_label, point_text, value_text
 from mend.studies.numbers import Point, points_of, study_axes
@@ -24,7 +26,7 @@ from matplotlib.lines import Line2D  # noqa: E402
 
 MARKERS = "os^DvPX*<>"
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-PANEL = (3.1, 2.5)
+PANEL = (3.2, 2.5)
 """Width and height of a panel, in inches."""
 
 Study = tuple[Mapping[str, Any], pd.DataFrame]
@@ -69,7 +71,10 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     llms = list(dict.fromkeys(llm["name"] for spec, _ in studies for llm in spec["llms"]))
     runs = list(dict.fromkeys(run for spec, _ in studies for run in study_axes(spec)["run"]))
     styles = _styles(runs)
-    size = (PANEL[0] * len(panels), PANEL[1] * len(llms) + 0.35 * (1 + len(runs) // 4))
+    width = PANEL[0] * len(panels)
+    # A letter of 8 points is some 0.065 inches wide, the line before a name half an inch.
+    columns = max(1, min(len(runs), int(width / (0.065 * max(map(len, runs)) + 0.5))))
+    size = (width, PANEL[1] * len(llms) + 0.2 * math.ceil(len(runs) / columns) + 0.1)
     drawn = []
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8}):
         figure, grid = pyplot.subplots(
@@ -84,8 +89,9 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
                 titles = [llm] * (len(llms) > 1) + [point_text(place)] * bool(place)
                 axis.set_title(", ".join(titles))
         if len(runs) > 1:
-            handles = [Line2D([], [], label=run, **styles[run]) for run in runs]
-            columns = min(len(runs), 2 * len(panels))
+            joined = any(_places(list(axes.values())[-1])[0] for _, _, axes, _ in panels)
+            only_markers = {} if joined else {"linestyle": ""}
+            handles = [Line2D([], [], label=run, **styles[run] | only_markers) for run in runs]
             figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
         with whole_file(png) as temporary:
             figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
@@ -94,7 +100,10 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
 
 
 def _styles(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    colours = seaborn.color_palette("colorblind", max(len(runs), 3))
+    """Styles of runs; one that is called as a method looks the same in all pictures."""
+    known = [*reversed(METHOD_LABELS.values())]
+    names = [*known, *(run for run in runs if run not in known)]
+    colours = seaborn.color_palette("colorblind", len(names))
     return {
         run: {
             "color": colours[i],
@@ -103,7 +112,7 @@ def _styles(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
             "linewidth": 1.2,
             "markersize": 4,
         }
-        for i, run in enumerate(runs)
+        for i, run in enumerate(names)
     }
 
 
