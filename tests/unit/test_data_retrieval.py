@@ -106,6 +106,8 @@ def test_the_nearest_is_last_and_equal_rows_go_by_number() -> None:
     assert nearest_rows(scores, 4).tolist() == [[2, 0, 3, 1], [3, 2, 1, 0]]
     assert nearest_rows(scores, 9).tolist() == [[4, 2, 0, 3, 1], [4, 3, 2, 1, 0]]
     assert nearest_rows(scores, 0).shape == (2, 0)
+    alternating = numpy.array([[0.0, 1.0] * 50])
+    assert nearest_rows(alternating, 50).tolist() == [list(range(1, 100, 2))[::-1]]
 
 
 def test_bm25_episodes_show_what_shares_words(tasks: Path, tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ LENGTH = 3
 
 
 class Distilling(Mend):
-    """MEND around a random distiller; notes how many sequences it is given at once."""
+    """MEND around a random distiller; notes the lengths of what it is given at once."""
 
     def __init__(self, llm: FrozenLLM) -> None:
         Method.__init__(self, llm, {}, {})
         self.distiller = random_distiller(llm, length=LENGTH)
-        self.given: list[int] = []
+        self.given: list[list[int]] = []
 
     def contexts(self, llm, demonstrations):
-        self.given.append(len(demonstrations))
+        self.given.append([len(ids) for ids in demonstrations])
         return super().contexts(llm, demonstrations)
 
 
@@ -101,7 +101,13 @@ def test_a_batch_is_as_single_contexts(llm, grouped) -> None:
 
 def test_no_more_sequences_at_once_than_contexts(llm, plain, grouped) -> None:
     grouped.contexts(llm, [[A, B, C], [D]])
-    assert plain.given == [2, 2]
+    assert plain.given == [[5, 9], [2, 7]]
+
+
+def test_contexts_of_similar_length_are_read_together(llm, plain, grouped) -> None:
+    asked = [ask(groups, n) for n, groups in enumerate(([B], [C, A], [D, B], [C]))]
+    score_questions(llm, grouped, asked, contexts_at_once=2)
+    assert plain.given == [[2, 2], [5], [9, 7], [9]]
 
 
 def test_a_method_that_does_not_distil_is_refused(llm) -> None:
