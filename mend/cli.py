@@ -107,6 +107,89 @@ def predict(options: argparse.Namespace) -> None:
     )
 
 
+def efficiency(options: argparse.Namespace) -> None:
+    """Measure what inference costs with one LLM."""
+    _limit_threads(options.threads)
+    from mend.efficiency import measure
+
+    measure(read_json(options.spec), options.episodes, options.tasks, options.output)
+
+
+def attention(options: argparse.Namespace) -> None:
+    """Find one LLM's induction heads and where they look."""
+    _limit_threads(options.threads)
+    from mend.attention import run_attention
+
+    run_attention(
+        read_json(options.spec), options.episodes, options.tasks, options.weights, options.output
+    )
+
+
+def table1(options: argparse.Namespace) -> None:
+    """Write table 1 as CSV, Parquet and HTML."""
+    from mend.table1 import write_table1
+
+    write_table1(
+        read_json(options.spec),
+        options.tasks,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+    )
+
+
+def table5(options: argparse.Namespace) -> None:
+    """Write table 5 as CSV, Parquet and HTML."""
+    from mend.table5 import write_table5
+
+    write_table5(
+        read_json(options.spec), csv=options.csv, parquet=options.parquet, html=options.html
+    )
+
+
+def study(options: argparse.Namespace) -> None:
+    """Write a study's table as CSV, Parquet and HTML, and what it claims as JSON."""
+    from mend.studies import write_study
+
+    write_study(
+        read_json(options.spec),
+        options.predictions,
+        options.records,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+        claims=options.claims,
+    )
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw studies that vary something, side by side."""
+    from mend.studies.figure import write_figure
+
+    write_figure(options.specs, options.tables, options.png, options.parquet)
+
+
+def figure3(options: argparse.Namespace) -> None:
+    """Draw what inference costs."""
+    from mend.efficiency_figure import draw_efficiency
+
+    draw_efficiency(options.parquets, options.png, options.parquet)
+
+
+def figure5(options: argparse.Namespace) -> None:
+    """Draw where induction heads look."""
+    from mend.attention_figures import draw_attention
+
+    draw_attention(options.parquets, options.png, options.parquet)
+
+
+def figure8(options: argparse.Namespace) -> None:
+    """Draw the induction scores of all heads."""
+    from mend.attention_figures import draw_heads
+
+    draw_heads(options.parquets, options.png, options.parquet)
+
+
 def table2(options: argparse.Namespace) -> None:
     """Write table 2 as CSV, Parquet and HTML."""
     from mend.table2 import write_table2
@@ -168,10 +251,28 @@ def parser() -> argparse.ArgumentParser:
     paths(sub, "episodes", "tasks", "output")
     paths(sub, "weights", required=False)
     sub.add_argument("--threads", type=int, default=1)
-    sub = command(table2)
-    sub.add_argument("--predictions", type=Path, nargs="+", required=True)
-    sub.add_argument("--records", type=Path, nargs="*", default=[])
-    paths(sub, "csv", "parquet", "html")
+    sub = command(efficiency)
+    paths(sub, "episodes", "tasks", "output")
+    sub.add_argument("--threads", type=int, default=1)
+    sub = command(attention)
+    paths(sub, "episodes", "tasks", "weights", "output")
+    sub.add_argument("--threads", type=int, default=1)
+    for run in (table2, study):
+        sub = command(run)
+        sub.add_argument("--predictions", type=Path, nargs="+", required=True)
+        sub.add_argument("--records", type=Path, nargs="*", default=[])
+        paths(sub, "csv", "parquet", "html", *(["claims"] if run is study else []))
+    paths(command(table1), "tasks", "csv", "parquet", "html")
+    paths(command(table5), "csv", "parquet", "html")
+    sub = command(figure, spec=False)
+    for name in ("specs", "tables"):
+        sub.add_argument(f"--{name}", type=Path, nargs="+", required=True)
+    paths(sub, "png")
+    paths(sub, "parquet", required=False)
+    for run in (figure3, figure5, figure8):
+        sub = command(run, spec=False)
+        sub.add_argument("--parquets", type=Path, nargs="+", required=True)
+        paths(sub, "png", "parquet")
     return root
 
 

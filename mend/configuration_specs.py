@@ -226,7 +226,7 @@ def _prediction(
 
 def _efficiency(configuration: Configuration, llm: str) -> dict[str, Any]:
     needs = {
-        partition: configuration.needs[partition]["test"][0]
+        partition: test_tasks(configuration, partition)[0]
         for partition in configuration["efficiency"]["partitions"]
         if partition in configuration.needs
     }

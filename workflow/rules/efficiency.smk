@@ -6,6 +6,7 @@ EFFICIENCY = CONFIGURATION.values.get("efficiency", {})
 
 rule efficiency_of:
     input:
+        f"{workflow.basedir}/mend/paper/figure3.csv",
         lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
         lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["distiller"]["path"]),
         episodes=f"{R}/data/episodes/{DRAW}/test.parquet",
@@ -26,7 +27,12 @@ rule efficiency_of:
         gpu=1,
         processors=processors,
     params:
-        code=code("mend.efficiency"),
+        code=code(
+            "mend.efficiency",
+            "mend.methods.mend",
+            "mend.methods.prompt_tuning",
+            "mend.methods.vanilla_icl",
+        ),
     message:
         "measuring what inference costs: {wildcards.llm}"
     shell:
