@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,13 +12,17 @@ logger = logging.getLogger("mend")
 
 
 def start_logging(log: str | Path | None = None) -> None:
-    """Send progress to standard error and, if given, to the file `log`."""
+    """Send progress to standard error and, if given, to the file `log`.
+
+    Of several processes that train together the first speaks for all; the others tell errors.
+    """
+    first = os.environ.get("RANK", "0") == "0"
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log:
+    if log and first:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if first else logging.ERROR)
 
 
 class Progress:

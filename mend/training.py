@@ -7,18 +7,18 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mend.checkpoint import Checkpoint
 from mend.errors import UserError
+from mend.gradients import BatchGradients
 from mend.llm import FrozenLLM
-from mend.losses import LOSSES, Example, example_losses
+from mend.losses import LOSSES, Example
 from mend.methods.base import Method
+from mend.processes import Processes
 from mend.progress import Progress, logger
 from mend.records import whole_file
 from mend.stopping import Stopped
@@ -66,27 +66,40 @@ def train(
     checkpoint: Checkpoint | None = None,
     name: str = "train",
     asked_to_stop: Callable[[], int] = lambda: 0,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Train `method` on `examples` in their order, and leave it with its best weights.
 
     training: the specification's part of that name. Each step takes `batch_size` examples, in
-    pieces of `micro_batch_size`, whose gradients are those of the whole batch.
+    pieces of `micro_batch_size` (fewer where memory runs out), whose gradients are those of the
+    whole batch.
     dev_score: higher is better; asked every `early_stopping.every` steps, and training ends after
     `early_stopping.patience` times without a better one. Without it the last weights are kept.
     asked_to_stop: a signal's number once one has asked to stop, else 0; asked after each step.
+    processes: those that train together; every one takes its share of each batch, and comes to
+    the same weights.
     Raises UserError if a loss or a gradient stops being finite, and Stopped, with a checkpoint
     saved, if asked to stop before the end.
     """
-    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    processes = processes or Processes()
+    if processes.count > training["batch_size"]:
+        raise UserError(
+            f"training.{training['stage']}.batch_size: {training['batch_size']} examples are fewer "
+            f"than the {processes.count} processes that share them; start fewer processes"
+        )
+    if not processes.is_first:
+        torch.manual_seed(training["seed"] + processes.rank)  # its own dropout
     optimizer = torch.optim.AdamW(
-        parameters,
+        [parameter for parameter in method.parameters() if parameter.requires_grad],
         lr=training["learning_rate"],
         betas=tuple(training["betas"]),
         weight_decay=training["weight_decay"],
     )
+    gradients = BatchGradients(llm, method, optimizer, training, protocol, processes)
     outcome, best, waited = Outcome(), None, 0
     logger.info("%s: training on %s", name, llm.device)
-    if checkpoint and (state := checkpoint.load(method, optimizer)):
+    if checkpoint and (state := checkpoint.load(method, optimizer, processes)):
+        gradients.restore(state["gradients"])
         outcome, best, waited = Outcome(**state["outcome"]), state["best"], state["waited"]
         logger.info("%s: going on from step %d", name, outcome.steps)
     stopping = training["early_stopping"] if dev_score else None
@@ -99,22 +112,19 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = training["learning_rate"] * learning_rate_factor(step, training)
         first = step * training["batch_size"]
-        batch = [examples[first + index] for index in range(training["batch_size"])]
-        with FlopCounterMode(display=False) if step == 0 else nullcontext() as counter:
-            losses = _accumulate(llm, method, batch, training, protocol)
-        if step == 0:
-            outcome.flops = float(counter.get_total_flops())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, training["gradient_clip"]))
+        batch = [examples[first + index] for index in processes.share(training["batch_size"])]
+        losses, norm, flops = gradients.compute(batch, count_flops=step == 0)
+        outcome.flops = outcome.flops or flops
         _check_finite(losses["loss"], norm, f"{name}, step {step}", training, checkpoint)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         outcome.steps += 1
-        outcome.examples += len(batch)
+        outcome.examples += training["batch_size"]
         outcome.seconds = before + time.monotonic() - began
 
         asked = stopping and outcome.steps % stopping["every"] == 0
         if asked:
-            losses["dev_score"] = score = dev_score()
+            losses["dev_score"] = score = processes.gather(dev_score())[0]
             if score > outcome.best_score:
                 outcome.best_score, outcome.best_step, waited = score, outcome.steps, 0
                 best = {key: value.clone() for key, value in method.state_dict().items()}
@@ -124,11 +134,13 @@ def train(
         if asked or outcome.steps % training["log_every"] == 0 or step == 0:
             outcome.metrics.append({"step": outcome.steps, "gradient_norm": norm, **losses})
         progress.update(outcome.steps, _describe(losses))
-        stop = asked_to_stop()
+        stop = max(processes.gather(asked_to_stop()))
         if checkpoint and (stop or outcome.steps % training["checkpoint_every"] == 0):
             state = {"outcome": vars(outcome), "best": best, "waited": waited}
-            checkpoint.save(method, optimizer, state)
-            write_metrics(outcome.metrics, checkpoint.path.with_name("metrics.jsonl"))
+            state["gradients"] = gradients.state()
+            checkpoint.save(method, optimizer, state, processes)
+            if processes.is_first:
+                write_metrics(outcome.metrics, checkpoint.path.with_name("metrics.jsonl"))
         if stop and outcome.steps < training["steps"] and not outcome.stopped_early:
             saved = f"; {checkpoint.path} is saved: start it again to go on" if checkpoint else ""
             raise Stopped(
@@ -142,25 +154,6 @@ def train(
         method.load_state_dict(best)
     outcome.flops *= outcome.steps
     return outcome
-
-
-def _accumulate(
-    llm: FrozenLLM, method: Method, batch: Sequence[Example], training: dict, protocol: dict
-) -> dict[str, float]:
-    """Add the batch's gradients piece by piece; return its losses as numbers."""
-    size = training.get("micro_batch_size") or len(batch)
-    queries = sum(len(example.queries) for example in batch)
-    sums: dict[str, float] = {}
-    for start in range(0, len(batch), size):
-        piece = batch[start : start + size]
-        share = sum(len(example.queries) for example in piece) / queries
-        values = example_losses(llm, method, piece, training["losses"], training["stage"], protocol)
-        loss = sum(training["losses"][name] * value for name, value in values.items()) * share
-        loss.backward()
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value.item() * share
-    total = sum(training["losses"][name] * value for name, value in sums.items())
-    return {"loss": total, **sums}
 
 
 def _check_finite(

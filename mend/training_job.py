@@ -20,6 +20,7 @@ from mend.methods import build_method
 from mend.methods.base import Method
 from mend.metrics import task_score, uses_macro_f1
 from mend.predicting import llm_name, questions_for, score_once
+from mend.processes import Processes, joined_processes
 from mend.progress import logger
 from mend.records import whole_folder, write_json
 from mend.stopping import Stopped, StopSignals
@@ -41,9 +42,25 @@ def run_training(
     chunks: Parquet of a pretraining job; episodes: Parquet of a finetuning job, with `tasks`,
     the folder of task Parquet files. initial: the folder of the stage before, if there was one.
     dev: evaluation episodes for early stopping; without them the last weights are kept.
+    With several processes (see `mend.processes`) the first alone writes.
     A job that was killed goes on from the checkpoint beside `output`. On SIGTERM, SIGINT or
     SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
     """
+    with joined_processes() as processes:
+        _train(spec, output, processes, chunks, episodes, tasks, initial, dev)
+
+
+def _train(
+    spec: dict,
+    output: str | Path,
+    processes: Processes,
+    chunks: str | Path | None,
+    episodes: str | Path | None,
+    tasks: str | Path | None,
+    initial: str | Path | None,
+    dev: str | Path | None,
+) -> None:
+    """Do what `run_training` says, as one of `processes`."""
     training, protocol = spec["training"], spec["protocol"]
     torch.manual_seed(training["seed"])
     llm = load_llm(spec["llm"], dropout=protocol["llm_dropout_in_training"])
@@ -71,12 +88,14 @@ def run_training(
                 checkpoint=checkpoint,
                 name=name,
                 asked_to_stop=lambda: signals.asked,
+                processes=processes,
             )
         except Stopped as stopped:
             logger.warning("%s", stopped)
             raise SystemExit(stopped.exit_status) from None
-        _write_results(spec, llm, method, outcome, output)
-    checkpoint.remove()
+        if processes.is_first:
+            _write_results(spec, llm, method, outcome, processes, output)
+            checkpoint.remove()
     logger.info(
         "%s: %d steps in %.0f s, weights of step %d",
         name,
@@ -87,7 +106,12 @@ def run_training(
 
 
 def _write_results(
-    spec: dict, llm: FrozenLLM, method: Method, outcome: Outcome, output: str | Path
+    spec: dict,
+    llm: FrozenLLM,
+    method: Method,
+    outcome: Outcome,
+    processes: Processes,
+    output: str | Path,
 ) -> None:
     """Write the folder that a training job makes, all of it or nothing."""
     training = spec["training"]
@@ -105,6 +129,7 @@ def _write_results(
         "flops": outcome.flops,
         "parameters_trained": sum(value.numel() for value in method.parameters()),
         "seed": training["seed"],
+        "processes": processes.count,
         **provenance(llm),
     }
     with whole_folder(output) as folder:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import pytest
 import torch
 from models import PROTOCOL, random_llm, random_tokens
 
 from mend.checkpoint import Checkpoint
 from mend.errors import UserError
-from mend.losses import Example
+from mend.losses import Example, example_losses
 from mend.methods.prompt_tuning import PromptTuning
 from mend.training import Outcome, learning_rate_factor, train
 
@@ -110,6 +112,110 @@ def test_a_loss_that_is_no_number_stops_the_job() -> None:
     method.prompt.data[0] = float("nan")
     with pytest.raises(UserError, match="step 0.*learning_rate"):
         train(llm, method, Examples(), TRAINING, PROTOCOL)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_the_last_good_checkpoint_is_kept(tmp_path, what: str) -> None:
+    llm, method = prompt()
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {})
+
+    class Spoiling(Examples):
+        def __getitem__(self, index: int) -> Example:
+            if index == 7 * 4 and what == "loss":
+                method.prompt.data[0] = float("nan")
+            if index == 7 * 4 and what == "gradient":
+                method.prompt.register_hook(lambda gradient: gradient * float("inf"))
+            return super().__getitem__(index)
+
+    every = TRAINING | {"checkpoint_every": 1}
+    with pytest.raises(UserError, match=f"step 7: the {what}.* kept in {checkpoint.path}"):
+        train(llm, method, Spoiling(), every, PROTOCOL, checkpoint=checkpoint)
+    _, fresh = prompt()
+    state = checkpoint.load(fresh, torch.optim.AdamW(fresh.parameters()))
+    assert state["outcome"]["steps"] == 7
+    assert fresh.prompt.isfinite().all()
+
+
+class Memory:
+    """Losses that run out of memory at certain calls."""
+
+    def __init__(self, fails: Container[int]) -> None:
+        self.fails, self.asked = fails, []
+
+    def __call__(self, llm, method, examples, *others) -> dict:
+        self.asked.append(len(examples))
+        if len(self.asked) in self.fails:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return example_losses(llm, method, examples, *others)
+
+
+def test_out_of_memory_halves_the_pieces_and_changes_nothing(tmp_path, monkeypatch, caplog) -> None:
+    whole, outcome = run({"batch_size": 6, "steps": 4})
+    memory = Memory(fails={1, 3})
+    monkeypatch.setattr("mend.gradients.example_losses", memory)
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {})
+    changes = {"batch_size": 6, "steps": 4, "checkpoint_every": 2}
+    pieces, after = run(changes, checkpoint=checkpoint)
+    assert memory.asked == [6, 3, 3] + 4 * 6 * [1]
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-4)
+    losses = [[row["loss"] for row in found.metrics] for found in (outcome, after)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert [record.args for record in caplog.records if "memory" in record.message] == [
+        (3, 6),
+        (1, 6),
+    ]
+    memory.asked, memory.fails = [], ()
+    run(changes | {"steps": 5}, checkpoint=checkpoint)
+    assert memory.asked == 6 * [1]
+
+
+def test_out_of_memory_with_one_example_is_the_end(monkeypatch) -> None:
+    monkeypatch.setattr("mend.gradients.example_losses", Memory(fails=range(10)))
+    with pytest.raises(UserError, match="one example does not fit the memory.*longest_context"):
+        run()
+
+
+def test_other_errors_are_told_as_they_are(monkeypatch) -> None:
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("mend.gradients.example_losses", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run()
+
+
+def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2") -> tuple:
+    """Train a prompt through an LLM of a number format, with a loss of a certain size."""
+    llm = random_llm(architecture)
+    llm.model.to(dtype)
+    torch.manual_seed(0)
+    method = PromptTuning(llm, {"length": 3}, PROTOCOL)
+    changes = {"losses": {"pred": scale}, "gradient_clip": 1e9, "steps": 4}
+    outcome = train(llm, method, Examples(), TRAINING | changes, PROTOCOL)
+    return method.prompt.detach().clone(), outcome
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "t5"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_frozen_llm_in_half_precision_teaches_the_same(dtype, architecture: str) -> None:
+    _, exact = in_format(torch.float32, architecture=architecture)
+    _, half = in_format(dtype, architecture=architecture)
+    tolerance = 0.02 if dtype == torch.float16 else 0.1
+    for row, other in zip(exact.metrics, half.metrics, strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=tolerance)
+        assert other["gradient_norm"] == pytest.approx(row["gradient_norm"], rel=3 * tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e4])
+def test_gradients_neither_vanish_nor_overflow_in_float16(scale: float) -> None:
+    # Without scaling the first are below what float16 can hold; with its first scale the others
+    # are above.
+    _, exact = in_format(torch.float32, scale)
+    _, half = in_format(torch.float16, scale)
+    assert half.metrics[0]["gradient_norm"] == pytest.approx(
+        exact.metrics[0]["gradient_norm"], rel=0.02
+    )
+    assert [row["step"] for row in half.metrics] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
