@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mend.decoder_only import DecoderOnlyLLM
+from mend.devices import choose_device
 from mend.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.errors import UserError
 from mend.llm import FrozenLLM
@@ -38,7 +39,7 @@ def load_llm(spec: dict, dropout: bool = False) -> FrozenLLM:
     Keys: path (a local folder or a hub name), revision, dtype, int8, local_files_only, query_in.
     Raises UserError if it cannot be loaded.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     options: dict = {"dtype": getattr(torch, spec["dtype"])}
     if spec.get("int8"):
         from transformers import BitsAndBytesConfig

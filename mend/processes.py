@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-#: How long processes wait for one another: a process may wait for a free GPU before it joins.
+from mend.devices import choose_device
+
+#: How long processes wait for one another: the first may wait for free GPUs before it joins.
 LONGEST_WAIT = timedelta(days=7)
 
 
@@ -79,6 +81,7 @@ def joined_processes() -> Iterator[Processes]:
         return
     from accelerate import PartialState
 
+    choose_device()  # the first process waits here for free GPUs, and the others for the first
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
         yield TorchProcesses(state.device)
