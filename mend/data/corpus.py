@@ -123,7 +123,7 @@ def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: s
     import pyarrow.parquet
 
     per_document = spec["pretraining_chunks"] == "per-document"
-    tokenizer = _load_tokenizer(spec["llm"])
+    tokenizer = load_tokenizer(spec["llm"])
     if not per_document and tokenizer.eos_token_id is None:
         raise UserError(
             f"{spec['llm']['path']}: its tokenizer has no eos_token to join documents with "
@@ -151,7 +151,8 @@ def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: s
     logger.info("%s: %d chunks", output, chunks)
 
 
-def _load_tokenizer(llm: Mapping[str, Any]) -> Any:
+def load_tokenizer(llm: Mapping[str, Any]) -> Any:
+    """The tokenizer of an LLM {path, revision, local_files_only}; raises UserError."""
     from transformers import AutoTokenizer
 
     try:
