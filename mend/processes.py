@@ -1,6 +1,7 @@
 """Training with several processes, each on its own GPU and with its share of every batch.
 
-`torchrun --standalone --nproc-per-node N -m mend train ...` starts N of them (on CPUs as well).
+`torchrun --standalone --nproc-per-node N -m -- mend train ...` starts N of them, on CPUs as well.
+(Without `--` torchrun takes `--log` for one of its own options.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""Several processes that train together come to what one comes to alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from jobs import SEED, specification, write_data
+from safetensors.torch import load_file
+
+from mend.cli import main
+from mend.errors import UserError
+from mend.processes import Processes
+from mend.training import train
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["mend.cli", "mend.training_job"])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def job(data: Path, folder: Path, output: str, **training) -> list[str]:
+    """Write a finetuning job without random numbers, and return its command."""
+    stopping = {"every": 2, "patience": 10**6, "rows_per_task": 4, "seed": SEED}
+    stopping["tasks"] = {"parity": "classification"}
+    stage = {"stage": "finetune", "losses": {"pred": 1.0, "distill": 1.0}, "steps": 6}
+    stage |= {"batch_size": 5, "micro_batch_size": 2, "early_stopping": stopping}
+    spec = specification(folder, "gpt2", "mend", **stage | training)
+    file = folder / "distiller/config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {f"{part}_pdrop": 0.0 for part in ("attn", "embd", "resid")}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    paths = {"spec": folder / "spec.json", "output": folder / output, "log": folder / "log"}
+    paths |= {"episodes": data / "train.parquet", "tasks": data / "tasks"}
+    paths |= {"dev": data / "dev.parquet"}
+    return ["train", *(text for key, path in paths.items() for text in (f"--{key}", str(path)))]
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_processes_train_as_one_does(data: Path, tmp_path: Path) -> None:
+    assert main(job(data, tmp_path, "one")) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "2", "-m", "--", "mend"]
+    ran = subprocess.run(
+        [*torchrun, *job(data, tmp_path, "two")], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [row["step"] for row in together] == [1, 2, 3, 4, 5, 6]
+    for row, other in zip(alone, together, strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
+    weights = load_file(tmp_path / "two/weights.safetensors")
+    for name, value in load_file(tmp_path / "one/weights.safetensors").items():
+        if name.endswith("attn.c_attn.bias"):
+            continue  # the keys' bias has no gradient but rounding errors, which Adam makes large
+        torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=1e-4)
+    records = [json.loads((tmp_path / name / "record.json").read_text()) for name in ("one", "two")]
+    assert [record["processes"] for record in records] == [1, 2]
+    for key in ("steps", "best_step", "examples", "flops"):
+        assert records[0][key] == pytest.approx(records[1][key], rel=0.1), key
+    assert ran.stderr.count("training on cpu") == 1, "the first speaks for all"
+    assert (tmp_path / "log").read_text().count("weights of step") == 1
+
+
+def run_one(rank: int, port: int, arguments: list[str]) -> None:
+    """Be process `rank` of two, as torchrun would start it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.exit(main(arguments))
+
+
+def test_all_stop_when_one_is_asked_to(data: Path, tmp_path: Path) -> None:
+    command = job(data, tmp_path, "output", steps=10**6)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [processes.Process(target=run_one, args=(rank, port, command)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    metrics_file = tmp_path / "output.checkpoint/metrics.jsonl"
+    while not metrics_file.exists():
+        assert all(process.is_alive() for process in both)
+        time.sleep(0.005)
+    os.kill(both[1].pid, signal.SIGTERM)
+    for process in both:
+        process.join(60)
+        process.kill()
+    assert [process.exitcode for process in both] == [143, 143]
+    state = torch.load(tmp_path / "output.checkpoint/state.pt", weights_only=True)
+    assert len(state["random"]) == 2
+    assert state["state"]["outcome"]["steps"] == len(metrics(tmp_path / "output.checkpoint"))
+
+
+class Three(Processes):
+    """Three processes, of which this is the second."""
+
+    rank, count = 1, 3
+
+
+def test_shares_cover_the_batch_and_differ_by_at_most_one() -> None:
+    shares = []
+    for rank in range(3):
+        process = Three()
+        process.rank = rank
+        shares.append(list(process.share(8)))
+    assert sorted(sum(shares, [])) == list(range(8))
+    assert {len(share) for share in shares} == {2, 3}
+
+
+def test_more_processes_than_examples_are_refused() -> None:
+    training = {"stage": "finetune", "batch_size": 2}
+    with pytest.raises(UserError, match="batch_size: 2 examples are fewer than the 3 processes"):
+        train(None, None, [], training, {}, processes=Three())
