@@ -16,7 +16,7 @@ import seaborn
 from mend.errors import UserError
 from mend.labels import METHOD_LABELS
 from mend.records import read_json, whole_file, write_parquet
-from mend.studies.names import axis_label, point_text, value_text
+from mend.studies.names import axis_label, is_number, point_text, value_text
 from mend.studies.numbers import Point, points_of, study_axes
 
 matplotlib.use("Agg")
@@ -88,6 +88,7 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
                 drawn.append(_panel(axis, spec, table, axes, place, llm, styles))
                 titles = [llm] * (len(llms) > 1) + [point_text(place)] * bool(place)
                 axis.set_title(", ".join(titles))
+            _share_heights(row, [spec["name"] for spec, *_ in panels])
         if len(runs) > 1:
             joined = any(_places(list(axes.values())[-1])[0] for _, _, axes, _ in panels)
             only_markers = {} if joined else {"linestyle": ""}
@@ -97,6 +98,16 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
             figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
     pyplot.close(figure)
     return pd.concat(drawn, ignore_index=True)
+
+
+def _share_heights(row: Sequence[Axes], names: Sequence[str]) -> None:
+    """Give the panels of one study and LLM the same y axis, so that they compare."""
+    for name in set(names):
+        panels = [axis for axis, other in zip(row, names, strict=True) if other == name]
+        ends = list(zip(*(axis.get_ylim() for axis in panels), strict=True))
+        if not panels[0].yaxis_inverted():
+            for axis in panels:
+                axis.set_ylim(min(ends[0]), max(ends[1]))
 
 
 def _styles(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -171,13 +182,10 @@ def _panel(
 
 def _places(values: Sequence[Any]) -> tuple[bool, list[float], bool]:
     """Whether values are numbers, their places along the axis, and whether these are of a log."""
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
+    if not all(map(is_number, values)):
         return False, list(map(float, range(len(values)))), False
-    if min(numbers) > 0 and max(numbers) >= 8 * min(numbers):
-        return True, numbers, True
-    return True, numbers, False
+    numbers = list(map(float, values))
+    return True, numbers, min(numbers) > 0 and max(numbers) >= 8 * min(numbers)
 
 
 def _ticks(axis: Axes, labels: Sequence[str], places: Sequence[float], log: bool) -> None:

@@ -28,13 +28,28 @@ def value_text(value: Any) -> str:
     return str(int(value)) if whole else str(value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether an axis' value is a number, or the text of one (a named group of settings)."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 def point_text(point: Mapping[str, Any]) -> str:
-    """A point, or part of one, in words: `MEND, K = 4`."""
+    """A point, or part of one, in words: `MEND, BM25, K = 4`; only numbers need their axis."""
     return ", ".join(
-        value_text(value) if axis == "run" else f"{_symbol(axis)} = {value_text(value)}"
+        f"{axis_label(axis).split(',')[0]} = {value_text(value)}"
+        if axis != "run" and is_number(value)
+        else str(value)
         for axis, value in point.items()
     )
 
 
-def _symbol(axis: str) -> str:
-    return axis_label(axis).split(",")[0]
+def reference_text(reference: Mapping[str, Any]) -> str:
+    """What differences are taken to: `MEND`, `K = 4`, or `demonstrations: BM25`."""
+    return ", ".join(
+        point_text({axis: value}) if axis == "run" or is_number(value) else f"{axis}: {value}"
+        for axis, value in reference.items()
+    )

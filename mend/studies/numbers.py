@@ -98,6 +98,9 @@ def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFram
         parts.append(found.assign(method=label))
     llms = [llm["name"] for llm in spec["llms"]]
     labels = [point_text(point) for point in points_of(axes)]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"studies.{spec['name']}: two points are called {twice}; rename values")
     scores = by_partition(pd.concat(parts), llms, labels, wanted, spec["seeds"])
     check_same_rows(in_use)
     return scores

@@ -12,7 +12,7 @@ from mend.costs import commits, costs, versions
 from mend.labels import method_label
 from mend.pages import drawing_scale, marks, named_tasks, paper_text, partition_label, render
 from mend.paper import paper_numbers
-from mend.studies.names import axis_label, point_text, value_text
+from mend.studies.names import axis_label, point_text, reference_text, value_text
 from mend.studies.numbers import Point, Spec, normal_point, points_of, study_axes
 from mend.tables import AVERAGE, DRAWS
 
@@ -66,7 +66,7 @@ def study_section(
         grids=grids,
         axis=axis_label(last) if between else None,
         partitions=[partition_label(name) for name in partitions if name != AVERAGE],
-        reference=point_text(spec.get("reference") or {}),
+        reference=reference_text(spec.get("reference") or {}),
         paper_shown=bool(paper),
         blocks=_claims(spec, claims, paper, partitions[-1], axes),
         draws=DRAWS,

@@ -150,6 +150,19 @@ def test_what_is_absent_is_named(tasks):
         compute_study(study(axes=[{"name": "seeds", "values": [1]}]), tasks, predictions)
 
 
+def test_points_that_would_be_confused_are_refused(tasks):
+    spec = study()
+    predictions = predictions_of(spec, spec["partitions"])
+    spec["axes"] = [
+        {"name": "run", "values": ["MEND", "MEND, few"]},
+        {"name": "size", "values": ["few, or so", "or so"]},
+    ]
+    first = {**spec["runs"][-1], "values": {"run": "MEND", "size": "few, or so"}}
+    spec["runs"] = [first]
+    with pytest.raises(UserError, match=r"two points are called MEND, few, or so; rename"):
+        compute_study(spec, tasks, predictions)
+
+
 def test_the_papers_tables_in_long_form():
     table = paper_numbers("table3")
     assert list(table.columns) == ["llm", "run", "demonstrations", "partition", "mean", "std"]

@@ -72,12 +72,15 @@ def test_the_picture_has_a_panel_for_each_llm_and_each_value_between(table_of, t
         for run in spec["runs"]
         for shots in (1, 2)
     ]
-    draw([(spec, table_of(spec))], tmp_path / "a.png")
+    table = table_of(spec)
+    table.loc[table["shots"] == 2, ["mean", "ci_low", "ci_high"]] /= 3
+    draw([(spec, table)], tmp_path / "a.png")
     (figure,) = figures
     assert [axis.get_title() for axis in figure.axes] == [
         f"{llm}, K = {shots}" for llm in LLMS for shots in (1, 2)
     ]
     panel = figure.axes[0]
+    assert panel.get_ylim() == figure.axes[1].get_ylim()
     assert panel.get_xscale() == "log"
     assert [text.get_text() for text in panel.get_xticklabels()] == ["4", "16", "32"]
     assert panel.get_xlabel() == "l, number of vectors"

@@ -116,8 +116,10 @@ def test_axes_between_join_the_rows(write):
         for run in spec["runs"]
         for value in ("one", 2)
     ]
+    spec["reference"] = {"pass": "one"}
     csv, _, html, _ = write(spec)
     rows = table_of(html.read_text(), "Number of vectors")
+    assert table_of(html.read_text(), "Differences to pass: one")[1] == ["Run", "2"]
     assert rows[1] == ["Run", "one", "2"]
     assert rows[3][0] == "Vanilla ICL, l = 4"
     assert "small,MEND,4,2,AVG," in csv.read_text()
