@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
 from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import huggingface_hub
 import pytest
@@ -17,6 +23,7 @@ from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+KEPT = ".benchmark.0123456789ab.download"
 SPEC = {
     "repository": "someone/metaicl-data",
     "revision": "main",
@@ -30,10 +37,12 @@ class LocalHub:
     """What mend.data.hub uses of huggingface_hub, over a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.asked, self.fails = folder, [], 0
+        self.folder, self.asked, self.fails, self.faults = folder, [], 0, []
 
     def dataset_info(self, repository, revision):
         self.asked.append((repository, revision))
+        if self.faults:
+            raise self.faults.pop(0)
         return SimpleNamespace(sha=COMMIT)
 
     def list_repo_files(self, repository, repo_type, revision):
@@ -60,7 +69,7 @@ class LocalHub:
             if name.endswith(".gz"):
                 lfs = SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
                 blob = "a pointer's"
-            yield SimpleNamespace(path=name, blob_id=blob, lfs=lfs)
+            yield SimpleNamespace(path=name, blob_id=blob, lfs=lfs, size=len(data))
 
 
 @pytest.fixture
@@ -77,6 +86,8 @@ def hub(tmp_path, monkeypatch) -> LocalHub:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
     local = LocalHub(folder)
+    monkeypatch.setattr("mend.data.hub.WAITS", (0, 0))
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: local)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", local.snapshot_download)
     return local
@@ -99,7 +110,7 @@ def test_a_benchmark_becomes_a_local_folder(hub, tmp_path):
         "files": wanted,
     }
     assert hub.asked == [("someone/metaicl-data", "main")]
-    assert [path.name for path in output.parent.iterdir()] == ["benchmark"]
+    assert {path.name for path in output.parent.iterdir()} == {"benchmark", KEPT}
     import_tasks(SPEC, output, tmp_path / "tasks")
     assert load_rows(tmp_path / "tasks", "kind:one").rows("test", 13) == [("i", "a", ["a", "b"])]
 
@@ -171,16 +182,135 @@ def test_an_interrupted_download_keeps_what_it_has(hub, tmp_path):
     assert any(name.endswith(".jsonl") for name in files_of(gathered))
     hub.fails = 0
     download_benchmark({**SPEC, "seeds": [13, 21]}, tmp_path / "b")
-    assert not gathered.exists()
     assert len(files_of(tmp_path / "b")) == 1 + 6 + 1
 
 
 def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
     # The real client, and a port where nothing listens.
     real = huggingface_hub.HfApi
+    monkeypatch.setattr("mend.data.hub.WAITS", (0,))
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint="http://127.0.0.1:9"))
     with pytest.raises(UserError) as raised:
         download_benchmark(SPEC, tmp_path / "b")
     assert "someone/metaicl-data at revision main could not be downloaded" in str(raised.value)
     assert "source: folder" in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+class Answer(OSError):
+    """An answer of the hub that is no success, as its client raises it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} for a url")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize("fault", [ConnectionError("reset"), TimeoutError(), Answer(503)])
+def test_a_fault_that_passes_is_waited_for(hub, tmp_path, fault):
+    hub.faults = [fault, fault]
+    download_benchmark(SPEC, tmp_path / "b")
+    assert len(hub.asked) == 3
+    assert (tmp_path / "b" / "source.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"), [(ConnectionError("reset"), 3), (Answer(404), 1), (ValueError("no"), 1)]
+)
+def test_only_faults_that_may_pass_are_waited_for(hub, tmp_path, fault, times):
+    hub.faults = [fault] * 9
+    with pytest.raises(UserError, match="could not be downloaded"):
+        download_benchmark(SPEC, tmp_path / "b")
+    assert len(hub.asked) == times
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_was_downloaded_is_not_downloaded_again(hub, tmp_path, monkeypatch):
+    output = tmp_path / "benchmark"
+    download_benchmark(SPEC, output)
+    before = files_of(output)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    shutil.rmtree(output)  # as Snakemake does before a job runs again
+    download_benchmark(SPEC, output)
+    assert files_of(output) == before
+    # The same commit by its own name: the hub is not even asked for it.
+    record = tmp_path / KEPT / "source.json"
+    record.write_text(record.read_text().replace('"main"', f'"{COMMIT}"'))
+    asked = len(hub.asked)
+    download_benchmark({**SPEC, "revision": COMMIT}, output)
+    assert len(hub.asked) == asked
+
+
+def test_a_dead_hub_does_not_stop_what_was_downloaded(hub, tmp_path, caplog):
+    output = tmp_path / "benchmark"
+    download_benchmark(SPEC, output)
+    before = files_of(output)
+    shutil.rmtree(output)
+    hub.faults = [ConnectionError("no route")] * 9
+    with caplog.at_level("WARNING"):
+        download_benchmark(SPEC, output)
+    assert files_of(output) == before
+    assert "going on with what was downloaded before" in caplog.text
+
+
+def test_offline_nothing_is_asked_of_the_hub(hub, tmp_path, monkeypatch):
+    output = tmp_path / "benchmark"
+    download_benchmark(SPEC, output)
+    shutil.rmtree(output)
+    hub.asked.clear()
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
+    download_benchmark(SPEC, output)
+    assert not hub.asked
+    assert (output / "data/free/free_16384_100_train.jsonl").is_file()
+    with pytest.raises(UserError, match="was not downloaded before, and HF_HUB_OFFLINE"):
+        download_benchmark({**SPEC, "seeds": [13, 21]}, output)
+    assert not hub.asked
+
+
+def test_a_file_that_was_changed_since_is_not_used(hub, tmp_path):
+    output = tmp_path / "benchmark"
+    download_benchmark(SPEC, output)
+    changed = output / "data/free/free_16384_100_train.jsonl"
+    changed.write_text("changed")  # a link: so is the gathered one
+    download_benchmark(SPEC, output)
+    assert changed.read_bytes() == (hub.folder / changed.relative_to(output)).read_bytes()
+
+
+def test_a_full_disk_is_told_before_anything_is_downloaded(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match=r"0\.00 GB are to be downloaded and 0\.00 GB are free"):
+        download_benchmark(SPEC, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == [hub.folder]
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """A hub that has nothing, and remembers what it was asked for."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_mirror_is_asked_if_the_environment_names_one(tmp_path):
+    server = HTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(SPEC))
+    command = ["download-benchmark", "--spec", str(spec), "--output", str(tmp_path / "b")]
+    address = f"http://127.0.0.1:{server.server_port}"
+    done = subprocess.run(
+        [sys.executable, "-m", "mend", *command],
+        env={**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    server.shutdown()
+    assert done.returncode == 2
+    assert "someone/metaicl-data at revision main could not be downloaded" in done.stderr
+    assert "/api/datasets/someone/metaicl-data/revision/main" in Mirror.asked
