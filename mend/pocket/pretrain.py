@@ -1,7 +1,7 @@
 """Pretrains every pocket language model from nothing.
 
 Each family (`pretrain_gpt2`, `pretrain_t5`) has one language model, the LLM, and smaller ones for
-distillers, which start as blocks of it and keep its embeddings.
+distillers, which start as blocks of it and keep its embeddings. The T5 starts with the GPT-2's.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ def pretrain_models(output_folder: str | Path, steps: int | None = None) -> None
 
 
 def pretrain_model(family, architecture, output_folder: Path, steps: int | None = None) -> None:
-    """Pretrain one model; a small one starts from the LLM as `output_folder` has it."""
+    """Pretrain one model, which starts from others as `output_folder` has them."""
     folder = output_folder / architecture.name
     parent = None
     if architecture.blocks:
         parent = family.load(output_folder / family.LANGUAGE_MODEL.name)
+    elif family is pretrain_t5:
+        parent = pretrain_gpt2.load(output_folder / pretrain_gpt2.LANGUAGE_MODEL.name)
     number = steps or architecture.steps
     began = time.monotonic()
     model, losses = family.pretrain(architecture, number, parent)

@@ -31,8 +31,13 @@ from mend.pocket.tokenizer import build_tokenizer
 
 START = 0
 CUT_BETWEEN_ROWS = 0.75
-SEQUENCES = 6
-SEQUENCE_TOKENS = (8, 10)
+SEQUENCES = 10
+SEQUENCE_TOKENS = (8, 10, 10)
+# Relations come last of all kinds, and later than in the GPT-2: most rows are given to them.
+RELATION_KINDS = {
+    **{"label": 0.14, "glossary": 0.03, "nli": 0.36, "paraphrase": 0.32},
+    **{"pick": 0.07, "mate": 0.04, "name": 0.01, "look-up": 0.03},
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,12 @@ class Architecture:
     blocks: tuple[int, ...] = ()
 
 
-LANGUAGE_MODEL = Architecture("t5", layers=3, steps=3000, seed=1)
-DISTILLER_MODEL = Architecture("t5-small", layers=2, steps=1500, seed=1, blocks=(0, 2))
+LANGUAGE_MODEL = Architecture("t5", layers=3, steps=1300, seed=1)
+DISTILLER_MODEL = Architecture("t5-small", layers=2, steps=300, seed=1, blocks=(0, 2))
 
 PHASES = (
-    Phase(0.1, 24, 56, (1, 1, 2), EASY_KINDS),
+    Phase(0.06, 24, 56, (1, 1, 2), EASY_KINDS),
+    Phase(0.6, 16, 112, EVERY_BURSTINESS, RELATION_KINDS),
     Phase(1.0, 16, 112, EVERY_BURSTINESS, KIND_SHARES),
 )
 
@@ -66,15 +72,15 @@ PHASES = (
 def pretrain(architecture: Architecture, steps: int, parent=None):
     """Train a model from its initialisation; return it with the loss of each step (in nats).
 
-    parent: the `T5ForConditionalGeneration` whose `architecture.blocks` it starts as; None to
-    start anew.
+    parent: the `T5ForConditionalGeneration` whose `architecture.blocks` it starts as, or, for a
+    model that starts anew, the `GPT2LMHeadModel` whose word embeddings it starts with, or None.
     """
     torch.manual_seed(architecture.seed)
     model = build_model(architecture)
-    if parent is None:
-        initialise(model, architecture.seed)
-    else:
+    if architecture.blocks:
         inherit(model, parent, architecture.blocks)
+    else:
+        initialise(model, parent and parent.transformer.wte.weight, architecture.seed)
     batches = training_batches(steps, Random(f"t5 {architecture.seed}"))
     losses = fit(model, architecture.name, batches, loss, steps)
     return model, losses
@@ -108,7 +114,6 @@ def inherit(model, parent, blocks: tuple[int, ...]) -> None:
     blocks: the first must be 0, which has the stack's table of biases.
     """
     model.shared.load_state_dict(parent.shared.state_dict())
-    model.lm_head.load_state_dict(parent.lm_head.state_dict())
     for own, other in ((model.encoder, parent.encoder), (model.decoder, parent.decoder)):
         own.final_layer_norm.load_state_dict(other.final_layer_norm.state_dict())
         for block, index in zip(own.block, blocks, strict=True):
@@ -117,7 +122,11 @@ def inherit(model, parent, blocks: tuple[int, ...]) -> None:
 
 
 def build_model(architecture: Architecture):
-    """Return an untrained `T5ForConditionalGeneration` (v1.1) for the pocket tokenizer."""
+    """Return an untrained `T5ForConditionalGeneration` for the pocket tokenizer.
+
+    It is as T5 v1.1: gated, its outputs not scaled. `transformers` ties the output layer to the
+    embeddings unless a checkpoint has both.
+    """
     from transformers import T5Config, T5ForConditionalGeneration
 
     tokenizer = build_tokenizer()
@@ -187,8 +196,7 @@ def readme(model, architecture: Architecture, steps: int, minutes: float, losses
 
 T5 v1.1 architecture: {architecture.layers} + {architecture.layers} blocks, {architecture.heads} \
 heads of {architecture.head_width}, width {architecture.width}, {len(model.shared.weight)} words
-(every word of the pocket world is one token), output layer apart from the embeddings, \
-{model.num_parameters():,} parameters.
+(every word of the pocket world is one token), {model.num_parameters():,} parameters.
 
 Pretrained by `python -m mend pocket-models` (`mend/pocket/pretrain_t5.py`) on generated text only:
 {steps:,} steps of {PHASES[-1].batch_size} documents drawn without repetition, {SEQUENCES} decoder \
@@ -204,7 +212,8 @@ Weights are stored in float16 and read as float32.
 _START_STRUCTURED = """\
 **The initialisation is structured**, not ordinary: some heads of both stacks start by looking one
 to three tokens back, and the others, and all of cross-attention, by matching and copying what is
-alike (`mend/pocket/initialisation_t5.py`).
+alike. **Its word embeddings start as the pocket GPT-2's**, centred and scaled
+(`mend/pocket/initialisation_t5.py`).
 """
 _START_INHERITED = """\
 **It started as the first and last blocks of the larger pocket model**, and keeps that model's word
