@@ -204,6 +204,13 @@ def table2(options: argparse.Namespace) -> None:
     )
 
 
+def tensorboard(options: argparse.Namespace) -> None:
+    """Write the metrics of training runs, finished or not, as TensorBoard's event files."""
+    from mend.tensorboard import write_events
+
+    write_events(options.results, options.output)
+
+
 def _limit_threads(threads: int) -> None:
     import torch
 
@@ -273,6 +280,7 @@ def parser() -> argparse.ArgumentParser:
         sub = command(run, spec=False)
         sub.add_argument("--parquets", type=Path, nargs="+", required=True)
         paths(sub, "png", "parquet")
+    paths(command(tensorboard, spec=False), "results", "output")
     return root
 
 
