@@ -114,6 +114,7 @@ def _present_tasks(
         benchmark["seeds"],
         stamp=Path(values["results"]) / "data" / "checked.json",
         missing_tasks=benchmark.get("missing_tasks", "error"),
+        pool=benchmark.get("pool"),
     )
     needs = remaining_needs(listed, missing)
     if missing:

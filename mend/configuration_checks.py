@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mend.code_hash import reached_modules
+from mend.configuration_runs import uses_distiller
 from mend.configuration_schema import closest
 from mend.configuration_study_checks import check_studies, longest_lengths
 from mend.data.template import check_room
@@ -27,11 +27,6 @@ def check_values(values: Mapping[str, Any]) -> None:
     studies = values["studies"].values()
     for name in dict.fromkeys(name for study in studies for name in study["llms"]):
         _check_llm(values, name, lengths)
-
-
-def uses_distiller(method: str) -> bool:
-    """Whether the file of a method leads to mend/distiller.py."""
-    return "mend.distiller" in reached_modules(f"mend.methods.{method.replace('-', '_')}")
 
 
 def _check_tasks(values: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mend.code_hash import reached_modules
 from mend.errors import UserError
 from mend.labels import method_label
 
@@ -60,6 +61,11 @@ class Run:
         """Where the run's predictions are, below the results folder."""
         parts = (self.llm, self.method, self.variant, self.partition, self.condition)
         return f"runs/{'/'.join(parts)}"
+
+
+def uses_distiller(method: str) -> bool:
+    """Whether the file of a method leads to mend/distiller.py."""
+    return "mend.distiller" in reached_modules(f"mend.methods.{method.replace('-', '_')}")
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mend.configuration import Configuration
-from mend.configuration_checks import uses_distiller
 from mend.configuration_runs import (
     DEFAULT,
     UNTRAINED,
     draw_of,
     method_settings,
     parse_settings,
+    uses_distiller,
 )
 from mend.configuration_studies import (
     only,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mend.configuration_runs import STAGES, parse_settings, study_axes, study_points
+from mend.configuration_runs import (
+    STAGES,
+    parse_settings,
+    study_axes,
+    study_points,
+    uses_distiller,
+)
 from mend.configuration_schema import check_settings, closest
 from mend.errors import UserError
 
@@ -109,6 +115,8 @@ def _check_settings(values: Mapping[str, Any], study: str) -> None:
             )
         if selection == "dense" and "dense_retrieval" not in benchmark:
             raise UserError(f"{place}: selection dense needs benchmark.dense_retrieval")
+        if "group" in how and not uses_distiller(method):
+            raise UserError(f"{place}: {method} does not distil; leave group out for it")
         if _untrained(variant):
             raise UserError(
                 f"{place}: {method} with {llm} is neither pretrained nor finetuned; "

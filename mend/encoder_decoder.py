@@ -85,8 +85,12 @@ class EncoderDecoderLLM(FrozenLLM):
         """
         embeddings, mask = context.embeddings, context.mask
         if mask.shape[1] == 0:
-            end = mask.new_full((len(mask), 1), self.tokenizer.eos_token_id)
-            embeddings, mask = self.embedding(end), torch.ones_like(end)
+            mask = mask.new_zeros(len(mask), 1)
+            embeddings = embeddings.new_zeros(len(mask), 1, self.width)
+        last = torch.zeros_like(mask, dtype=torch.bool)
+        last[:, -1] = ~mask.any(1)
+        end = self.embedding.weight[self.model.config.eos_token_id]
+        embeddings, mask = torch.where(last[..., None], end, embeddings), mask | last
         encoded = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         return EncoderReading(encoded.last_hidden_state, mask, cache, mask[:, :0], None)

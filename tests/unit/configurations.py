@@ -19,6 +19,8 @@ def default_values(folder: Path) -> dict:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     for part in ("figures", "efficiency", "attention"):
         values.pop(part)
+    for key in ("pool", "dense_retrieval"):
+        values["benchmark"].pop(key)
     values["studies"] = {"table2": {**values["studies"]["table2"], "llms": ["pocket-gpt2"]}}
     values["llms"] = {"pocket-gpt2": values["llms"]["pocket-gpt2"]}
     values["results"] = str(folder / "results")

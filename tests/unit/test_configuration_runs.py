@@ -25,9 +25,7 @@ LLM = "pocket-gpt2"
 @pytest.fixture
 def values(tmp_path, monkeypatch) -> dict:
     monkeypatch.chdir(ROOT)
-    values = default_values(tmp_path)
-    del values["benchmark"]["dense_retrieval"]
-    return values
+    return default_values(tmp_path)
 
 
 def with_study(values: dict, **content) -> dict:
@@ -179,6 +177,7 @@ def test_the_condition_tells_the_draw_and_the_prediction(values) -> None:
         ({"vary": {"template": ["newline"]}}, "no template newline"),
         ({"vary": {"selection": ["dense"]}}, "needs benchmark.dense_retrieval"),
         ({"set": {"pretrain": "none", "finetune": "none"}}, "neither pretrained nor finetuned"),
+        ({"methods": ["vanilla-icl"], "set": {"group": 4}}, "vanilla-icl does not distil"),
         ({"reference": {"run": "mend"}}, "mend is not one of MEND"),
         ({"reference": {"length": 1}}, "no axis length"),
         (

@@ -62,9 +62,19 @@ def test_an_empty_context_is_one_end_of_text(llm: FrozenLLM) -> None:
     question = questions()[4]
     alone = Question(0, [], question.query, question.options)
     [found] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
-    end = [llm.tokenizer.eos_token_id]
+    end = [llm.model.config.eos_token_id]
     expected = [plain_score(llm, end, list(question.query), list(o)) for o in question.options]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_empty_context_beside_others_is_scored_as_alone(llm: FrozenLLM) -> None:
+    first, second = questions()[4], questions()[0]
+    empty = Question(0, [], first.query, first.options)
+    full = Question(1, second.demonstrations, second.query, second.options)
+    method = VanillaICL(llm, {}, PROTOCOL)
+    together = score_questions(llm, method, [empty, full])
+    assert together[0] == pytest.approx(score_questions(llm, method, [empty])[0], abs=1e-4)
+    assert together[1] == pytest.approx(score_questions(llm, method, [full])[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)

@@ -8,7 +8,6 @@ from glob import escape, glob
 
 from mend.code_hash import code_hash
 from mend.configuration import load_configuration
-from mend.configuration_checks import uses_distiller
 from mend.configuration_runs import (
     DEFAULT,
     default_condition,
@@ -16,6 +15,7 @@ from mend.configuration_runs import (
     method_settings,
     study_runs,
     trained_stages,
+    uses_distiller,
 )
 from mend.configuration_specs import specification, specification_json
 from mend.data.layout import benchmark_files
