@@ -15,6 +15,12 @@ from mend.configuration_runs import (
 from mend.configuration_schema import check_settings, closest
 from mend.errors import UserError
 
+COLUMNS = (
+    *("llm", "run", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"),
+    *("difference", "difference_low", "difference_high", "average_rank"),
+)
+"""Of every study's table; an axis is one more, and so has another name."""
+
 
 def check_studies(values: Mapping[str, Any]) -> None:
     """Raise UserError, naming the key, for a study or a figure that cannot be made."""
@@ -65,7 +71,7 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
                 f"there are {', '.join(values['methods'])}"
             )
     for axis, labels in content.get("vary", {}).items():
-        if axis in ("run", "llm", "partition"):
+        if axis in COLUMNS:
             raise UserError(f"{place}.vary.{axis}: every table has such a column; rename the axis")
         if not isinstance(labels, (list, Mapping)) or not labels:
             raise UserError(f"{place}.vary.{axis}: neither a list of values nor named settings")

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mend.errors import UserError
 from mend.llm import FrozenLLM, longest_input, pad_left, pad_right
+from mend.progress import logger
 
 
 class Distiller(nn.Module):
@@ -65,6 +66,10 @@ class Distiller(nn.Module):
         """l, the number of distilled vectors."""
         return self.placeholders.shape[0]
 
+    def longest_context(self, protocol: dict) -> int:
+        """Return how many tokens fit before the placeholders, at most the protocol's longest."""
+        return min(protocol["longest_context"]["distiller"], self.positions - self.length)
+
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
         device = self.placeholders.device
@@ -101,7 +106,7 @@ def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
     """Build the distiller that a specification's `method` part describes.
 
     Raises UserError if its model cannot be loaded, is of another vocabulary than the LLM's, or has
-    too few positions for the longest context and l placeholders.
+    no position left beside l placeholders.
     """
     source = method["distiller"]
     try:
@@ -129,13 +134,21 @@ def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
         projection=protocol["projection"],
         placeholder_initialisation=protocol["placeholder_initialisation"],
         placeholder_position=protocol["placeholder_position"],
-        padded_length=protocol["longest_context"]["distiller"],
+        padded_length=min(
+            protocol["longest_context"]["distiller"],
+            longest_input(backbone.config) - method["length"],
+        ),
     )
-    needed = protocol["longest_context"]["distiller"] + method["length"]
-    if needed > distiller.positions:
+    if distiller.longest_context(protocol) < 1:
         raise UserError(
-            f"protocol.longest_context.distiller and length: {needed} tokens together, but the "
-            f"distiller {source['path']!r} has {distiller.positions} positions"
+            f"length: {method['length']} vectors leave no room for demonstrations: the distiller "
+            f"{source['path']!r} has {distiller.positions} positions"
+        )
+    if (limit := distiller.longest_context(protocol)) < protocol["longest_context"]["distiller"]:
+        logger.info(
+            "the distiller reads at most %d tokens of demonstrations: its %d positions less l",
+            limit,
+            distiller.positions,
         )
     return distiller.to(llm.device)
 

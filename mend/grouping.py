@@ -37,6 +37,10 @@ class GroupedMethod(Method):
         self.method, self.length = method, length
         self.room = protocol["longest_context"]["llm"]
 
+    def longest_context(self, protocol: dict) -> int:
+        """Return how many tokens of one group are read at most."""
+        return self.method.longest_context(protocol)
+
     def check_groups(self, groups: int) -> None:
         """Raise UserError if the LLM has no room for the vectors of so many groups."""
         if groups * self.length > self.room:

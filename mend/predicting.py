@@ -88,13 +88,12 @@ def questions_for(
 ) -> tuple[list[dict], list[Question]]:
     """Read evaluation rows as `method` sees them; see `mend.examples.read_questions`."""
     template = Template(llm.tokenizer, protocol, llm.positions)
-    limit = protocol["longest_context"]["distiller" if method.distils else "llm"]
     return read_questions(
         episodes,
         tasks,
         split,
         template,
-        limit,
+        method.longest_context(protocol),
         only,
         after_context=method.has_context,
         reads_demonstrations=method.reads_demonstrations,

@@ -67,7 +67,8 @@ def _train(
     method = build_method(llm, spec["method"], protocol)
     if initial:
         method.load(Path(initial) / "weights.safetensors")
-    limits = protocol["longest_context"]
+    limits = {"llm": protocol["longest_context"]["llm"]}
+    limits["distiller"] = method.longest_context(protocol)
     if training["stage"] == "pretrain":
         examples = ChunkExamples(chunks, training["beta"], limits, training["seed"])
     else:

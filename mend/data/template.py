@@ -37,7 +37,7 @@ def check_room(
     Raises:
         UserError: naming the keys, and values that would work.
     """
-    llm, distiller = protocol["longest_context"]["llm"], protocol["longest_context"]["distiller"]
+    llm = protocol["longest_context"]["llm"]
     start = f"{run}: " if run else ""
     longest = positions - SHORTEST_QUERY - 1
     if llm > longest:
@@ -60,16 +60,10 @@ def check_room(
             f"protocol.longest_context.llm = {llm} tokens (a length of at most {llm} works, or a "
             f"longest_context.llm from {length} to {longest})"
         )
-    if distiller_positions is not None and distiller + length > distiller_positions:
-        works = [
-            f"{name} of at most {distiller_positions - other}"
-            for name, other in (("longest_context.distiller", length), ("length", distiller))
-            if other < distiller_positions
-        ]
+    if distiller_positions is not None and length >= distiller_positions:
         raise UserError(
-            f"{start}protocol.longest_context.distiller {distiller} and length (l) {length} exceed "
-            f"the distiller's {distiller_positions} positions "
-            f"(a {' or a '.join(works) or 'distiller with more positions'} works)"
+            f"{start}length (l) is {length}, but the distiller has {distiller_positions} "
+            f"positions: they leave no room for demonstrations (at most {distiller_positions - 1} works)"
         )
 
 

@@ -37,6 +37,10 @@ class Method(nn.Module):
         """Return one context for each sequence of demonstration tokens."""
         raise NotImplementedError
 
+    def longest_context(self, protocol: dict) -> int:
+        """Return how many tokens of demonstrations are read at most (faithfulness row 1)."""
+        return protocol["longest_context"]["llm"]
+
     def save(self, path: str | Path) -> None:
         """Write the trained weights as safetensors."""
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)

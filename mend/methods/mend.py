@@ -23,3 +23,7 @@ class Mend(Method):
     def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
         """Return the distilled vectors of each sequence."""
         return llm.vector_context(self.distiller(demonstrations))
+
+    def longest_context(self, protocol: dict) -> int:
+        """Return how many tokens the distiller reads at most before its l placeholders."""
+        return self.distiller.longest_context(protocol)

@@ -49,7 +49,7 @@ def values(tmp_path, monkeypatch) -> dict:
         ("studies/table2/llms", ["gpt5"], ["studies.table2.llms", "gpt5", "pocket-gpt2"]),
         ("methods/mend/length", None, ["methods.mend.length: missing"]),
         ("methods/mend/length", 120, ["methods.mend", "length (l) is 120", "128 positions"]),
-        ("methods/mend/length", 60, ["methods.mend", "distiller's 128 positions"]),
+        ("methods/mend/length", 130, ["methods.mend", "128 positions"]),
         ("methods/mend/pretrain/losses", {"pred": 1.0}, ["methods.mend.pretrain.losses.pred"]),
         ("methods/mend/finetune/losses", {"pred": 0, "distill": 0}, ["all weights are 0"]),
         ("protocol/longest_context", {"llm": 125, "distiller": 9}, ["no room for a query", "119"]),

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mend.data.template import SHORTEST_QUERY, Template, check_room
+from mend.data.template import SHORTEST_QUERY, Template
 from mend.errors import UserError
 from mend.local_models import train_tokenizer
 
@@ -269,53 +269,6 @@ def test_a_text_is_tokenized_once(bpe):
     for _ in range(3):
         made.demonstrations(ROWS, 60)
     assert len(calls) == len(set(calls)) == 6
-
-
-def test_room_that_is_enough():
-    check_room(PROTOCOL, 69)
-    check_room(PROTOCOL, 69, 60, 120, "some run")
-    check_room(PROTOCOL, 100, 16, None)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (
-            {"positions": 68},
-            ["protocol.longest_context.llm is 60", "68 positions", "at most 59 works"],
-        ),
-        (
-            {"positions": 90, "length": 82},
-            ["length (l) is 82", "90 positions", "at most 81 works"],
-        ),
-        (
-            {"positions": 90, "length": 61},
-            ["length (l) is 61", "longest_context.llm = 60", "at most 60 works", "from 61 to 81"],
-        ),
-        (
-            {"positions": 90, "length": 20, "distiller_positions": 79},
-            [
-                "longest_context.distiller 60 and length (l) 20 exceed the distiller's 79",
-                "a longest_context.distiller of at most 59 or a length of at most 19 works",
-            ],
-        ),
-        (
-            {"positions": 90, "length": 20, "distiller_positions": 50},
-            ["(a longest_context.distiller of at most 30 works)"],
-        ),
-        (
-            {"positions": 90, "length": 20, "distiller_positions": 10},
-            ["a distiller with more positions works"],
-        ),
-    ],
-)
-def test_room_that_is_not(arguments, parts):
-    with pytest.raises(UserError) as raised:
-        check_room(PROTOCOL, run="pocket, mend", **arguments)
-    message = str(raised.value)
-    assert message.startswith("pocket, mend: ")
-    for part in parts:
-        assert part in message
 
 
 def test_a_template_checks_its_room(bpe):

@@ -58,3 +58,12 @@ def test_placeholders_start_as_words(llm: FrozenLLM) -> None:
 def test_vectors_depend_on_the_demonstrations(llm: FrozenLLM) -> None:
     vectors = random_distiller(llm)([random_tokens(5, 1), random_tokens(5, 2)])
     assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
+
+
+def test_demonstrations_and_placeholders_fit_its_positions(llm: FrozenLLM) -> None:
+    distiller = random_distiller(llm, length=6)  # of 96 positions
+    limits = {40: 40, 90: 90, 95: 90}
+    for asked, limit in limits.items():
+        protocol = {"longest_context": {"llm": 1, "distiller": asked}}
+        assert distiller.longest_context(protocol) == limit
+    assert distiller([random_tokens(90, 1)]).shape == (1, 6, llm.width)

@@ -1,0 +1,163 @@
+"""A step of distillation: ours beside the authors' way, on equal episodes and with equal loss.
+
+The obvious way: one episode at a time, padded to the longest context, and the vocabulary's logits of
+every position of teacher and student.
+"""
+
+from __future__ import annotations
+
+import torch
+from models import device, distiller, llm, random_tokens
+from side_by_side import compare
+from torch import nn
+from torch.nn import functional
+
+from mend.counting import measure_memory
+from mend.llm import Context, FrozenLLM
+from mend.losses import Example, example_losses
+from mend.methods.base import Method
+
+# The paper's contexts are 469 to 848 tokens long (figure 3), its longest is 900.
+CONTEXTS = (469, 652, 639, 848, 818, 469, 652, 639)
+LONGEST, QUERY, ANSWER, VECTORS = 900, 52, 4, 100
+PROTOCOL = {
+    "distill_in_finetuning": "input-and-output",
+    "distill_first_token": True,
+    "prediction_loss": "mean",
+}
+WEIGHTS = {"pred": 1.0, "distill": 1.0}
+
+
+class Distilling(Method):
+    """MEND with a random distiller."""
+
+    name = "distilling"
+    distils = True
+
+    def __init__(self, llm: FrozenLLM) -> None:
+        """Build it."""
+        super().__init__(llm, {}, {})
+        self.distiller = distiller(llm, VECTORS)
+
+    def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
+        """Return the distilled vectors."""
+        return llm.vector_context(self.distiller(demonstrations))
+
+
+def episodes(number: int) -> list[Example]:
+    """Return random finetuning episodes of one query each."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for index in range(number):
+        shown = random_tokens(CONTEXTS[index % len(CONTEXTS)], generator)
+        query = (random_tokens(QUERY, generator), random_tokens(ANSWER, generator))
+        made.append(Example(shown, shown, [query]))
+    return made
+
+
+def our_step(llm: FrozenLLM, method: Method, batch: list[Example], piece: int) -> float:
+    """Add the gradients of a batch, `piece` episodes at a time; return its loss."""
+    total = 0.0
+    for start in range(0, len(batch), piece):
+        part = batch[start : start + piece]
+        losses = example_losses(llm, method, part, WEIGHTS, "finetune", PROTOCOL)
+        loss = sum(losses.values()) * len(part) / len(batch)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def obvious_step(llm: FrozenLLM, method: Distilling, batch: list[Example]) -> float:
+    """The same, one padded episode at a time, with logits everywhere."""
+    total = 0.0
+    for example in batch:
+        (x, y) = example.queries[0]
+        shown = torch.tensor([example.demonstrations], device=llm.device)
+        text = torch.tensor([[*x, *y]], device=llm.device)
+        missing = LONGEST - shown.shape[1]
+        padded = functional.pad(shown, (missing, 0))
+        mask = functional.pad(torch.ones_like(shown), (missing, 0))
+        with torch.no_grad():
+            whole = torch.cat([mask, torch.ones_like(text)], 1)
+            positions = whole.cumsum(1).sub(1).clamp(min=0)
+            teacher = llm.model(
+                input_ids=torch.cat([padded, text], 1), attention_mask=whole, position_ids=positions
+            ).logits
+        vectors = padded_vectors(method, padded, mask)
+        embeddings = torch.cat([vectors.to(llm.dtype), llm.embedding(text)], 1)
+        student = llm.model(inputs_embeds=embeddings).logits
+        teacher_log = teacher[:, LONGEST - 1 : -1].float().log_softmax(-1)
+        student_log = student[:, VECTORS - 1 : -1].float().log_softmax(-1)
+        divergence = (teacher_log.exp() * (teacher_log - student_log)).sum(-1).mean()
+        surprise = functional.cross_entropy(student_log[0, len(x) :], text[0, len(x) :])
+        loss = (divergence + surprise) / len(batch)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def padded_vectors(method: Distilling, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Distil a padded row; positions and mask leave the padding out."""
+    own = method.distiller
+    embeddings = torch.cat([own.backbone.get_input_embeddings()(ids), own.placeholders[None]], 1)
+    mask = torch.cat([mask, mask.new_ones(1, own.length)], 1)
+    positions = mask.cumsum(1).sub(1).clamp(min=0)
+    states = own.backbone(
+        inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return own.projection(states[:, -own.length :].float())
+
+
+def run() -> list[dict]:
+    """Compare a step; return the table's rows."""
+    model = llm()
+    method = Distilling(model)
+    on_gpu = device().type == "cuda"
+    batch = episodes(8 if on_gpu else 2)
+    piece = 8 if on_gpu else 2
+
+    def ours() -> float:
+        method.zero_grad()
+        return our_step(model, method, batch, piece)
+
+    def obvious() -> float:
+        method.zero_grad()
+        return obvious_step(model, method, batch)
+
+    rows = [
+        compare(
+            f"distillation step, {len(batch)} episodes, teacher running",
+            ours,
+            obvious,
+            lambda first, second: abs(first - second),
+            tolerance=0.1 if on_gpu else 1e-3,
+            goal=2,
+        )
+    ]
+    return rows + memory(model, method, batch[:1])
+
+
+def memory(model: FrozenLLM, method: nn.Module, batch: list[Example]) -> list[dict]:
+    """Compare the peak memory above the weights, one episode at a time both."""
+
+    def peak(step) -> float:
+        def one_part(part):
+            with part("step"):
+                step()
+
+        return measure_memory(one_part, device())["step"] / 2**20
+
+    peaks = {
+        "ours": peak(lambda: our_step(model, method, batch, 1)),
+        "obvious": peak(lambda: obvious_step(model, method, batch)),
+    }
+    share = peaks["ours"] / peaks["obvious"]
+    print(
+        f"peak memory of a step above the weights: {peaks['ours']:.0f} MiB, the obvious way "
+        f"{peaks['obvious']:.0f} MiB: {share:.2f} x (goal: at most 0.6 x)"
+    )
+    return []
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,46 @@
+"""Room: contexts, vectors and a query must fit the models."""
+
+from __future__ import annotations
+
+import pytest
+
+from mend.data.template import check_room
+from mend.errors import UserError
+
+PROTOCOL = {"longest_context": {"llm": 60, "distiller": 60}}
+
+
+def test_room_that_is_enough():
+    check_room(PROTOCOL, 69)
+    check_room(PROTOCOL, 69, 60, 120, "some run")
+    check_room(PROTOCOL, 100, 16, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (
+            {"positions": 68},
+            ["protocol.longest_context.llm is 60", "68 positions", "at most 59 works"],
+        ),
+        (
+            {"positions": 90, "length": 82},
+            ["length (l) is 82", "90 positions", "at most 81 works"],
+        ),
+        (
+            {"positions": 90, "length": 61},
+            ["length (l) is 61", "longest_context.llm = 60", "at most 60 works", "from 61 to 81"],
+        ),
+        (
+            {"positions": 90, "length": 20, "distiller_positions": 20},
+            ["length (l) is 20, but the distiller has 20 positions", "at most 19 works"],
+        ),
+    ],
+)
+def test_room_that_is_not(arguments, parts):
+    with pytest.raises(UserError) as raised:
+        check_room(PROTOCOL, run="pocket, mend", **arguments)
+    message = str(raised.value)
+    assert message.startswith("pocket, mend: ")
+    for part in parts:
+        assert part in message
