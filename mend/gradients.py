@@ -16,6 +16,7 @@ from mend.losses import Example, example_losses
 from mend.methods.base import Method
 from mend.processes import Processes
 from mend.progress import logger
+from mend.sharding import is_sharded
 
 
 class BatchGradients:
@@ -99,7 +100,13 @@ class BatchGradients:
         return {"loss": total, **losses}, flops
 
     def _halve(self, size: int) -> None:
-        """Halve the pieces; raises UserError if they are of one example."""
+        """Halve the pieces; raises UserError if they are of one example, or the LLM is sharded."""
+        if is_sharded(self.llm.model):
+            # The others wait for this one's part of a block, in the middle of their pieces.
+            raise UserError(
+                f"training.{self.training['stage']}.micro_batch_size: {size} examples at once do "
+                f"not fit the memory of {self.llm.device}; a sharded LLM needs it set lower"
+            ) from None
         if size <= 1:
             raise UserError(
                 f"training.{self.training['stage']}: one example does not fit the memory of "

@@ -21,6 +21,7 @@ from mend.methods.base import Method
 from mend.processes import Processes
 from mend.progress import Progress, logger
 from mend.records import whole_file
+from mend.sharding import is_sharded
 from mend.stopping import Stopped
 
 
@@ -86,6 +87,11 @@ def train(
         raise UserError(
             f"training.{training['stage']}.batch_size: {training['batch_size']} examples are fewer "
             f"than the {processes.count} processes that share them; start fewer processes"
+        )
+    if is_sharded(llm.model) and training["batch_size"] % processes.count:
+        raise UserError(
+            f"training.{training['stage']}.batch_size: {training['batch_size']} examples cannot be "
+            f"shared evenly by {processes.count} processes, as a sharded LLM needs it"
         )
     if not processes.is_first:
         torch.manual_seed(training["seed"] + processes.rank)  # its own dropout

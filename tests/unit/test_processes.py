@@ -10,16 +10,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from jobs import SEED, specification, write_data
+from models import PROTOCOL, random_llm, random_tokens
 from safetensors.torch import load_file
 
 from mend.cli import main
 from mend.errors import UserError
-from mend.processes import Processes
+from mend.losses import Example
+from mend.methods.prompt_tuning import PromptTuning
+from mend.processes import Processes, joined_processes
+from mend.sharding import is_sharded, shard_blocks
 from mend.training import train
 
 processes = multiprocessing.get_context("forkserver")
@@ -81,33 +86,96 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("weights of step") == 1
 
 
-def run_one(rank: int, port: int, arguments: list[str]) -> None:
-    """Be process `rank` of two, as torchrun would start it."""
+def be_one_of_two(rank: int, port: int) -> None:
+    """Set what torchrun tells process `rank` of two."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def run_one(rank: int, port: int, arguments: list[str]) -> None:
+    be_one_of_two(rank, port)
     sys.exit(main(arguments))
+
+
+def start_two(target: Callable, *arguments) -> list[multiprocessing.process.BaseProcess]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [processes.Process(target=target, args=(rank, port, *arguments)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    return both
+
+
+def exit_codes(both: list[multiprocessing.process.BaseProcess]) -> list[int | None]:
+    for process in both:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in both]
 
 
 def test_all_stop_when_one_is_asked_to(data: Path, tmp_path: Path) -> None:
     command = job(data, tmp_path, "output", steps=10**6)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [processes.Process(target=run_one, args=(rank, port, command)) for rank in (0, 1)]
-    for process in both:
-        process.start()
+    both = start_two(run_one, command)
     metrics_file = tmp_path / "output.checkpoint/metrics.jsonl"
     while not metrics_file.exists():
         assert all(process.is_alive() for process in both)
         time.sleep(0.005)
     os.kill(both[1].pid, signal.SIGTERM)
-    for process in both:
-        process.join(60)
-        process.kill()
-    assert [process.exitcode for process in both] == [143, 143]
+    assert exit_codes(both) == [143, 143]
     state = torch.load(tmp_path / "output.checkpoint/state.pt", weights_only=True)
     assert len(state["random"]) == 2
     assert state["state"]["outcome"]["steps"] == len(metrics(tmp_path / "output.checkpoint"))
+
+
+class Examples:
+    def __getitem__(self, index: int) -> Example:
+        return Example([], [], [(random_tokens(2 + index % 3, index), [7])])
+
+
+TRAINING = {"stage": "finetune", "steps": 3, "batch_size": 4, "learning_rate": 0.05}
+TRAINING |= {"warmup_fraction": 0.1, "schedule": "linear", "weight_decay": 0.0, "log_every": 1}
+TRAINING |= {"gradient_clip": 1.0, "betas": [0.9, 0.999], "losses": {"clm": 1.0, "pred": 1.0}}
+TRAINING |= {"early_stopping": None, "checkpoint_every": 100, "seed": 0, "micro_batch_size": 1}
+
+
+def trained_prompt(architecture: str, together: Processes, sharded: bool) -> torch.Tensor:
+    llm = random_llm(architecture)
+    torch.manual_seed(0)
+    method = PromptTuning(llm, {"length": 3}, PROTOCOL)
+    if sharded:
+        shard_blocks(llm.model, torch.device("cpu"))
+        assert is_sharded(llm.model)
+    train(llm, method, Examples(), TRAINING, PROTOCOL, processes=together)
+    return method.prompt.detach()
+
+
+def train_sharded(rank: int, port: int, folder: Path) -> None:
+    be_one_of_two(rank, port)
+    with joined_processes() as together:
+        for architecture in ARCHITECTURES:
+            torch.save(trained_prompt(architecture, together, True), folder / architecture)
+        TRAINING["batch_size"] = 5
+        with pytest.raises(UserError, match="5 examples cannot be shared evenly by 2"):
+            trained_prompt("gpt2", together, True)
+
+
+ARCHITECTURES = ("gpt2", "opt", "llama", "gpt-neox", "t5")
+
+
+def test_an_llm_sharded_over_two_processes_teaches_the_same(tmp_path: Path) -> None:
+    both = start_two(train_sharded, tmp_path)
+    assert exit_codes(both) == [0, 0]
+    for architecture in ARCHITECTURES:
+        alone = trained_prompt(architecture, Processes(), False)
+        prompt = torch.load(tmp_path / architecture, weights_only=True)
+        torch.testing.assert_close(prompt, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_one_process_keeps_the_whole_llm() -> None:
+    llm = random_llm()
+    shard_blocks(llm.model, torch.device("cpu"))
+    assert not is_sharded(llm.model)
 
 
 class Three(Processes):
@@ -129,4 +197,4 @@ def test_shares_cover_the_batch_and_differ_by_at_most_one() -> None:
 def test_more_processes_than_examples_are_refused() -> None:
     training = {"stage": "finetune", "batch_size": 2}
     with pytest.raises(UserError, match="batch_size: 2 examples are fewer than the 3 processes"):
-        train(None, None, [], training, {}, processes=Three())
+        train(random_llm(), None, [], training, {}, processes=Three())

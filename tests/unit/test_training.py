@@ -175,6 +175,13 @@ def test_out_of_memory_with_one_example_is_the_end(monkeypatch) -> None:
         run()
 
 
+def test_out_of_memory_with_a_sharded_llm_is_told(monkeypatch) -> None:
+    monkeypatch.setattr("mend.gradients.example_losses", Memory(fails={1}))
+    monkeypatch.setattr("mend.gradients.is_sharded", lambda model: True)
+    with pytest.raises(UserError, match="micro_batch_size: 4 examples at once do not fit"):
+        run()
+
+
 def test_other_errors_are_told_as_they_are(monkeypatch) -> None:
     def broken(*_):
         raise RuntimeError("shapes do not fit")
