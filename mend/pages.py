@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from mend.data.partitions import PARTITION_LABELS
+from mend.errors import UserError
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -24,6 +26,22 @@ _ENVIRONMENT = jinja2.Environment(
 def render(template: str, **values: Any) -> Markup:
     """A template of `mend/templates` as markup; whatever is not markup itself is escaped."""
     return Markup(_ENVIRONMENT.get_template(template).render(**values))
+
+
+def page_content(path: str | Path, level: int) -> Markup:
+    """What a page that was made of `base.html.j2` shows, its first heading of the level `level`.
+
+    Raises UserError if the file is not such a page.
+    """
+    page = Path(path).read_text(encoding="utf-8")
+    found = re.search(r"<main>(.*)</main>", page, re.DOTALL)
+    if not found:
+        raise UserError(f"{path}: not a page of a table; delete it, so that it is made again")
+
+    def deeper(heading: re.Match) -> str:
+        return f"<{heading[1]}h{int(heading[2]) + level - 1}"
+
+    return Markup(re.sub(r"<(/?)h([1-6])\b", deeper, found[1]))
 
 
 def partition_label(name: str) -> str:

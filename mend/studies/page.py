@@ -68,7 +68,7 @@ def study_section(
         partitions=[partition_label(name) for name in partitions if name != AVERAGE],
         reference=reference_text(spec.get("reference") or {}),
         paper_shown=bool(paper),
-        blocks=_claims(spec, claims, paper, partitions[-1], axes),
+        blocks=study_claims(spec, table, claims),
         draws=DRAWS,
         settings=spec.get("set") or {},
         runs=[
@@ -171,14 +171,15 @@ def _only_compared(grid: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": [grid["heads"][i] for i in kept], "blocks": blocks}
 
 
-def _claims(
-    spec: Spec,
-    claims: Claims,
-    paper: Mapping[tuple, Mapping[str, Any]],
-    partition: str,
-    axes: Mapping[str, Sequence],
-) -> list[dict[str, Any]]:
-    """The claims of each LLM with the paper's differences and the places of their drawings."""
+def study_claims(spec: Spec, table: pd.DataFrame, claims: Claims) -> list[dict[str, Any]]:
+    """The claims of each LLM that has any: [{name, paper (whether it has numbers), claims}].
+
+    Arguments as for `study_section`. A claim's pairs are [{label, verdict, mean, ci_low, ci_high,
+    margin, paper: the paper's difference as text, drawing: places on a scale of the LLM's own}].
+    """
+    axes = study_axes(spec)
+    paper = _paper(spec, table, axes)
+    partition = table["partition"].iloc[-1]
     blocks = []
     for llm in spec["llms"]:
         own = [claim for claim in claims if claim["llm"] == llm["name"]]
