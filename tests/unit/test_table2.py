@@ -193,6 +193,8 @@ def test_claims_are_judged_on_the_page(study):
         "Vanilla ICL is above zero-shot": "✓ holds",
         "MEND is within 2 points of vanilla ICL, or above it": "✓ holds",
         "MEND is above HyperTuning": "✓ holds",
+        "MEND is above prompt tuning": "✓ holds",
+        "Vanilla ICL is above HyperTuning": "✗ does not hold",
         "HyperTuning is above prompt tuning": "✓ holds",
         "Prompt tuning is above zero-shot": "✓ holds",
     }
