@@ -243,15 +243,29 @@ def _assumed_rows(configuration: Configuration) -> str:
     return f"; a meta-test task to have {TEST_ROWS:,} rows"
 
 
-def configuration_values(file: str) -> dict[str, Any]:
-    """Return what a configuration file holds; raises UserError if it cannot be read."""
+def configuration_values(*files: str) -> dict[str, Any]:
+    """Return what configuration files hold, the later over the earlier, as Snakemake merges them.
+
+    Raises UserError if one cannot be read.
+    """
     import yaml
 
-    try:
-        with open(file, encoding="utf-8") as text:
-            values = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: not a configuration: it has no keys")
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            with open(file, encoding="utf-8") as text:
+                found = yaml.safe_load(text)
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{file}: not a configuration: it has no keys")
+        _merge(values, found)
     return values
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value

@@ -177,21 +177,20 @@ def prediction_bytes(
     distiller: Architecture | None,
     reading: Reading,
     dtype: str,
+    questions: float,
     options: float,
 ) -> float:
     """Return an estimate of the memory that prediction takes: weights, and keys and values.
 
     Those of the contexts read at once are there, of the questions asked at once, and of each of
-    their options.
+    their options. questions: for each context.
     """
     before = reading.vectors or reading.demonstrations
-    rows = CONTEXTS_AT_ONCE + QUESTIONS_AT_ONCE * (1 + options)
+    asked = min(QUESTIONS_AT_ONCE, CONTEXTS_AT_ONCE * questions)
+    rows = CONTEXTS_AT_ONCE + asked * (1 + options)
     trained = method_parameters(llm, distiller, reading.vectors) * BYTES["float32"]
-    return _whole(
-        weights_bytes(llm, dtype)
-        + trained
-        + rows * llm.cache_bytes(before, reading.tokens, activation_bytes(dtype))
-    )
+    kept = rows * llm.cache_bytes(before, reading.tokens, activation_bytes(dtype))
+    return _whole(weights_bytes(llm, dtype) + trained + kept)
 
 
 def activation_bytes(dtype: str) -> int:

@@ -113,7 +113,7 @@ def prediction_job(configuration: Configuration, models: Models, path: str) -> J
         questions = tasks * rows * seeds
         contexts = tasks * seeds if _per_seed(configuration) else questions
     work = scoring_work(llm, distiller, reading, contexts, questions)
-    memory = prediction_bytes(llm, distiller, reading, dtype, OPTIONS)
+    memory = prediction_bytes(llm, distiller, reading, dtype, questions / contexts, OPTIONS)
     disk = tasks * rows * seeds * 60  # bytes of a row of predictions, measured on pocket ones
     return Job(spec["llm"]["name"], "predict", dtype, 0, work, memory, disk, 0)
 

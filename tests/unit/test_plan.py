@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from mend import plan_costs, scoring
+from mend import plan_costs
 from mend.configuration import load_configuration
 from mend.configuration_runs import study_runs, trained_stages
 from mend.distiller import Distiller
@@ -147,7 +146,6 @@ def test_what_is_read_at_once_is_what_scoring_reads():
     given = inspect.signature(score_questions).parameters
     found = [given[name].default for name in ("contexts_at_once", "questions_at_once")]
     assert found == [plan_costs.CONTEXTS_AT_ONCE, plan_costs.QUESTIONS_AT_ONCE]
-    assert scoring.__name__  # the constants are of this module
 
 
 def test_what_studies_share_is_counted_once(paper):
@@ -253,4 +251,11 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path):
             configuration_values(str(file))
     with pytest.raises(UserError, match="No such file"):
         configuration_values(str(tmp_path / "absent.yaml"))
-    assert json.dumps(configuration_values(str(ROOT / "config.yaml")))
+
+
+def test_a_second_file_changes_keys_of_the_first(tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text("studies: {table2: {llms: [gpt2-xl]}}\n")
+    both = configuration_values(str(ROOT / "config/paper.yaml"), str(small))
+    assert both["studies"]["table2"]["llms"] == ["gpt2-xl"]
+    assert both["studies"]["table2"]["partitions"] == both["benchmark"]["partitions"]
