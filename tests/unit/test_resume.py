@@ -63,9 +63,17 @@ class Job:
     def wait_until_training(self) -> None:
         wait_for(lambda: self.log.exists() and "training on cpu" in self.log.read_text("utf-8"))
 
-    def results(self) -> tuple[bytes, str]:
+    def results(self) -> tuple[bytes, str, list]:
+        """What must not depend on how often the job was disturbed."""
         weights = (self.output / "weights.safetensors").read_bytes()
-        return weights, (self.output / "metrics.jsonl").read_text(encoding="utf-8")
+        metrics = (self.output / "metrics.jsonl").read_text(encoding="utf-8")
+        record = json.loads((self.output / "record.json").read_text(encoding="utf-8"))
+        assert record["seconds"] > 0
+        return (
+            weights,
+            metrics,
+            [record[key] for key in ("steps", "best_step", "examples", "flops")],
+        )
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
@@ -83,7 +91,7 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory) -> tuple[bytes, str]:
+def undisturbed(data: Path, tmp_path_factory) -> tuple[bytes, str, list]:
     job = Job(data, tmp_path_factory.mktemp("undisturbed"))
     job.finish()
     return job.results()
