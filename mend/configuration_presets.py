@@ -15,11 +15,14 @@ PRESETS = ("default", "paper", "authors-code")
 NOTES = """\
 Row 11: an encoder-decoder LLM reads the context in its encoder, query and answer in its
 decoder, as the paper says (`mend/encoder_decoder.py`); with `llms.NAME.query_in: encoder` the
-query goes to the encoder too. The paper does not say which part of the smaller T5 is the
-distiller. Ours is the encoder: the placeholders stand after the demonstrations, and their last
-states are the vectors. The encoder is the part of a T5 that reads, each placeholder sees all
-demonstrations in every layer, and it is one pass over one stack; in a decoder the placeholders
-would only see what cross-attention fetches, after an encoder pass. The authors' code has no T5.
+query goes to the encoder too. The authors' code has no T5.
+
+The paper does not say how a T5 distils. By default it is the encoder of the smaller T5: the
+placeholders stand after the demonstrations, and their last states are the vectors, as in the
+decoder-only case; each sees all demonstrations in every layer. With `distiller: {part: decoder}`
+the encoder reads the demonstrations, and the decoder the placeholders. A decoder was pretrained to
+answer from what it reads, an encoder was not: with the pocket T5 the decoder learned to distil
+several times faster (docs/pocket.md), so the pocket configuration has it.
 
 Row 22: a wrong or random label is drawn once for each demonstration, and all methods see the same
 one (`mend/data/perturbation.py`); the authors' code draws it apart for teacher and student, and

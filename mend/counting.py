@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
-from mend.distiller import Distiller
+from mend.distiller import Distiller, distilling_part
 from mend.llm import Context, FrozenLLM
 from mend.loading import frozen_llm
 
@@ -183,6 +183,7 @@ def without_data(
     lengths: Lengths,
     vectors: int | None = None,
     distiller: PretrainedConfig | None = None,
+    distiller_part: str | None = None,
     protocol: Mapping | None = None,
     dtype: torch.dtype = torch.float32,
     query_in: str | None = None,
@@ -192,7 +193,8 @@ def without_data(
     Tensors have shapes but no data, so that a model of any size is counted in seconds.
     vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
     distiller: the configuration of the model that makes the vectors (MEND); None: they are there
-    (prompt tuning). protocol: a run's, for the distiller's projection and placeholders.
+    (prompt tuning); distiller_part: see `mend.distiller.distilling_part`.
+    protocol: a run's, for the distiller's projection and placeholders.
     query_in: as of the LLM, see `mend.loading.frozen_llm`.
     """
     with FakeTensorMode(), torch.no_grad():
@@ -200,7 +202,9 @@ def without_data(
         contexts: Contexts = llm.token_context
         tokens = lengths.demonstrations
         if distiller is not None:
-            made = _distiller_without_data(distiller, vectors, llm.width, protocol or {})
+            made = _distiller_without_data(
+                distiller, distiller_part, vectors, llm.width, protocol or {}
+            )
             contexts, tokens = (lambda ids: llm.vector_context(made(ids))), lengths.distilled
         elif vectors is not None:
             prompt = torch.zeros(1, vectors, llm.width)
@@ -217,13 +221,11 @@ def _llm_without_data(
 
 
 def _distiller_without_data(
-    config: PretrainedConfig, length: int, llm_width: int, protocol: Mapping
+    config: PretrainedConfig, part: str | None, length: int, llm_width: int, protocol: Mapping
 ) -> Distiller:
     backbone = AutoModel.from_config(config, attn_implementation="eager")
-    if config.is_encoder_decoder:
-        backbone = backbone.get_encoder()
     return Distiller(
-        backbone,
+        distilling_part(backbone, part),
         length=length,
         llm_width=llm_width,
         projection=protocol.get("projection", "linear-tanh"),

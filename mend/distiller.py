@@ -20,7 +20,10 @@ class Distiller(nn.Module):
     The demonstrations D are followed by l trained placeholder vectors; the last hidden states of
     the placeholders are the distilled vectors. Where the distiller is narrower or wider than the
     LLM, a linear layer and a tanh bring them to the LLM's width (faithfulness row 8).
-    The distiller of an encoder-decoder LLM is the encoder of a smaller one of its family.
+
+    The distiller of an encoder-decoder LLM is a smaller one of its family: its encoder, which reads
+    the demonstrations and the placeholders after them, or all of it, whose decoder reads the
+    placeholders (faithfulness row 11).
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Distiller(nn.Module):
         """
         super().__init__()
         self.backbone = backbone
+        self.decodes = hasattr(backbone, "encoder") and hasattr(backbone, "decoder")
         embedding = backbone.get_input_embeddings()
         width = embedding.weight.shape[1]
         if placeholder_initialisation == "vocabulary":
@@ -73,6 +77,8 @@ class Distiller(nn.Module):
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
         device = self.placeholders.device
+        if self.decodes:
+            return self._decode(demonstrations)
         if self.padded_length is None:
             ids, mask = pad_left(demonstrations, device)
             positions = None
@@ -101,6 +107,34 @@ class Distiller(nn.Module):
         ).last_hidden_state
         return self.projection(states[:, -self.length :].float())
 
+    def _decode(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
+        # Attention needs something to look at: no demonstrations are one end of text.
+        end = [self.backbone.config.eos_token_id]
+        ids, mask = pad_left([one or end for one in demonstrations], self.placeholders.device)
+        placeholders = self.placeholders.expand(len(demonstrations), -1, -1)
+        states = self.backbone(
+            input_ids=ids,
+            attention_mask=mask,
+            decoder_inputs_embeds=placeholders.to(self.backbone.dtype),
+            use_cache=False,
+        ).last_hidden_state
+        return self.projection(states.float())
+
+
+def distilling_part(backbone: nn.Module, part: str | None) -> nn.Module:
+    """Return what of a base model distils: of an encoder-decoder its encoder, or all of it.
+
+    part: "encoder" (the default) or "decoder". Raises UserError if it is given for another model.
+    """
+    if backbone.config.is_encoder_decoder:
+        return backbone if part == "decoder" else backbone.get_encoder()
+    if part:
+        raise UserError(
+            f"llms: distiller.part: {part} is for encoder-decoder models; leave it out for "
+            f"{backbone.config.model_type}"
+        )
+    return backbone
+
 
 def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
     """Build the distiller that a specification's `method` part describes.
@@ -118,9 +152,7 @@ def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
         )
     except OSError as error:
         raise UserError(f"llms: cannot load the distiller {source['path']!r}: {error}") from error
-    if backbone.config.is_encoder_decoder:
-        # The encoder alone: its placeholders see all demonstrations, whichever side they are on.
-        backbone = backbone.get_encoder()
+    backbone = distilling_part(backbone, source.get("part"))
     if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
         raise UserError(
             f"llms: the distiller {source['path']!r} knows fewer tokens than the LLM's tokenizer; "

@@ -106,6 +106,7 @@ def measure(spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, ou
                 lengths,
                 vectors=vectors,
                 distiller=made_by,
+                distiller_part=spec["method"]["distiller"].get("part"),
                 protocol=spec["protocol"],
                 query_in=spec["llm"].get("query_in"),
             )

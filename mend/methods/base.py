@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from mend.errors import UserError
@@ -43,11 +43,11 @@ class Method(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the trained weights as safetensors."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
+        save_model(self, str(path))  # tensors that are shared are written once
 
     def load(self, path: str | Path) -> None:
         """Read weights that `save` wrote; raises UserError if they are another method's."""
         try:
-            self.load_state_dict(load_file(path))
+            load_model(self, path)
         except (RuntimeError, OSError) as error:
             raise UserError(f"{path}: not weights of {self.name} as configured: {error}") from error

@@ -18,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from mend.distiller import Distiller
+from mend.distiller import Distiller, distilling_part
 from mend.llm import FrozenLLM
 from mend.loading import frozen_llm
 
@@ -126,12 +126,18 @@ def random_llm(architecture: str = "gpt2", width: int = 16, dropout: bool = Fals
 
 
 def random_distiller(
-    llm: FrozenLLM, width: int = 16, length: int = 3, architecture: str = "gpt2", **options
+    llm: FrozenLLM,
+    width: int = 16,
+    length: int = 3,
+    architecture: str = "gpt2",
+    part: str | None = None,
+    **options,
 ) -> Distiller:
     """Return a random distiller for `llm`, without dropout."""
     torch.manual_seed(1)
     if architecture in ENCODER_DECODERS:
-        backbone = AutoModel.from_config(t5_configuration(width, architecture)).get_encoder()
+        backbone = AutoModel.from_config(t5_configuration(width, architecture))
+        backbone = distilling_part(backbone, part)
     else:
         backbone = AutoModel.from_config(CONFIGURATIONS[architecture](width))
         _enlarge(backbone)

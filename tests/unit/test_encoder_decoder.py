@@ -9,6 +9,7 @@ from test_losses import ALL, examples, mend_method
 from test_scoring import questions
 from transformers import AutoModelForSeq2SeqLM, BartConfig
 
+from mend.distiller import distilling_part
 from mend.errors import UserError
 from mend.llm import FrozenLLM, pad_right
 from mend.loading import frozen_llm
@@ -77,9 +78,12 @@ def test_an_empty_context_beside_others_is_scored_as_alone(llm: FrozenLLM) -> No
     assert together[1] == pytest.approx(score_questions(llm, method, [full])[0], abs=1e-4)
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
-def test_a_t5_distiller_does_not_depend_on_padding(llm: FrozenLLM, architecture: str) -> None:
-    distiller = random_distiller(llm, architecture=architecture)
+def test_a_t5_distiller_does_not_depend_on_padding(
+    llm: FrozenLLM, architecture: str, part: str
+) -> None:
+    distiller = random_distiller(llm, architecture=architecture, part=part)
     demonstrations = [random_tokens(length, seed=length) for length in (4, 17, 9)]
     together = distiller(demonstrations)
     for row, one in enumerate(demonstrations):
@@ -104,10 +108,13 @@ def test_the_answer_loss_follows_its_formula(llm: FrozenLLM) -> None:
     assert found["pred"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_gradients_reach_the_distiller_and_never_the_llm(llm: FrozenLLM, stage: str) -> None:
+def test_gradients_reach_the_distiller_and_never_the_llm(
+    llm: FrozenLLM, stage: str, part: str
+) -> None:
     method = mend_method(llm)
-    method.distiller = random_distiller(llm, width=8, architecture="t5")
+    method.distiller = random_distiller(llm, width=8, architecture="t5", part=part)
     weights = {
         name: weight for name, weight in ALL.items() if stage == "finetune" or name != "pred"
     }
@@ -169,6 +176,36 @@ def test_where_the_query_goes_is_no_question_for_a_decoder() -> None:
     llm = random_llm("gpt2")
     with pytest.raises(UserError, match="query_in: encoder is for encoder-decoder"):
         frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+
+
+def test_a_decoder_distils_what_its_encoder_read(llm: FrozenLLM) -> None:
+    distiller = random_distiller(llm, architecture="t5", part="decoder")
+    shown = random_tokens(7, 1)
+    plain = distiller.backbone(
+        input_ids=torch.tensor([shown]), decoder_inputs_embeds=distiller.placeholders[None]
+    ).last_hidden_state
+    torch.testing.assert_close(distiller([shown]), plain, atol=1e-5, rtol=1e-4)
+    end = [distiller.backbone.config.eos_token_id]
+    torch.testing.assert_close(distiller([shown, []])[1], distiller([end])[0], atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_a_decoding_distiller_are_saved_whole(llm: FrozenLLM, tmp_path) -> None:
+    methods = [mend_method(llm), mend_method(llm)]
+    for method, length in zip(methods, (3, 3), strict=True):
+        method.distiller = random_distiller(llm, length=length, architecture="t5", part="decoder")
+    with torch.no_grad():
+        for parameter in methods[0].parameters():
+            parameter.add_(1)
+    methods[0].save(tmp_path / "weights.safetensors")
+    methods[1].load(tmp_path / "weights.safetensors")
+    first, second = (method.distiller([[1, 2, 3]]) for method in methods)
+    assert torch.equal(first, second)
+
+
+def test_a_part_of_a_decoder_only_distiller_is_refused() -> None:
+    backbone = random_llm("gpt2").model.base_model
+    with pytest.raises(UserError, match="part: decoder is for encoder-decoder"):
+        distilling_part(backbone, "decoder")
 
 
 def test_other_encoder_decoders_are_refused_with_the_reason() -> None:
