@@ -36,6 +36,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/render.smk"
+include: "workflow/rules/report.smk"
 
 
 TABLES = ["table1", "table2", "table5", *STUDIES]

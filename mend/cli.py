@@ -211,6 +211,13 @@ def tensorboard(options: argparse.Namespace) -> None:
     write_events(options.results, options.output)
 
 
+def report(options: argparse.Namespace) -> None:
+    """Write one page with every result."""
+    from mend.report import write_report
+
+    write_report(read_json(options.spec), options.output)
+
+
 def _limit_threads(threads: int) -> None:
     import torch
 
@@ -271,6 +278,7 @@ def parser() -> argparse.ArgumentParser:
         paths(sub, "csv", "parquet", "html", *(["claims"] if run is study else []))
     paths(command(table1), "tasks", "csv", "parquet", "html")
     paths(command(table5), "csv", "parquet", "html")
+    paths(command(report), "output")
     sub = command(figure, spec=False)
     for name in ("specs", "tables"):
         sub.add_argument(f"--{name}", type=Path, nargs="+", required=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mend.configuration import Configuration
+from mend.configuration_report import report_specification
 from mend.configuration_runs import (
     DEFAULT,
     UNTRAINED,
@@ -73,6 +74,8 @@ def specification(configuration: Configuration, path: str) -> dict[str, Any]:
             return table2_specification(configuration)
         case ["table5"]:
             return table5_specification(configuration)
+        case ["report"]:
+            return report_specification(configuration)
         case [study] if study in configuration["studies"]:
             return study_specification(configuration, study)
     raise UserError(f"there is no job for {path}.spec.json")

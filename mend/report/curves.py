@@ -1,0 +1,119 @@
+"""Training curves: losses and dev scores by step, a picture for each LLM and stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib
+import numpy as np
+import seaborn
+
+from mend.costs import STAGES, Record
+from mend.labels import METHOD_LABELS, method_label
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+
+QUANTITIES = {
+    "distill": "Distillation loss (KL, nats)",
+    "clm": "Language-modelling loss (nats)",
+    "pred": "Prediction loss (nats)",
+    "dev_score": "Dev score (%)",
+}
+"""What `mend.training.write_metrics` writes, besides the gradients' norm and the weighted sum."""
+
+LINES = ("-", "--", ":", "-.")
+POINTS = 200
+"""Of a line at most; a point is the mean of its share of the steps."""
+
+Run = tuple[Record, Sequence[Mapping[str, float]]]
+
+
+def draw_curves(runs: Sequence[Run]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield (LLM, stage, PNG) of each LLM and stage.
+
+    A panel for each loss and the dev score. A line is a method as it is configured, the mean over
+    the partitions that are trained apart, until the first of them stops; thin lines of its colour
+    are its variants in the studies.
+    """
+    methods = list(dict.fromkeys([*METHOD_LABELS, *(record["method"] for record, _ in runs)]))
+    colours = dict(zip(methods, seaborn.color_palette("colorblind", len(methods)), strict=True))
+    for llm in dict.fromkeys(record["llm"] for record, _ in runs):
+        for stage in STAGES:
+            groups: dict[tuple[str, str], list] = {}
+            for record, metrics in runs:
+                if (record["llm"], record["stage"]) == (llm, stage) and metrics:
+                    key = (record["method"], record.get("variant", "default"))
+                    groups.setdefault(key, []).append(metrics)
+            if groups:
+                yield llm, stage, _picture(groups, colours, methods)
+
+
+def _picture(groups: Mapping[tuple[str, str], list], colours: Mapping, methods: list) -> bytes:
+    shown = [
+        name
+        for name in QUANTITIES
+        if any(name in row for runs in groups.values() for metrics in runs for row in metrics)
+    ]
+    # Variants first, so that the methods as configured are drawn over them.
+    ordered = sorted(groups.items(), key=lambda item: item[0][1] == "default")
+    drawn = [name for name in methods if name in {method for method, _ in groups}]
+    with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8}):
+        figure, axes = pyplot.subplots(
+            *(1, len(shown)), figsize=(3.1 * len(shown), 2.7), squeeze=False, layout="constrained"
+        )
+        for axis, name in zip(axes[0], shown, strict=True):
+            for (method, variant), runs in ordered:
+                steps, values = _mean(runs, name)
+                main = variant == "default"
+                axis.plot(
+                    *(steps, values),
+                    color=colours[method],
+                    linestyle=_line(method, methods),
+                    linewidth=1.6 if main else 0.6,
+                    alpha=1 if main else 0.5,
+                )
+            _finish(axis, name)
+        handles = [
+            Line2D([], [], color=colours[name], linestyle=_line(name, methods), label=label)
+            for name in drawn
+            for label in [method_label(name)]
+        ]
+        if any(variant != "default" for _, variant in groups):
+            handles.append(Line2D([], [], color="grey", linewidth=0.6, label="variants of studies"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        buffer = BytesIO()
+        figure.savefig(buffer, dpi=200, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def _mean(runs: Sequence[Sequence[Mapping]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and the mean over runs of a quantity, at steps that all have, at most `POINTS`."""
+    by_step = [{row["step"]: row[name] for row in metrics if name in row} for metrics in runs]
+    steps = sorted(set.intersection(*map(set, by_step)))
+    values = [np.mean([found[step] for found in by_step]) for step in steps]
+    parts = max(1, min(POINTS, len(steps)))
+    halves = zip(np.array_split(steps, parts), np.array_split(values, parts), strict=True)
+    pairs = np.array([(part.mean(), value.mean()) for part, value in halves if len(part)])
+    return (pairs[:, 0], pairs[:, 1]) if len(pairs) else (np.array([]), np.array([]))
+
+
+def _line(method: str, methods: Sequence[str]) -> Any:
+    return LINES[methods.index(method) % len(LINES)]
+
+
+def _finish(axis: Axes, name: str) -> None:
+    axis.set_title(QUANTITIES[name])
+    axis.set_xlabel("Step")
+    if name != "dev_score" and axis.dataLim.height > 0 and axis.dataLim.y0 > 0:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="y", which="minor", labelsize=6)
+    axis.grid(axis="y", linewidth=0.4, alpha=0.5)
+    seaborn.despine(ax=axis)
