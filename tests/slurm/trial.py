@@ -1,4 +1,4 @@
-"""The toy workflow on a cluster, with faults; and a ledger of what each job did and how it ended."""
+"""The toy workflow on a cluster, with faults, and a ledger of what each job did."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ TABLE = "results/table2.csv"
 PYTHON = r"""#!/usr/bin/env bash
 if [ "$1 $2" != "-m mend" ]; then exec {python} "$@"; fi
 command="$*"
-tell() {{ echo "$1 ${{SLURM_JOB_ID:-local}} ${{CUDA_VISIBLE_DEVICES:-none}} $command" >> {ledger}; }}
+place="${{SLURM_JOB_ID:-local}} ${{CUDA_VISIBLE_DEVICES:-none}}"
+tell() {{ echo "$1 $place $command" >> {ledger}; }}
 once() {{ mkdir "{faults}/$1" 2> /dev/null; }}
 # Train until there is a checkpoint, then do nothing more.
 stall() {{
@@ -84,12 +85,13 @@ class Trial:
         quoted = {name: shlex.quote(str(value)) for name, value in quoted.items()}
         shim.write_text(PYTHON.format(**quoted))
         shim.chmod(0o755)
-        # The plugin's job step forgets SLURM_CONF, and with it a SLURM that is not the machine's own.
+        # The plugin's job step forgets SLURM_CONF: srun would look for the machine's own SLURM.
         srun = shim.with_name("srun")
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
         srun.write_text(f'#!/bin/sh\n{settings} exec {shutil.which("srun")} "$@"\n')
         srun.chmod(0o755)
-        path = f"{shim.parent}{os.pathsep}{os.environ['PATH']}"
+        places = [shim.parent, ROOT / "profiles/slurm/without-accounting", os.environ["PATH"]]
+        path = os.pathsep.join(map(str, places))
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.environment = {**os.environ, **environment, **offline, "PATH": path}
         self.output = folder / "snakemake.out"
@@ -97,7 +99,7 @@ class Trial:
 
     def snakemake(self, *arguments: str) -> subprocess.Popen:
         """Start Snakemake with the toy configuration; what it prints is added to `output`."""
-        command = [sys.executable, "-m", "snakemake", "--configfile", "toy.yaml", *arguments]
+        command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "toy.yaml"]
         with open(self.output, "ab") as output:
             process = subprocess.Popen(
                 command,
