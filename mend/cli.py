@@ -83,6 +83,8 @@ def evaluation_episodes(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a method in one stage."""
+    if options.processes > 1 and "LOCAL_RANK" not in os.environ:
+        _start_processes(options.processes)
     _limit_threads(options.threads)
     from mend.training_job import run_training
 
@@ -218,6 +220,16 @@ def report(options: argparse.Namespace) -> None:
     write_report(read_json(options.spec), options.output)
 
 
+def _start_processes(number: int) -> None:
+    """Become torchrun, which starts this same command in `number` processes that train as one."""
+    import sys
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # After `--` nothing is taken for an option of torchrun itself.
+    command = [f"--nproc-per-node={number}", "-m", "--", "mend", *sys.argv[1:]]
+    os.execv(sys.executable, [*launcher, *command])
+
+
 def _limit_threads(threads: int) -> None:
     import torch
 
@@ -261,6 +273,9 @@ def parser() -> argparse.ArgumentParser:
     paths(sub, "output")
     paths(sub, "chunks", "episodes", "tasks", "initial", "dev", required=False)
     sub.add_argument("--threads", type=int, default=1)
+    sub.add_argument(
+        "--processes", type=int, default=1, help="train data-parallel in so many processes"
+    )
     sub = command(predict)
     paths(sub, "episodes", "tasks", "output")
     paths(sub, "weights", required=False)

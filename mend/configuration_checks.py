@@ -131,6 +131,8 @@ def _check_stages(values: Mapping[str, Any]) -> None:
 def _check_llm(values: Mapping[str, Any], name: str, lengths: Mapping[str, int]) -> None:
     """Check that an LLM and its distiller are there and have room for what they will read."""
     llm = values["llms"][name]
+    if llm.get("int8") and llm.get("sharded"):
+        raise UserError(f"llms.{name}.sharded: not together with int8; choose one")
     positions = _positions(values, f"llms.{name}.path", llm["path"])
     distiller_positions = _positions(
         values, f"llms.{name}.distiller.path", llm["distiller"]["path"]

@@ -279,5 +279,5 @@ def _run(
 
 def _llm(configuration: Configuration, name: str) -> dict[str, Any]:
     defaults = {"revision": None, "dtype": "float32", "local_files_only": False}
-    keys = ("path", "revision", "dtype", "int8", "local_files_only", "query_in")
+    keys = ("path", "revision", "dtype", "int8", "local_files_only", "query_in", "sharded")
     return {"name": name, **defaults, **only(configuration["llms"][name], keys)}

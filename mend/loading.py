@@ -57,6 +57,10 @@ def load_llm(spec: dict, dropout: bool = False) -> FrozenLLM:
         model = model_class.from_pretrained(spec["path"], **where, **options)
     except OSError as error:
         raise UserError(f"llms: cannot load {spec['path']!r}: {error}") from error
+    if spec.get("sharded"):
+        from mend.sharding import shard_blocks
+
+        shard_blocks(model, device)
     if not spec.get("int8"):
         model = model.to(device)
     return frozen_llm(model, tokenizer, dropout, spec.get("query_in"))

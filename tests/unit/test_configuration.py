@@ -89,6 +89,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(values, key, value, words) 
         assert word in str(caught.value)
 
 
+def test_an_llm_is_either_in_8_bit_or_sharded(values) -> None:
+    values["llms"]["pocket-gpt2"].update(int8=True, sharded=True)
+    with pytest.raises(UserError, match="llms.pocket-gpt2.sharded: not together with int8"):
+        load_configuration(values)
+
+
 def test_the_unchanged_configuration_is_accepted(values) -> None:
     assert load_configuration(values).results == values["results"]
 

@@ -35,7 +35,8 @@ rule pretrain:
         "pretraining: {wildcards.llm} {wildcards.method} {wildcards.variant}"
     shell:
         "python -m mend train --spec {input.spec:q} --chunks {input.chunks:q} {params.optional:q}"
-        " --output {params.folder:q} --threads {resources.processors} --log {log:q}"
+        " --output {params.folder:q} --threads {resources.processors}"
+        " --processes {resources.gpu} --log {log:q}"
 
 
 rule finetune:
@@ -70,4 +71,5 @@ rule finetune:
     shell:
         "python -m mend train --spec {input.spec:q} --episodes {input.episodes:q}"
         " --tasks {input.tasks:q} {params.optional:q}"
-        " --output {params.folder:q} --threads {resources.processors} --log {log:q}"
+        " --output {params.folder:q} --threads {resources.processors}"
+        " --processes {resources.gpu} --log {log:q}"
