@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,13 @@ def all_claims(results: str | Path, parts: Sequence[Mapping[str, Any]]) -> list[
     for claim in _judged(results, tables, pictures):
         found.setdefault((claim.study, claim.text), []).append(claim)
     claims = []
-    listed = paper_table("claims").to_dict("records")
-    for row in listed:
+    for row in paper_table("claims").to_dict("records"):
         own = found.pop((row["study"], row["text"]), None)
         shown = row["study"] in pictures and row["study"] != "figure3"
         missing = Judged(**row, verdict=NOT_JUDGED if shown else NOT_RUN)
-        claims += [Judged(**{**vars(c), "where": row["where"]}) for c in own or [missing]]
-    places = {row["study"]: row["where"] for row in listed}
+        claims += [replace(claim, where=row["where"]) for claim in own or [missing]]
     rest = [claim for own in found.values() for claim in own]
-    return claims + [Judged(**{**vars(c), "where": places.get(c.study, BEYOND)}) for c in rest]
+    return claims + [replace(claim, where=BEYOND) for claim in rest]
 
 
 def _judged(results: Path, tables: Sequence[str], pictures: set[str]) -> Iterator[Judged]:

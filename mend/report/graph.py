@@ -13,7 +13,9 @@ from mend.pages import render
 WIDTH, MARGIN = 380, 4
 """Of the drawing, in its own units; text of 10 units is readable on a phone, where it is scaled."""
 
-BOX = (112, 32)
+BOX = (106, 32)
+ABREAST = 3
+"""Boxes of a layer at most; a rule that finds no room stands a layer lower."""
 BEND = 10
 """Room beside boxes for a line that passes a layer."""
 
@@ -69,9 +71,13 @@ def reduced(after: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 def _layers(after: Mapping[str, Sequence[str]]) -> tuple[list[list[Item]], list[list[Item]]]:
     """Rules and bends of each layer, and the items that each line passes, ends included."""
+    read = {source for sources in after.values() for source in sources}
     depth: dict[str, int] = {}
-    for rule, sources in after.items():
-        depth[rule] = 1 + max((depth[source] for source in sources), default=-1)
+    # What nothing is waiting for gives way.
+    for rule in sorted(after, key=lambda rule: rule not in read):
+        depth[rule] = 1 + max((depth[source] for source in after[rule]), default=-1)
+        while list(depth.values()).count(depth[rule]) > ABREAST:
+            depth[rule] += 1
     layers: list[list[Item]] = [[] for _ in range(1 + max(depth.values(), default=0))]
     for rule, layer in depth.items():
         layers[layer].append(rule)
