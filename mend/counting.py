@@ -224,11 +224,13 @@ def _distiller_without_data(
     config: PretrainedConfig, part: str | None, length: int, llm_width: int, protocol: Mapping
 ) -> Distiller:
     backbone = AutoModel.from_config(config, attn_implementation="eager")
-    return Distiller(
+    distiller = Distiller(
         distilling_part(backbone, part),
         length=length,
         llm_width=llm_width,
         projection=protocol.get("projection", "linear-tanh"),
         placeholder_position=protocol.get("placeholder_position", "after-demonstrations"),
         padded_length=protocol.get("longest_context", {}).get("distiller"),
-    ).eval()
+    )
+    # The counter follows modules, and stumbles on what could have a gradient and has none.
+    return distiller.requires_grad_(False).eval()

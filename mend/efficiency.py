@@ -241,7 +241,7 @@ def _methods(llm: FrozenLLM, spec: Mapping[str, Any]) -> dict[str, Method]:
     built = {}
     for name in ("vanilla-icl", "prompt-tuning", "mend"):
         method = {**spec["method"], "name": name, "length": _vectors(spec, name)}
-        built[name] = build_method(llm, method, spec["protocol"]).eval()
+        built[name] = build_method(llm, method, spec["protocol"]).requires_grad_(False).eval()
     return built
 
 
