@@ -42,11 +42,11 @@ stall() {{
 }}
 output=$(sed 's/.*--output \([^ ]*\).*/\1/' <<< "$command")
 tell start
-case "$command" in
-    *" tasks "*) if once failing; then tell failed; exit 1; fi ;;
-    *"/hypertuning/default/pretrain "*) if once orphan; then sleep 20; fi ;;
-    *"/mend/default/pretrain "*) if once time-limit; then stall "$@"; fi ;;
-    *"/prompt-tuning/default/class_to_class/finetune "*) if once cancelled; then stall "$@"; fi ;;
+case "$3 ${{output#results/runs/pocket-gpt2/}}" in
+    "tasks "*) if once failing; then tell failed; exit 1; fi ;;
+    "train hypertuning/default/pretrain") if once orphan; then sleep 20; fi ;;
+    "train mend/default/pretrain") if once time-limit; then stall "$@"; fi ;;
+    "train prompt-tuning/default/class_to_class/finetune") if once cancel; then stall "$@"; fi ;;
 esac
 {python} "$@"
 status=$?
