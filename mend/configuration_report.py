@@ -22,6 +22,12 @@ PAPER_ORDER = (
     *("table1", "table2", "figure3", "figure4", "table3", "figure5", "table4"),
     *("table5", "figure6", "figure7", "figure8", "table6", "table7"),
 )
+RESULTS = (
+    *("table1", "table2", "table5", "study"),
+    *("figure3", "attention_figure", "figure", "study_figure"),
+)
+"""Rules that make tables and figures."""
+
 FIXED_TABLES = ("table1", "table2", "table5")
 TRAINING_FILES = ("record.json", "metrics.jsonl")
 
@@ -82,9 +88,10 @@ def stages_of(configuration: Configuration) -> dict[str, dict[str, Any]]:
 
 
 def workflow_rules(configuration: Configuration) -> list[dict[str, Any]]:
-    """Return the rules of everything: [{rule, jobs, after}], each after those that it reads from.
+    """Return the rules of everything, each after those that it reads from.
 
-    The rule `spec`, which writes the settings of each job, is left out, and so are targets.
+    [{rule, jobs, after: rules, result: whether it makes a table or a figure}]. The rule `spec`,
+    which writes the settings of each job, is left out, and so are targets.
     """
     stages = stages_of(configuration)
     runs = [run for study in configuration["studies"] for run in study_runs(configuration, study)]
@@ -139,10 +146,13 @@ def workflow_rules(configuration: Configuration) -> list[dict[str, Any]]:
     }
     there = [rule for rule, (jobs, _) in rules.items() if rule and jobs]
     found = [
-        {"rule": rule, "jobs": rules[rule][0], "after": [r for r in rules[rule][1] if r in there]}
+        {
+            **{"rule": rule, "jobs": rules[rule][0], "result": rule in RESULTS},
+            "after": [source for source in rules[rule][1] if source in there],
+        }
         for rule in there
     ]
-    return [*found, {"rule": "report_page", "jobs": 1, "after": there}]
+    return [*found, {"rule": "report_page", "jobs": 1, "after": there, "result": True}]
 
 
 def _pictures(configuration: Configuration) -> tuple[dict[str, list[str]], list[str]]:

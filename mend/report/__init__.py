@@ -38,14 +38,14 @@ CAPTIONS = {
         "What inference costs: operations, memory and time of one query, and many queries of one "
         "context. Diamonds are the paper’s.",
     ),
-    "figure4": ("Figure 4", "Number of demonstrations, and of vectors"),
+    "figure4": ("Figure 4", "Number of demonstrations, and of vectors."),
     "figure5": (
         "Figure 5",
         "Where the four best induction heads look before the first token of an answer, with "
         "vanilla ICL and with MEND: on demonstrations or vectors (framed) and on the query.",
     ),
-    "figure6": ("Figure 6", "β and γ of pretraining"),
-    "figure7": ("Figure 7", "λ of finetuning"),
+    "figure6": ("Figure 6", "β and γ of pretraining."),
+    "figure7": ("Figure 7", "λ of finetuning."),
     "figure8": ("Figure 8", "Induction score of every head of the frozen language model."),
 }
 """The name of each of the paper's results, and what it shows."""
@@ -65,13 +65,15 @@ def write_report(spec: Mapping[str, Any], output: str | Path) -> None:
     curves = list(draw_curves(runs))
     count = len(curves) + sum(len(part["pictures"]) for part in spec["parts"])
     budget = PICTURE_BYTES // max(1, count)
-    table2 = read_json(results / "table2.spec.json")
+    specs = {name: read_json(results / f"{name}.spec.json") for name in tables_of(spec)}
+    table2 = specs["table2"]
     page = render(
         "report.html.j2",
         title="MEND: results",
         spec=spec,
-        anchors={name for part in spec["parts"] for name in (part["name"], *part["tables"])},
+        anchors={*specs, *(part["name"] for part in spec["parts"])},
         beyond_name=BEYOND,
+        titles={name: own.get("title") or name for name, own in specs.items()},
         main=main_result(table2, pd.read_parquet(results / "table2.parquet"), claims),
         claims=[claim for claim in claims if claim.where != BEYOND],
         beyond=[claim for claim in claims if claim.where == BEYOND],
@@ -101,6 +103,11 @@ def write_report(spec: Mapping[str, Any], output: str | Path) -> None:
         version=__version__,
     )
     write_text(page, output)
+
+
+def tables_of(spec: Mapping[str, Any]) -> list[str]:
+    """The names of all tables that a report shows."""
+    return [name for part in spec["parts"] for name in part["tables"]]
 
 
 def main_result(

@@ -40,8 +40,8 @@ class Judged:
 
     study: the table, figure or study that it is judged by; where: in the paper; verdict: holds,
     does not hold, not clear, not run or not judged; ours: {mean, ci_low, ci_high} of a difference
-    in points, or None; note: what the difference is of, or numbers that are no difference; paper:
-    the paper's number as text, empty where it has none.
+    in points, or None; share: for costs, how many times another method's; note: where and of what;
+    paper: the paper's number as text, empty where it has none.
     """
 
     study: str
@@ -50,6 +50,7 @@ class Judged:
     verdict: str
     llm: str = ""
     ours: Mapping[str, float] | None = None
+    share: str = ""
     note: str = ""
     paper: str = ""
 
@@ -139,7 +140,8 @@ def efficiency_claims(drawn: pd.DataFrame, names: Mapping[str, str | None]) -> I
                 *("figure3", "", text),
                 verdict="holds" if good.all() else "does not hold",
                 llm=llm,
-                note=f"{_range(shares)} times {method_label(other)}’s, {_at(good)}",
+                share=f"{_range(shares)} times",
+                note=f"{method_label(other)}’s, {_at(good)} partitions",
                 paper="" if printed.empty else f"{_range(printed)} times",
             )
 

@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
 QUANTITIES = {
     "distill": "Distillation loss (KL, nats)",
@@ -27,6 +28,9 @@ QUANTITIES = {
 """What `mend.training.write_metrics` writes, besides the gradients' norm and the weighted sum."""
 
 LINES = ("-", "--", ":", "-.")
+MANY = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
+"""Ticks within a power of ten, where a log scale shows little more than one."""
+
 POINTS = 200
 """Of a line at most; a point is the mean of its share of the steps."""
 
@@ -112,8 +116,10 @@ def _finish(axis: Axes, name: str) -> None:
     axis.set_xlabel("Step")
     if name != "dev_score" and axis.dataLim.height > 0 and axis.dataLim.y0 > 0:
         axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        few = (1, 2, 5) if high / low < 100 else (1,)
+        axis.yaxis.set_major_locator(LogLocator(subs=MANY if high / low < 5 else few))
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="y", which="minor", labelsize=6)
+        axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(axis="y", linewidth=0.4, alpha=0.5)
     seaborn.despine(ax=axis)

@@ -28,7 +28,7 @@ Item = str | tuple[str, str, int]
 
 
 def draw_rules(rules: Sequence[Mapping[str, Any]]) -> Markup:
-    """Inline SVG of [{rule, jobs, after}], where each rule comes after those that it reads from.
+    """Inline SVG of [{rule, jobs, after, result}], each rule after those that it reads from.
 
     What follows from other arrows is left out. The last rule reads everything and stands below all
     of them, without arrows.
@@ -37,7 +37,6 @@ def draw_rules(rules: Sequence[Mapping[str, Any]]) -> Markup:
     after = reduced({rule["rule"]: rule["after"] for rule in inner})
     layers, paths = _layers(after)
     places = _places(layers, paths)
-    read = {source for sources in after.values() for source in sources}
     bottom = len(layers) * LAYER
     return render(
         "report_graph.html.j2",
@@ -45,9 +44,7 @@ def draw_rules(rules: Sequence[Mapping[str, Any]]) -> Markup:
         height=bottom + BOX[1] + 2 * MARGIN,
         size=BOX,
         boxes=[
-            {**rule, "x": places[rule["rule"]][0], "y": places[rule["rule"]][1]}
-            | {"result": rule["rule"] not in read}
-            for rule in inner
+            {**rule, "x": places[rule["rule"]][0], "y": places[rule["rule"]][1]} for rule in inner
         ],
         last={**last, "y": bottom + MARGIN, "x": MARGIN, "width": WIDTH - 2 * MARGIN},
         lines=[_line([places[item] for item in path]) for path in paths],

@@ -13,10 +13,12 @@ from mend.errors import UserError
 
 WIDEST, NARROWEST = 1800, 300
 COLOURS = 128
+DPI = 200
+"""Of a picture that does not say."""
 
 
 def embedded(source: str | Path | bytes, most_bytes: int) -> dict[str, Any]:
-    """A PNG (a file, or its bytes) as {uri: a data URI, width, height in pixels}.
+    """A PNG (a file, or its bytes) as {uri: a data URI, width, height in pixels, inches: of width}.
 
     It is scaled down, and its colours are reduced to a palette, until it takes at most `most_bytes`
     as text or is 300 pixels wide. Raises UserError, naming the file, if it is not a picture.
@@ -26,6 +28,7 @@ def embedded(source: str | Path | bytes, most_bytes: int) -> dict[str, Any]:
         picture = whole.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{source}: not a picture ({error}); delete it to make it again") from None
+    inches = picture.width / float(whole.info.get("dpi", (DPI,))[0])
     width = min(picture.width, WIDEST)
     while True:
         size = (width, max(1, round(picture.height * width / picture.width)))
@@ -34,5 +37,6 @@ def embedded(source: str | Path | bytes, most_bytes: int) -> dict[str, Any]:
         scaled.quantize(COLOURS).save(buffer, "PNG", optimize=True)
         text = base64.b64encode(buffer.getvalue()).decode()
         if len(text) <= most_bytes or width <= NARROWEST:
-            return {"uri": f"data:image/png;base64,{text}", "width": size[0], "height": size[1]}
+            uri = f"data:image/png;base64,{text}"
+            return {"uri": uri, "width": size[0], "height": size[1], "inches": round(inches, 1)}
         width = max(NARROWEST, int(width * 0.75))

@@ -51,7 +51,7 @@ def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
 
 
 def rule_times(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each rule, the longest first: rule, jobs, seconds, longest, cpu_seconds, megabytes."""
+    """For each rule, the longest first, and `all`: rule, jobs, seconds, longest, megabytes."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for job in jobs:
         groups.setdefault(job["rule"], []).append(job)
@@ -63,9 +63,10 @@ def rule_times(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "longest": max(job["s"] for job in group),
             "megabytes": max((_number(job.get("max_rss")) for job in group), default=0),
         }
-        for rule, group in groups.items()
+        for rule, group in {**groups, "all": jobs}.items()
+        if group
     ]
-    return sorted(rows, key=lambda row: -row["seconds"])
+    return sorted(rows, key=lambda row: (row["rule"] == "all", -row["seconds"]))
 
 
 def warnings(records: Sequence[Record], jobs: Sequence[Mapping[str, Any]]) -> list[str]:

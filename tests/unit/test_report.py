@@ -91,10 +91,12 @@ def test_costs_are_judged_at_each_partition(tmp_path):
     claims = all_claims(tmp_path, [part("figure3", pictures=["figure3"])])
     found = {claim.text: claim for claim in claims if claim.study == "figure3"}
     fewer, memory, time, par = (found[text] for text, *_ in EFFICIENCY)
-    assert (fewer.verdict, fewer.note) == ("holds", "0.40 times Vanilla ICL’s, at 2 of 2")
+    assert (fewer.verdict, fewer.share) == ("holds", "0.40 times")
+    assert fewer.note == "Vanilla ICL’s, at 2 of 2 partitions"
     assert memory.verdict == "holds"
     assert time.verdict == "not run"
-    assert (par.verdict, par.note) == ("does not hold", "2.00 times Prompt tuning’s, at 0 of 2")
+    assert (par.verdict, par.share) == ("does not hold", "2.00 times")
+    assert par.note == "Prompt tuning’s, at 0 of 2 partitions"
 
 
 def test_pictures_without_numbers_are_left_to_the_reader(tmp_path):
