@@ -11,7 +11,7 @@ from mend.loading import frozen_llm
 
 VOCABULARY = 50257
 
-# About a tenth of GPT-2 large's 774 million parameters and of GPT-2's 124 million, embeddings and all.
+# About a tenth of GPT-2 large's 774 million parameters, and a distiller in proportion.
 CPU_SIZES = {"llm": (768, 6, 12), "distiller": (384, 2, 6)}
 GPU_SIZES = {"llm": (1280, 36, 20), "distiller": (768, 12, 12)}
 

@@ -41,7 +41,9 @@ def compare(
     return row
 
 
-HEADER = "| part | obvious way | ours | ratio | goal | largest difference |\n|---|---|---|---|---|---|"
+HEADER = (
+    "| part | obvious way | ours | ratio | goal | largest difference |\n|---|---|---|---|---|---|"
+)
 
 
 def line(row: dict[str, Any]) -> str:

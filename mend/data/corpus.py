@@ -10,7 +10,7 @@ import glob
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,16 +170,28 @@ def _tokenize(
 ) -> Iterator[list[list[int]]]:
     """Token ids of the documents, a batch at a time."""
     progress = Progress("documents", total) if total else None
+    encode = _encoder(tokenizer)
     done = 0
     while batch := _take(documents, _BATCH_CHARACTERS):
-        # Documents are longer than the model's positions on purpose: verbose=False spares a warning
-        encoded = tokenizer(
-            batch, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
-        yield encoded["input_ids"]
+        yield encode(batch)
         done += len(batch)
         if progress:
             progress.update(done)
+
+
+def _encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    """Return what turns texts into token ids, without special tokens and of any length."""
+    if not tokenizer.is_fast:
+        # Longer than the model's positions on purpose: verbose=False spares a warning.
+        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        return lambda texts: tokenizer(texts, **options)["input_ids"]
+    # What transformers adds to each text (masks, offsets) is not needed, and takes its time.
+    bare = tokenizer.backend_tokenizer
+    bare.no_truncation()
+    bare.no_padding()
+    return lambda texts: [
+        found.ids for found in bare.encode_batch_fast(texts, add_special_tokens=False)
+    ]
 
 
 def _take(documents: Iterator[str], characters: int) -> list[str]:
