@@ -8,6 +8,7 @@
 #   efficiency           figure 3
 #   report               results/report.html, one page with everything
 #   all                  everything (the default)
+#   plan                 says what everything would cost, and runs nothing
 #   pocket_models        make the little language models of mend/pocket/models again, from nothing
 #
 # `results` is the configuration's folder for everything that is made.
@@ -86,3 +87,16 @@ rule report:
     input:
         f"{R}/report.html",
     localrule: True
+
+
+rule plan:
+    log:
+        f"{R}/logs/plan.log",
+    localrule: True
+    run:
+        from mend.plan import plan_text
+
+        text = plan_text(CONFIGURATION)
+        print(text)
+        with open(log[0], "w", encoding="utf-8") as file:
+            file.write(text + "\n")

@@ -185,7 +185,8 @@ def _download(configuration: Configuration, models: Models, llms: Iterable[str])
 def _risks(jobs: Sequence[Job], rows: Sequence[Row], device: str) -> list[str]:
     half, single, memory = DEVICES[device]
     risks = [
-        f"{row.llm} needs some {row.memory / 1e9:.0f} GB to {row.stage}, {device} has {memory:g}"
+        f"{row.llm} begins with some {row.memory / 1e9:.0f} GB to {row.stage}, {device} has "
+        f"{memory:g}: less is computed at once where memory runs out"
         for row in rows
         if row.memory > memory * 1e9
     ]

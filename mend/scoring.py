@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from mend.errors import UserError
 from mend.llm import FrozenLLM, pad_right
 from mend.methods.base import Method
-from mend.progress import Progress
+from mend.progress import Progress, logger
 
 
 @dataclass(frozen=True)
@@ -40,30 +41,66 @@ def score_questions(
     """Return each question's option scores, log P(option | context, query), higher is better.
 
     option_score: "mean" or "sum" over the option's tokens (faithfulness row 21).
-    Questions may come in any order; contexts of similar length are read together.
+    Questions may come in any order; contexts of similar length are read together, fewer at once
+    where memory runs out. Raises UserError if there is not enough for one question.
     """
     training = method.training
     method.eval()
     scores: list[list[float]] = [[] for _ in questions]
     done = 0
-    for group in _groups_by_context(questions, contexts_at_once):
-        firsts = [members[0] for members in group]
-        contexts = method.contexts(llm, [questions[i].demonstrations for i in firsts])
-        reading = llm.read(contexts)
-        asked = [(row, i) for row, members in enumerate(group) for i in members]
-        for start in range(0, len(asked), questions_at_once):
-            part = asked[start : start + questions_at_once]
-            owner = torch.tensor([row for row, _ in part], device=llm.device)
-            batch = [questions[i] for _, i in part]
-            for (_, i), values in zip(
-                part, _score_batch(llm, reading.select(owner), batch, option_score), strict=True
+    groups = list(_groups_by_context(questions, contexts_at_once))
+    while groups:
+        group = groups.pop(0)
+        try:
+            for i, values in _score_group(
+                llm, method, questions, group, option_score, questions_at_once
             ):
                 scores[i] = values
-            done += len(part)
-            if progress:
-                progress.update(done)
+        except torch.OutOfMemoryError:
+            if len(group) == questions_at_once == 1:
+                raise UserError(
+                    "memory ran out while one question was scored; choose a smaller dtype for the "
+                    "LLM or a shorter protocol.longest_context"
+                ) from None
+            contexts_at_once = max(1, min(contexts_at_once, len(group)) // 2)
+            questions_at_once = max(1, questions_at_once // 2)
+            logger.info(
+                "memory ran out: going on with %d contexts and %d questions at once",
+                contexts_at_once,
+                questions_at_once,
+            )
+            again = [members for later in (group, *groups) for members in later]
+            groups = _pieces(again, contexts_at_once)
+            continue
+        done += sum(map(len, group))
+        if progress:
+            progress.update(done)
     method.train(training)
     return scores
+
+
+def _score_group(
+    llm: FrozenLLM,
+    method: Method,
+    questions: Sequence[Question],
+    group: list[list[int]],
+    option_score: str,
+    questions_at_once: int,
+) -> Iterator[tuple[int, list[float]]]:
+    """Yield (index, scores) of the questions of some contexts, each read once."""
+    firsts = [members[0] for members in group]
+    contexts = method.contexts(llm, [questions[i].demonstrations for i in firsts])
+    reading = llm.read(contexts)
+    asked = [(row, i) for row, members in enumerate(group) for i in members]
+    for part in _pieces(asked, questions_at_once):
+        owner = torch.tensor([row for row, _ in part], device=llm.device)
+        batch = [questions[i] for _, i in part]
+        found = _score_batch(llm, reading.select(owner), batch, option_score)
+        yield from zip([i for _, i in part], found, strict=True)
+
+
+def _pieces(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _groups_by_context(
@@ -76,8 +113,7 @@ def _groups_by_context(
     contexts = sorted(
         members.values(), key=lambda indices: _tokens(questions[indices[0]].demonstrations)
     )
-    for start in range(0, len(contexts), contexts_at_once):
-        yield contexts[start : start + contexts_at_once]
+    yield from _pieces(contexts, contexts_at_once)
 
 
 def _tokens(demonstrations: Sequence[int] | Sequence[Sequence[int]]) -> int:

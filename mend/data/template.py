@@ -63,7 +63,8 @@ def check_room(
     if distiller_positions is not None and length >= distiller_positions:
         raise UserError(
             f"{start}length (l) is {length}, but the distiller has {distiller_positions} "
-            f"positions: they leave no room for demonstrations (at most {distiller_positions - 1} works)"
+            "positions: they leave no room for demonstrations "
+            f"(at most {distiller_positions - 1} works)"
         )
 
 

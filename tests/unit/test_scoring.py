@@ -6,6 +6,7 @@ import pytest
 import torch
 from models import CONFIGURATIONS, PROTOCOL, random_llm, random_tokens
 
+from mend.errors import UserError
 from mend.llm import FrozenLLM
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
@@ -61,3 +62,36 @@ def test_options_of_one_token() -> None:
     prefix = [*question.demonstrations, *question.query]
     expected = [plain_score(llm, prefix, list(o), "mean") for o in question.options]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("fits", [1, 2])
+def test_where_memory_runs_out_fewer_are_scored_at_once(monkeypatch, fits: int) -> None:
+    llm = random_llm()
+    method = VanillaICL(llm, {}, PROTOCOL)
+    expected = score_questions(llm, method, questions())
+    read = type(llm).read
+    sizes = []
+
+    def reads_few(self, context):
+        sizes.append(len(context.mask))
+        if len(context.mask) > fits:
+            raise torch.OutOfMemoryError
+        return read(self, context)
+
+    monkeypatch.setattr(type(llm), "read", reads_few)
+    found = score_questions(llm, method, questions())
+    for scores, values in zip(found, expected, strict=True):
+        assert scores == pytest.approx(values, abs=1e-4)
+    assert max(sizes) == 3
+    assert sizes[-1] <= fits
+
+
+def test_no_memory_for_one_question_is_told(monkeypatch) -> None:
+    llm = random_llm()
+
+    def never(self, context):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(llm), "read", never)
+    with pytest.raises(UserError, match="memory ran out while one question was scored"):
+        score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions())

@@ -57,6 +57,11 @@ def processors(wildcards, threads):
     return max(1, threads // CORES_PER_PROCESSOR)
 
 
+def memory(wildcards, attempt):
+    """Return the main memory of a job with an LLM, in MB: twice as much at each attempt."""
+    return 16000 * 2 ** (attempt - 1)
+
+
 def code(*modules):
     """Return a function that hashes the code of a job, asked only if the job is looked at."""
     return lambda wildcards: code_hash(*modules)

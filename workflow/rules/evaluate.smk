@@ -20,8 +20,8 @@ rule predict:
         ENVIRONMENT
     threads: CORES_PER_PROCESSOR
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=memory,
+        runtime=1440,
         gpu=1,
         processors=processors,
     params:

@@ -23,7 +23,7 @@ rule pretrain:
         ENVIRONMENT
     threads: CORES_PER_PROCESSOR
     resources:
-        mem_mb=16000,
+        mem_mb=memory,
         runtime=1440,
         gpu=1,
         processors=processors,
@@ -58,7 +58,7 @@ rule finetune:
         ENVIRONMENT
     threads: CORES_PER_PROCESSOR
     resources:
-        mem_mb=16000,
+        mem_mb=memory,
         runtime=1440,
         gpu=1,
         processors=processors,

@@ -1,0 +1,242 @@
+"""What each command of the command line does.
+
+Modules are imported when a command runs, so that drawing a table does not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mend.records import read_json
+
+
+def pocket_world(options: argparse.Namespace) -> None:
+    """Write the pocket benchmark: tasks in MetaICL's layout and a corpus."""
+    from mend.pocket.world import write_world
+    from mend.records import whole_folder
+
+    spec = read_json(options.spec)
+    with whole_folder(options.output) as folder:
+        write_world(folder, **spec)
+
+
+def pocket_models(options: argparse.Namespace) -> None:
+    """Pretrain the pocket language models from nothing."""
+    from mend.pocket.pretrain import pretrain_models
+
+    pretrain_models(options.output, steps=options.steps)
+
+
+def download_benchmark(options: argparse.Namespace) -> None:
+    """Fetch the tasks from the hub."""
+    from mend.data.hub import download_benchmark
+
+    download_benchmark(read_json(options.spec), options.output)
+
+
+def download_corpus(options: argparse.Namespace) -> None:
+    """Fetch the corpus from the hub."""
+    from mend.data.hub import download_corpus
+
+    download_corpus(read_json(options.spec), options.output)
+
+
+def local_models(options: argparse.Namespace) -> None:
+    """Train a small tokenizer and two small language models on local tasks' own text."""
+    from mend.local_models import train_local_models
+
+    train_local_models(read_json(options.spec), options.folder, options.output)
+
+
+def tasks(options: argparse.Namespace) -> None:
+    """Turn a folder in MetaICL's layout into one Parquet file for each task."""
+    from mend.data.tasks import import_tasks
+
+    import_tasks(read_json(options.spec), options.folder, options.output)
+
+
+def chunks(options: argparse.Namespace) -> None:
+    """Cut a corpus into chunks of tokens."""
+    from mend.data.corpus import write_chunks
+
+    write_chunks(read_json(options.spec), options.files, options.output)
+
+
+def train_episodes(options: argparse.Namespace) -> None:
+    """Draw the episodes that finetuning reads."""
+    from mend.data.episodes import write_training_episodes
+
+    write_training_episodes(read_json(options.spec), options.tasks, options.output)
+
+
+def evaluation_episodes(options: argparse.Namespace) -> None:
+    """Draw the demonstrations of each dev or test row."""
+    from mend.data.episodes import write_evaluation_episodes
+
+    write_evaluation_episodes(read_json(options.spec), options.tasks, options.split, options.output)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a method in one stage."""
+    if options.processes > 1 and "LOCAL_RANK" not in os.environ:
+        _start_processes(options.processes)
+    _limit_threads(options.threads)
+    from mend.training_job import run_training
+
+    run_training(
+        read_json(options.spec),
+        options.output,
+        chunks=options.chunks,
+        episodes=options.episodes,
+        tasks=options.tasks,
+        initial=options.initial,
+        dev=options.dev,
+    )
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Score every option of every test row."""
+    _limit_threads(options.threads)
+    from mend.predicting import run_prediction
+
+    run_prediction(
+        read_json(options.spec), options.episodes, options.tasks, options.output, options.weights
+    )
+
+
+def efficiency(options: argparse.Namespace) -> None:
+    """Measure what inference costs with one LLM."""
+    _limit_threads(options.threads)
+    from mend.efficiency import measure
+
+    measure(read_json(options.spec), options.episodes, options.tasks, options.output)
+
+
+def attention(options: argparse.Namespace) -> None:
+    """Find one LLM's induction heads and where they look."""
+    _limit_threads(options.threads)
+    from mend.attention import run_attention
+
+    run_attention(
+        read_json(options.spec), options.episodes, options.tasks, options.weights, options.output
+    )
+
+
+def table1(options: argparse.Namespace) -> None:
+    """Write table 1 as CSV, Parquet and HTML."""
+    from mend.table1 import write_table1
+
+    write_table1(
+        read_json(options.spec),
+        options.tasks,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+    )
+
+
+def table5(options: argparse.Namespace) -> None:
+    """Write table 5 as CSV, Parquet and HTML."""
+    from mend.table5 import write_table5
+
+    write_table5(
+        read_json(options.spec), csv=options.csv, parquet=options.parquet, html=options.html
+    )
+
+
+def study(options: argparse.Namespace) -> None:
+    """Write a study's table as CSV, Parquet and HTML, and what it claims as JSON."""
+    from mend.studies import write_study
+
+    write_study(
+        read_json(options.spec),
+        options.predictions,
+        options.records,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+        claims=options.claims,
+    )
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw studies that vary something, side by side."""
+    from mend.studies.figure import write_figure
+
+    write_figure(options.specs, options.tables, options.png, options.parquet)
+
+
+def figure3(options: argparse.Namespace) -> None:
+    """Draw what inference costs."""
+    from mend.efficiency_figure import draw_efficiency
+
+    draw_efficiency(options.parquets, options.png, options.parquet)
+
+
+def figure5(options: argparse.Namespace) -> None:
+    """Draw where induction heads look."""
+    from mend.attention_figures import draw_attention
+
+    draw_attention(options.parquets, options.png, options.parquet)
+
+
+def figure8(options: argparse.Namespace) -> None:
+    """Draw the induction scores of all heads."""
+    from mend.attention_figures import draw_heads
+
+    draw_heads(options.parquets, options.png, options.parquet)
+
+
+def table2(options: argparse.Namespace) -> None:
+    """Write table 2 as CSV, Parquet and HTML."""
+    from mend.table2 import write_table2
+
+    write_table2(
+        read_json(options.spec),
+        options.predictions,
+        options.records,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+    )
+
+
+def tensorboard(options: argparse.Namespace) -> None:
+    """Write the metrics of training runs, finished or not, as TensorBoard's event files."""
+    from mend.tensorboard import write_events
+
+    write_events(options.results, options.output)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write one page with every result."""
+    from mend.report import write_report
+
+    write_report(read_json(options.spec), options.output)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what a configuration's tables would cost; nothing is run."""
+    from mend.configuration import load_configuration
+    from mend.plan import configuration_values, plan_text
+
+    files = [str(file) for file in options.configfile]
+    configuration = load_configuration(configuration_values(*files), files)
+    print(plan_text(configuration, options.targets, options.device))
+
+
+def _start_processes(number: int) -> None:
+    """Become torchrun, which starts this same command in `number` processes that train as one."""
+    import sys
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # After `--` nothing is taken for an option of torchrun itself.
+    command = [f"--nproc-per-node={number}", "-m", "--", "mend", *sys.argv[1:]]
+    os.execv(sys.executable, [*launcher, *command])
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
