@@ -21,6 +21,7 @@ min_version("9.0")
 
 sys.path.insert(0, workflow.basedir)
 
+from mend.plan import plan_text
 
 # A file given with --configfile replaces the default as a whole: merged into it, keys of the
 # default would survive.
@@ -38,18 +39,6 @@ include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/render.smk"
 include: "workflow/rules/report.smk"
-
-
-TABLES = ["table1", "table2", "table5", *STUDIES]
-DRAWN = [*FIGURES, *ALONE]
-DRAWN += ["figure3"] if EFFICIENCY else []
-DRAWN += ["figure5", "figure8"] if ATTENTION else []
-
-
-def made(*names):
-    """Return the tables and figures of these names, as far as the configuration has them."""
-    tables = [f"{R}/{name}.html" for name in names if name in TABLES]
-    return tables + [f"{R}/{name}.png" for name in names if name in DRAWN]
 
 
 rule all:
@@ -93,10 +82,9 @@ rule plan:
     log:
         f"{R}/logs/plan.log",
     localrule: True
-    run:
-        from mend.plan import plan_text
-
-        text = plan_text(CONFIGURATION)
-        print(text)
-        with open(log[0], "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+    conda:
+        ENVIRONMENT
+    params:
+        text=lambda wildcards: plan_text(CONFIGURATION),
+    shell:
+        "printf '%s\n' {params.text:q} | tee {log:q}"

@@ -1,14 +1,6 @@
 # Needs: an LLM, MEND's weights of one partition, and its test rows.
 # Makes: attention/LLM.parquet, the induction heads and where they look, and figures 5 and 8.
 
-ATTENTION = CONFIGURATION.values.get("attention", {})
-
-
-def mend_weights(wildcards):
-    """Return the weights of MEND as table 2 has it, for the partition that is looked at."""
-    place = (wildcards.llm, "mend", DEFAULT, ATTENTION["partition"])
-    return f"{R}/{trained_stages(CONFIGURATION, *place)[-1]}/weights.safetensors"
-
 
 rule attention:
     input:

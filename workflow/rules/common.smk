@@ -32,6 +32,21 @@ TASKS_SOURCE = CONFIGURATION["benchmark"]["tasks"]["source"]
 DRAW = draw_of(default_condition(CONFIGURATION))
 ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIGURATION.values.get('environment', 'cpu')}.yaml"
 
+STUDIES = [name for name in CONFIGURATION["studies"] if name != "table2"]
+FIGURES = CONFIGURATION.values.get("figures", {})
+# Studies that vary something and are part of no figure.
+ALONE = [
+    name
+    for name in STUDIES
+    if "vary" in CONFIGURATION["studies"][name] and name not in sum(FIGURES.values(), [])
+]
+EFFICIENCY = CONFIGURATION.values.get("efficiency", {})
+ATTENTION = CONFIGURATION.values.get("attention", {})
+TABLES = ["table1", "table2", "table5", *STUDIES]
+DRAWN = [*FIGURES, *ALONE]
+DRAWN += ["figure3"] if EFFICIENCY else []
+DRAWN += ["figure5", "figure8"] if ATTENTION else []
+
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
 # cores that stand for one processor.
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -174,3 +189,15 @@ def study_files(study, name):
             stages = trained_stages(CONFIGURATION, *place)
             files += [f"{R}/{stage}/record.json" for stage in stages]
     return list(dict.fromkeys(files))
+
+
+def mend_weights(wildcards):
+    """Return the weights of MEND as table 2 has it, for the partition that is looked at."""
+    place = (wildcards.llm, "mend", DEFAULT, ATTENTION["partition"])
+    return f"{R}/{trained_stages(CONFIGURATION, *place)[-1]}/weights.safetensors"
+
+
+def made(*names):
+    """Return the tables and figures of these names, as far as the configuration has them."""
+    tables = [f"{R}/{name}.html" for name in names if name in TABLES]
+    return tables + [f"{R}/{name}.png" for name in names if name in DRAWN]

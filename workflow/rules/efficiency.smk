@@ -1,8 +1,6 @@
 # Needs: an LLM and its distiller (their weights do not matter), demonstrations of test rows.
 # Makes: efficiency/LLM.parquet, what inference costs each method, and figure 3.
 
-EFFICIENCY = CONFIGURATION.values.get("efficiency", {})
-
 
 rule efficiency_of:
     input:

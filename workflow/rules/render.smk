@@ -1,15 +1,6 @@
 # Needs: predictions, and the records of what their training cost.
 # Makes: tables, each as CSV, Parquet and HTML, and pictures of the studies that vary something.
 
-STUDIES = [name for name in CONFIGURATION["studies"] if name != "table2"]
-FIGURES = CONFIGURATION.values.get("figures", {})
-# Studies that vary something and are part of no figure.
-ALONE = [
-    name
-    for name in STUDIES
-    if "vary" in CONFIGURATION["studies"][name] and name not in sum(FIGURES.values(), [])
-]
-
 
 rule table2:
     input:
