@@ -50,7 +50,8 @@ DRAWN += ["figure5", "figure8"] if ATTENTION else []
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
 # cores that stand for one processor.
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-CORES_PER_PROCESSOR = math.ceil((workflow.cores or 1) / PROCESSORS)
+# (`workflow.cores` is an error where no number is given, as in `snakemake --report`.)
+CORES_PER_PROCESSOR = math.ceil((workflow.resource_settings.cores or 1) / PROCESSORS)
 
 
 wildcard_constraints:

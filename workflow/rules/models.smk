@@ -12,7 +12,7 @@ rule pocket_models:
         f"{R}/benchmarks/pocket-models.jsonl"
     conda:
         ENVIRONMENT
-    threads: workflow.cores or 2
+    threads: workflow.resource_settings.cores or 2
     resources:
         mem_mb=4000,
         runtime=240,
