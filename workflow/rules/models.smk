@@ -20,7 +20,7 @@ rule pocket_models:
     params:
         code=code("mend.pocket.pretrain"),
     message:
-        "pretraining the pocket language models from nothing; this takes some 15 minutes"
+        "pretraining the pocket language models from nothing; this takes some 40 minutes"
     shell:
         "python -m mend pocket-models --output {output.folder:q} --log {log:q}"
 
