@@ -56,6 +56,19 @@ def test_each_run_keeps_its_settings_its_log_and_its_costs(finished) -> None:
     assert json.loads(costs.splitlines()[-1])["s"] > 0
 
 
+def test_one_page_has_everything(finished) -> None:
+    made = finished.snakemake("report")
+    assert made.code == 0, made.text[-3000:]
+    page = (finished.folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in ("claims", "table1", "table2", "table5", "run"))
+    # Snakemake's own report has the same results, each with its caption.
+    shown = finished.snakemake("report", "--report", "snakemake.html")
+    assert shown.code == 0, shown.text[-3000:]
+    page = (finished.folder / "snakemake.html").read_text(encoding="utf-8")
+    assert '"Tables": ' in page
+    assert "Every result on one page" in page
+
+
 def test_a_person_sees_each_job_and_its_progress(finished) -> None:
     assert f"pretraining: {LLM} mend default" in finished.first.jobs
     assert f"finetune {LLM} mend: 4 steps" in finished.first.text
