@@ -89,7 +89,7 @@ def write_report(spec: Mapping[str, Any], output: str | Path) -> None:
             for row in costs(records, list(METHOD_LABELS))
         ],
         totals=totals(records),
-        warnings=warnings(records, jobs),
+        warnings=warnings(dict(zip(spec["runs"], records, strict=True)), jobs),
         rule_times=rule_times(jobs),
         graph=draw_rules(spec["rules"]),
         jobs=sum(rule["jobs"] for rule in spec["rules"]),

@@ -31,7 +31,7 @@ LINES = ("-", "--", ":", "-.")
 MANY = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
 """Ticks within a power of ten, where a log scale shows little more than one."""
 
-POINTS = 200
+POINTS = 80
 """Of a line at most; a point is the mean of its share of the steps."""
 
 Run = tuple[Record, Sequence[Mapping[str, float]]]

@@ -38,7 +38,10 @@ def totals(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
-    """What Snakemake measured of each job, from `benchmarks`; rule: its name, s: seconds."""
+    """What Snakemake measured of each job, from `benchmarks`.
+
+    rule: its name; s: seconds; folder: what it made, or would make, below the results.
+    """
     root = Path(results, "benchmarks")
     found = []
     for file in sorted(root.rglob("*.jsonl")):
@@ -46,7 +49,8 @@ def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
         if lines:
             job = json.loads(lines[-1])
             # Without `benchmark-extended` a file's name is all there is.
-            found.append({"rule": file.stem, **job} | _renamed(job))
+            place = {"folder": file.relative_to(root).with_suffix("").as_posix()}
+            found.append({"rule": file.stem, **job, **place} | _renamed(job))
     return found
 
 
@@ -69,24 +73,31 @@ def rule_times(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["rule"] == "all", -row["seconds"]))
 
 
-def warnings(records: Sequence[Record], jobs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences on what the results mix: code, commits, versions, devices; none if all is alike."""
+def warnings(records: Mapping[str, Record], jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on what the results mix: code, commits, versions, devices; none if all is alike.
+
+    `records` of the training runs by their folders.
+    """
     found = []
     code: dict[tuple[str, str], set[str]] = {}
+    known = set()
     for job in jobs:
-        if job["rule"] in ("pretrain", "finetune", "predict") and "params" in job:
+        if job["rule"] in ("pretrain", "finetune", "predict") and "code" in job.get("params", {}):
             method = job.get("wildcards", {}).get("method", "")
-            code.setdefault((job["rule"], method), set()).add(str(job["params"].get("code")))
+            code.setdefault((job["rule"], method), set()).add(str(job["params"]["code"]))
+            known.add(job["folder"])
     mixed = sorted(f"{rule} of {method}" for (rule, method), seen in code.items() if len(seen) > 1)
     if mixed:
         found.append(f"Jobs of one kind ran with different code: {', '.join(mixed)}.")
-    if len(commits(records)) > 1:
-        same = "" if mixed or not code else ", though what they run did not change between these"
-        found.append(f"Training runs are of {len(commits(records))} commits{same}.")
-    for name, seen in versions(records).items():
+    all_commits = commits(records.values())
+    if len(all_commits) > 1:
+        same = ", though what they run did not change between these"
+        same = same if not mixed and known >= set(records) else ""
+        found.append(f"Training runs are of {len(all_commits)} commits{same}.")
+    for name, seen in versions(records.values()).items():
         if len(seen) > 1:
             found.append(f"Training runs are of different versions of {name}: {', '.join(seen)}.")
-    devices = sorted({str(record.get("device")) for record in records})
+    devices = sorted({str(record.get("device")) for record in records.values()})
     if len(devices) > 1:
         found.append(f"Training runs are of different devices: {', '.join(devices)}.")
     return found

@@ -150,7 +150,8 @@ def test_mixed_code_and_commits_are_told(tmp_path):
     spec = write_results(tmp_path)
 
     def told():
-        records = [record for record, _ in read_runs(tmp_path, spec["runs"])]
+        runs = read_runs(tmp_path, spec["runs"])
+        records = {place: record for place, (record, _) in zip(spec["runs"], runs, strict=True)}
         return warnings(records, read_benchmarks(tmp_path))
 
     assert told() == []
@@ -158,6 +159,12 @@ def test_mixed_code_and_commits_are_told(tmp_path):
     assert told() == [
         "Training runs are of 2 commits, though what they run did not change between these."
     ]
+    # A run whose job was not measured here may have had any code.
+    benchmark = tmp_path / "benchmarks" / RUN / "pretrain.jsonl"
+    text = benchmark.read_text()
+    benchmark.unlink()
+    assert told() == ["Training runs are of 2 commits."]
+    benchmark.write_text(text)
     write_run(tmp_path, "runs/llm/mend/length=4/pretrain", commit="bbbb", code="2")
     spec["runs"].append("runs/llm/mend/length=4/pretrain")
     assert told() == [
