@@ -21,9 +21,15 @@ COLUMNS = (
 )
 """Of every study's table; an axis is one more, and so has another name."""
 
+TAKEN = ("report", "table1", "table5", "figure3", "figure5", "figure8")
+"""Results that are no studies."""
+
 
 def check_studies(values: Mapping[str, Any]) -> None:
     """Raise UserError, naming the key, for a study or a figure that cannot be made."""
+    for name in (*values["studies"], *values.get("figures", {})):
+        if name in TAKEN:
+            raise UserError(f"{name}: the workflow makes something else of this name; rename it")
     for study in values["studies"]:
         _check_shape(values, study)
         _check_settings(values, study)

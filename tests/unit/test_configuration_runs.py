@@ -196,6 +196,13 @@ def test_a_study_that_cannot_be_made_is_refused(values, content, words) -> None:
         load_configuration(with_study(values, **content))
 
 
+def test_a_name_that_is_taken_is_refused(values) -> None:
+    study = with_study(values)["studies"]["mine"]
+    values["studies"]["report"] = study
+    with pytest.raises(UserError, match="report: the workflow makes something else"):
+        load_configuration(values)
+
+
 def test_either_methods_or_runs(values) -> None:
     study = with_study(values, runs={"a": {"method": "mend"}})
     study["studies"]["mine"]["methods"] = ["mend"]
