@@ -183,5 +183,5 @@ def test_the_papers_averages_in_table_4_agree_but_for_two():
 def test_every_table_of_the_paper_reads_and_another_is_named():
     for name in [*(f"table{number}" for number in range(1, 8)), "figure3"]:
         assert len(paper_table(name)) > 2
-    with pytest.raises(UserError, match="choose figure3, table1"):
+    with pytest.raises(UserError, match="choose claims, figure3, table1"):
         paper_table("table9")

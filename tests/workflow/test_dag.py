@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 LLM, PARTITION = "pocket-gpt2", "class_to_class"
+TABLE_5 = ("settings: table5", "table 5: results/table5.html")
 METHODS = ("zero-shot", "prompt-tuning", "vanilla-icl", "hypertuning", "mend")
 
 
@@ -88,6 +89,7 @@ def test_another_lambda_reruns_only_what_depends_on_it(finished) -> None:
         f"finetuning: {LLM} mend default {PARTITION}",
         f"predicting: {LLM} mend default {PARTITION} shots=16",
         "table 2: results/table2.html",
+        *TABLE_5,
     }
 
 
@@ -95,7 +97,7 @@ def test_fewer_test_rows_train_nothing_again(finished) -> None:
     jobs = finished.snakemake(
         "-n", "tables", values=finished.with_value("benchmark/test_rows", 3)
     ).jobs
-    assert "drawing the demonstrations of test rows" in jobs
+    assert "drawing the demonstrations of test rows: shots=16" in jobs
     assert sum(job.startswith("predicting") for job in jobs) == len(METHODS)
     assert not [job for job in jobs if "training" in job or "tuning: " in job]
 
@@ -109,7 +111,7 @@ def test_fewer_test_rows_train_nothing_again(finished) -> None:
             "tables.py",
             "DECIMALS = 4",
             "DECIMALS = 5",
-            {"table 2: results/table2.html"},
+            {f"table {number}: results/table{number}.html" for number in (1, 2, 5)},
         ),
         (
             "methods/prompt_tuning.py",
@@ -150,10 +152,11 @@ def test_the_new_method_of_the_contributors_guide_runs(finished) -> None:
     assert finished.snakemake("-n", "tables", values=values).jobs == {
         "settings: table2",
         f"settings: runs/{LLM}/my-method/default/{PARTITION}/finetune",
-        f"settings: runs/{LLM}/my-method/default/{PARTITION}/predict",
+        f"settings: runs/{LLM}/my-method/default/{PARTITION}/shots=16/predict",
         f"finetuning: {LLM} my-method default {PARTITION}",
         f"predicting: {LLM} my-method default {PARTITION} shots=16",
         "table 2: results/table2.html",
+        *TABLE_5,
     }
     made = f"results/runs/{LLM}/my-method/default/{PARTITION}/shots=16/predictions.parquet"
     result = finished.snakemake(made, values=values)

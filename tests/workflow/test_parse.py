@@ -78,6 +78,7 @@ def local(workflow, rows):
         tasks={"source": "folder", "folder": "rows"},
         task_list="tasks.csv",
         corpus={"source": "folder", "files": ["data/*/*_16384_*"], "column": "input", "window": 64},
+        pool=None,
     )
     return values
 
