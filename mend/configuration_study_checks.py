@@ -17,7 +17,7 @@ from mend.errors import UserError
 
 COLUMNS = (
     *("llm", "run", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"),
-    *("difference", "difference_low", "difference_high", "average_rank"),
+    *("context_length", "difference", "difference_low", "difference_high", "average_rank"),
 )
 """Of every study's table; an axis is one more, and so has another name."""
 

@@ -28,6 +28,7 @@ PREDICTION_SCHEMA = pyarrow.schema(
         ("task", pyarrow.string()),
         ("seed", pyarrow.int32()),
         ("row", pyarrow.int32()),
+        ("context_length", pyarrow.int32()),
         ("gold", pyarrow.int32()),
         ("options", pyarrow.list_(pyarrow.string())),
         ("scores", pyarrow.list_(pyarrow.float64())),
@@ -39,6 +40,8 @@ def run_prediction(
     spec: dict, episodes: str | Path, tasks: str | Path, output: str | Path, weights: Path | None
 ) -> None:
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
+
+    context_length is how many positions (tokens or vectors) the LLM read before the row's query.
 
     spec: llm, method, protocol, predict {tasks, partition, variant, condition}; predict may also
     have perturbation (with seed, that of the draws; see `mend.data.perturbation`) and group (so
@@ -64,7 +67,9 @@ def run_prediction(
         method.check_groups(max(len(question.demonstrations) for question in questions))
     name = f"predict {llm_name(spec)} {wanted['partition']}"
     logger.info("%s: %d rows", name, len(rows))
-    scores = score_once(llm, method, questions, spec["protocol"], Progress(name, len(rows)))
+    lengths: dict[int, int] = {}
+    progress = Progress(name, len(rows))
+    scores = score_once(llm, method, questions, spec["protocol"], progress, lengths)
     same = {
         "llm": spec["llm"]["name"],
         "method": spec["method"]["name"],
@@ -72,7 +77,10 @@ def run_prediction(
         "condition": wanted["condition"],
         "partition": wanted["partition"],
     }
-    records = [{**same, **row, "scores": values} for row, values in zip(rows, scores, strict=True)]
+    records = [
+        {**same, **row, "context_length": lengths[question.context], "scores": values}
+        for row, question, values in zip(rows, questions, scores, strict=True)
+    ]
     write_parquet(pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA), output)
 
 
@@ -107,10 +115,12 @@ def score_once(
     questions: Sequence[Question],
     protocol: dict,
     progress: Progress | None = None,
+    context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
     """Score questions, asking only once what several seeds ask alike.
 
-    A method that reads no demonstrations asks the same of every seed.
+    A method that reads no demonstrations asks the same of every seed. context_lengths: see
+    `mend.scoring.score_questions`.
     """
     first: dict[tuple, int] = {}
     where = []
@@ -121,7 +131,11 @@ def score_once(
             first[key] = len(different)
             different.append(question)
         where.append(first[key])
-    scores = score_questions(llm, method, different, protocol["option_score"], progress=progress)
+    scores = score_questions(
+        *(llm, method, different, protocol["option_score"]),
+        progress=progress,
+        context_lengths=context_lengths,
+    )
     return [scores[index] for index in where]
 
 

@@ -16,7 +16,7 @@ from mend.errors import UserError
 RUN = ("llm", "method", "variant", "condition")
 """What names a run, but for its partition."""
 
-COLUMNS = (*RUN, "partition", "task", "seed", "row", "gold", "options", "scores")
+COLUMNS = (*RUN, "partition", "task", "seed", "row", "context_length", "gold", "options", "scores")
 IDENTITY = [*RUN, "partition", "task", "seed", "row"]
 
 
@@ -25,10 +25,10 @@ def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
 
     A file that is named twice is read once. Of options with equal scores the first is chosen.
     Returns a row for each test row with columns llm, method, variant, condition, partition, task,
-    seed, row, gold and predicted (option indices), gold_text and predicted_text. Raises UserError
-    for a file that is not Parquet, a missing column, a row without options, a number of scores
-    other than the number of options, a gold index out of range, a score that is not a number, or a
-    row that is there twice.
+    seed, row, context_length (positions that the LLM read before the query), gold and predicted
+    (option indices), gold_text and predicted_text. Raises UserError for a file that is not Parquet,
+    a missing column, a row without options, a number of scores other than the number of options, a
+    gold index out of range, a score that is not a number, or a row that is there twice.
     """
     frames = [_read_file(path) for path in dict.fromkeys(map(Path, files))]
     if not frames:

@@ -37,10 +37,13 @@ def score_questions(
     contexts_at_once: int = 64,
     questions_at_once: int = 128,
     progress: Progress | None = None,
+    context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
     """Return each question's option scores, log P(option | context, query), higher is better.
 
     option_score: "mean" or "sum" over the option's tokens (faithfulness row 21).
+    context_lengths: if given, it is filled with how many positions (tokens or vectors) the LLM read
+    before the questions of each context.
     Questions may come in any order; contexts of similar length are read together, fewer at once
     where memory runs out. Raises UserError if there is not enough for one question.
     """
@@ -53,7 +56,7 @@ def score_questions(
         group = groups.pop(0)
         try:
             for i, values in _score_group(
-                llm, method, questions, group, option_score, questions_at_once
+                llm, method, questions, group, option_score, questions_at_once, context_lengths
             ):
                 scores[i] = values
         except torch.OutOfMemoryError:
@@ -86,10 +89,14 @@ def _score_group(
     group: list[list[int]],
     option_score: str,
     questions_at_once: int,
+    context_lengths: dict[int, int] | None,
 ) -> Iterator[tuple[int, list[float]]]:
     """Yield (index, scores) of the questions of some contexts, each read once."""
     firsts = [members[0] for members in group]
     contexts = method.contexts(llm, [questions[i].demonstrations for i in firsts])
+    if context_lengths is not None:
+        numbers = (questions[i].context for i in firsts)
+        context_lengths.update(zip(numbers, contexts.mask.sum(1).tolist(), strict=True))
     reading = llm.read(contexts)
     asked = [(row, i) for row, members in enumerate(group) for i in members]
     for part in _pieces(asked, questions_at_once):

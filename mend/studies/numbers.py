@@ -21,7 +21,7 @@ from mend.predictions import RUN, by_partition, check_same_rows
 from mend.studies.names import point_text
 from mend.tables import AVERAGE, summarise, tasks_to_score, verdict
 
-NUMBERS = ("mean", "std", "ci_low", "ci_high", "tasks", "seeds")
+NUMBERS = ("mean", "std", "ci_low", "ci_high", "tasks", "seeds", "context_length")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 Point = dict[str, Any]
@@ -61,7 +61,8 @@ def compute_study(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFra
     """The table of a study in long form, from what `read_predictions` returned.
 
     Columns: llm, one for each axis (`run` first), partition (each, then AVG if there are several),
-    mean, std, ci_low, ci_high, tasks, seeds, as `mend.tables.summarise` has them; difference,
+    mean, std, ci_low, ci_high, tasks, seeds, as `mend.tables.summarise` has them; context_length,
+    how many positions the LLM reads before a query, the mean over rows, seeds and tasks; difference,
     difference_low, difference_high to the reference at the same values of the other axes (NaN for
     the reference itself, or without one); and with the score `rank` average_rank, on the last rows
     of each point: 1 for the best of the last axis' values within LLM, the other axes and
@@ -74,7 +75,10 @@ def compute_study(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFra
 
 
 def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFrame) -> pd.DataFrame:
-    """Score of each LLM, point (as text, in the column method), partition, task and seed."""
+    """Score of each LLM, point (as text, in the column method), partition, task and seed.
+
+    And in the column context_length what the LLM read before a query, the mean over its rows.
+    """
     wanted = tasks_to_score(spec, tasks)
     axes = study_axes(spec)
     runs = pd.MultiIndex.from_tuples([tuple(run[key] for key in RUN) for run in spec["runs"]])
@@ -85,6 +89,8 @@ def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFram
     ]
     # Scored before rows are copied to points and partitions, so that each is scored once.
     scores = scores_by_task(in_use, tasks, spec["protocol"])
+    keys = [*RUN, "partition", "task", "seed"]
+    scores = scores.join(in_use.groupby(keys)["context_length"].mean(), on=keys)
     by_run = dict(iter(scores.groupby(list(RUN))))
     parts = []
     for run in spec["runs"]:
@@ -115,10 +121,13 @@ def study_table(spec: Spec, scores: pd.DataFrame) -> pd.DataFrame:
     places = {i: points.index({**point, **reference}) for i, point in enumerate(points)}
     pairs = {i: place for i, place in places.items() if place != i}
     rows = []
+    lengths = scores.groupby(["llm", "method", "partition"])["context_length"].mean()
     for llm, numbers, differences in _summaries(spec, scores, points, list(pairs.items())):
         compared = dict(zip(pairs, differences, strict=True))
         for i, (point, of_point) in enumerate(zip(points, numbers, strict=True)):
+            own = lengths[llm, point_text(point)]
             for place, row in enumerate(of_point):
+                row["context_length"] = round(own.get(row["partition"], own.mean()), 4)
                 difference = compared[i][place] if i in compared else {}
                 rows.append(
                     {

@@ -33,16 +33,20 @@ def predictions_of(spec, partitions):
         for partition in ["all"] if run["method"] == "vanilla-icl" else partitions:
             for task, seed, row in itertools.product(TASKS, SEEDS, range(ROWS)):
                 wrong = row >= right_answers(run, task, seed, partition)
+                length = {"length=4": 4, "default": 16, "length=32": 32}[run["variant"]]
+                if run["method"] == "vanilla-icl":
+                    length = 60 + 20 * TASKS.index(task) + row % 2
                 rows.append(
                     {
                         **{key: run[key] for key in ("llm", "method", "variant", "condition")},
                         **{"partition": partition, "task": task, "seed": seed, "row": row},
-                        **{"gold": 0, "predicted": int(wrong), "gold_text": "yes"},
+                        **{"context_length": length, "gold": 0},
+                        **{"predicted": int(wrong), "gold_text": "yes"},
                         "predicted_text": "no" if wrong else "yes",
                     }
                 )
     table = pd.DataFrame(rows)
-    return table.drop_duplicates([*table.columns[:8]]).reset_index(drop=True)
+    return table.drop_duplicates([*table.columns[:9]]).reset_index(drop=True)
 
 
 def study(**changes):

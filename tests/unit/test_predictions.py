@@ -21,6 +21,7 @@ ROW = {
     "task": "boats",
     "seed": 13,
     "row": 0,
+    "context_length": 4,
     "gold": 1,
     "options": ["red", "blue", "green"],
     "scores": [-2.0, -1.0, -3.0],

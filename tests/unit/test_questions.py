@@ -193,6 +193,8 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
     spec = {"llm": llm, "method": method, "protocol": PROTOCOL}
     named = {"tasks": ["t"], "partition": "all", "variant": "default", "condition": "shots=4"}
 
+    lengths = []
+
     def scores(method: dict = method, **predict) -> list[list[float]]:
         torch.manual_seed(3)  # of the placeholders and the projection, which nobody trained
         job = {**spec, "method": method, "predict": {**named, **predict}}
@@ -200,13 +202,16 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
         table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
         assert table.column_names[:4] == ["llm", "method", "variant", "condition"]
         assert set(table["condition"].to_pylist()) == {"shots=4"}
+        lengths.append(set(table["context_length"].to_pylist()))
         return table["scores"].to_pylist()
 
     path = draw(tasks, tmp_path)
     plain = scores()
     assert scores() == plain
     assert scores(group=4) == plain
+    assert lengths == [{2}] * 3
     different = [scores(group=2), scores(group=1)]
+    assert lengths[3:] == [{4}, {8}]
     different += [scores(perturbation=kind, seed=0) for kind in ("no-label", "wrong-label")]
     for number, found in enumerate(different):
         assert found not in [plain, *different[:number]]

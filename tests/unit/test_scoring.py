@@ -55,6 +55,18 @@ def test_zero_shot_reads_the_query_alone() -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+def test_how_much_was_read_before_the_query_is_told_for_each_context() -> None:
+    llm = random_llm()
+    lengths: dict[int, int] = {}
+    method = VanillaICL(llm, {}, PROTOCOL)
+    score_questions(llm, method, questions(), contexts_at_once=2, context_lengths=lengths)
+    assert lengths == {0: 11, 1: 4, 2: 25}
+    lengths.clear()
+    alone = [Question(7, [], question.query, question.options) for question in questions()]
+    score_questions(llm, ZeroShot(llm, {}, PROTOCOL), alone, context_lengths=lengths)
+    assert lengths == {7: 0}
+
+
 def test_options_of_one_token() -> None:
     llm = random_llm()
     question = Question(0, random_tokens(6, 1), random_tokens(3, 2), [[4], [9], [30]])

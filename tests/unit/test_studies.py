@@ -29,7 +29,8 @@ def test_points_and_differences_by_hand(tasks):
     table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
     assert list(table.columns) == [
         *("llm", "run", "length", "partition", "mean", "std", "ci_low", "ci_high"),
-        *("tasks", "seeds", "difference", "difference_low", "difference_high"),
+        *("tasks", "seeds", "context_length"),
+        *("difference", "difference_low", "difference_high"),
     ]
     assert len(table) == 2 * 3 * 3 * 3
     assert list(table["partition"][:3]) == ["qa_to_qa", "hr_to_lr", "AVG"]
@@ -69,6 +70,16 @@ def test_one_partition_has_no_average(tasks):
     spec = study(skipped={"hr_to_lr": TASKS})
     table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
     assert set(table["partition"]) == {"qa_to_qa"}
+
+
+def test_what_is_read_before_a_query_is_averaged_as_scores_are(tasks):
+    spec = study(skipped={"hr_to_lr": [TASKS[0]]})
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    icl = table[(table["run"] == "Vanilla ICL") & (table["llm"] == "large")]
+    # 60, 80 and 100 tokens, half of the rows one more.
+    assert icl["context_length"].tolist() == [80.5, 90.5, 85.5] * 3
+    mend = table[(table["run"] == "MEND") & (table["partition"] == "AVG")]
+    assert mend["context_length"].tolist() == [4, 16, 32] * 2
 
 
 def test_average_rank_by_hand(tasks):

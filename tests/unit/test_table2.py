@@ -42,6 +42,7 @@ def prediction_rows(method, partition, tasks=TASKS):
             "task": task,
             "seed": seed,
             "row": row,
+            "context_length": 4,
             "gold": 0,
             "options": ["yes", "no"],
             "scores": [-1.0, -2.0] if row < right_answers(method, task, seed) else [-2.0, -1.0],
