@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mend.llm import Attentions, Context, FrozenLLM, pad_right, select_cache
+from mend.partial_reading import read_for_later
 
 
 @dataclass
@@ -20,23 +21,27 @@ class Reading:
 
     cache: keys and values of the tokens read so far, padding included.
     mask: (sequences, tokens read), 0 on the padding.
-    last_state: (sequences, width), the hidden state that predicts the next token; None if nothing
-        has been read.
+    last_state: (sequences, width), the hidden state that predicts the next token; None if there is
+        none yet.
+    unread: (sequences, 1, width), the embedding of a context's last token, which is read together
+        with what comes after it, and its mask (sequences, 1); None after that.
     """
 
     cache: DynamicCache
     mask: Tensor
-    last_state: Tensor | None
+    last_state: Tensor | None = None
+    unread: tuple[Tensor, Tensor] | None = None
 
     @property
     def predicts(self) -> bool:
-        """Whether something has been read that predicts the next token."""
-        return self.last_state is not None
+        """Whether there is something that predicts the next token."""
+        return self.last_state is not None or self.unread is not None
 
     def select(self, rows: Tensor) -> Reading:
         """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
         state = None if self.last_state is None else self.last_state[rows]
-        return Reading(select_cache(self.cache, rows), self.mask[rows], state)
+        unread = None if self.unread is None else tuple(part[rows] for part in self.unread)
+        return Reading(select_cache(self.cache, rows), self.mask[rows], state, unread)
 
 
 class DecoderOnlyLLM(FrozenLLM):
@@ -52,20 +57,28 @@ class DecoderOnlyLLM(FrozenLLM):
         self._takes_positions = "position_ids" in inspect.signature(self.base.forward).parameters
 
     def read(self, context: Context) -> Reading:
-        """Read each context once."""
-        nothing = Reading(DynamicCache(config=self.model.config), context.mask[:, :0], None)
-        if context.mask.shape[1] == 0:
+        """Read each context once, its last token only when it is known what comes after it.
+
+        So no token of a context is read further than later tokens need it.
+        """
+        embeddings, mask = context.embeddings, context.mask
+        nothing = Reading(DynamicCache(config=self.model.config), mask[:, :0])
+        if mask.shape[1] == 0:
             return nothing
-        states, reading = self._forward(nothing, context.embeddings, context.mask)
-        reading.last_state = states[:, -1]
-        return reading
+        before, last = mask[:, :-1], (embeddings[:, -1:], mask[:, -1:])
+        if before.shape[1] == 0:
+            return Reading(nothing.cache, before, unread=last)
+        positions = self._positions(before, before.shape[1])
+        cache = read_for_later(self.base, embeddings[:, :-1], before, **positions)
+        return Reading(cache, before, unread=last)
 
     def read_tokens(self, reading: Reading, sequences: Sequence[Sequence[int]]) -> Reading:
         """Read tokens, at least one for each row of `reading`, which is used up."""
         tokens, mask = pad_right(sequences, self.device)
-        states, longer = self._forward(reading, self.embedding(tokens), mask)
+        before = 0 if reading.unread is None else 1
+        output, longer = self._run(reading, self.embedding(tokens), mask)
         rows = torch.arange(len(sequences), device=self.device)
-        longer.last_state = states[rows, mask.sum(1) - 1]
+        longer.last_state = output.last_hidden_state[rows, before + mask.sum(1) - 1]
         return longer
 
     def states_before(self, reading: Reading, tokens: Tensor) -> Tensor:
@@ -75,10 +88,13 @@ class DecoderOnlyLLM(FrozenLLM):
         The first state is what was read before; after a reading of nothing it is zeros.
         """
         states = self.embedding.weight.new_zeros(len(tokens), 0, self.width)
-        if tokens.shape[1] > 1:
-            # The last token is predicted, never read. Those of the padding come after all others.
-            read = tokens[:, :-1]
-            states, _ = self._forward(reading, self.embedding(read), torch.ones_like(read))
+        # The last token is predicted, never read. Those of the padding come after all others.
+        read = tokens[:, :-1]
+        if read.shape[1] or reading.unread is not None:
+            output, _ = self._run(reading, self.embedding(read), torch.ones_like(read))
+            states = output.last_hidden_state
+        if reading.unread is not None:
+            return states
         first = reading.last_state
         if first is None:
             first = self.embedding.weight.new_zeros(len(tokens), self.width)
@@ -90,30 +106,30 @@ class DecoderOnlyLLM(FrozenLLM):
         with self.attention_weights():
             reading = self.read(context)
             output, _ = self._run(reading, self.embedding(tokens), mask, output_attentions=True)
-        weights = torch.stack(output.attentions).float()
+        weights = torch.stack(output.attentions).float()[..., -tokens.shape[1] :, :]
         before = context.mask.shape[1]
         return Attentions(weights[..., :before], weights[..., before:])
 
-    def _forward(
-        self, reading: Reading, embeddings: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Reading]:
-        output, longer = self._run(reading, embeddings, mask)
-        return output.last_hidden_state, longer
+    def _positions(self, mask: Tensor, last: int) -> dict[str, Tensor]:
+        """Return the positions of the last tokens of `mask`, if the model takes them."""
+        if not self._takes_positions:
+            return {}
+        return {"position_ids": mask.cumsum(1).sub(1).clamp(min=0)[:, -last:]}
 
     def _run(
         self, reading: Reading, embeddings: Tensor, mask: Tensor, **options: bool
     ) -> tuple[Any, Reading]:
+        """Read on: what is unread, then `embeddings`."""
+        if reading.unread is not None:
+            embeddings = torch.cat([reading.unread[0], embeddings], dim=1)
+            mask = torch.cat([reading.unread[1], mask], dim=1)
         full_mask = torch.cat([reading.mask, mask], dim=1)
-        extra = {}
-        if self._takes_positions:
-            positions = full_mask.cumsum(1).sub(1).clamp(min=0)[:, -mask.shape[1] :]
-            extra["position_ids"] = positions
         output = self.base(
             inputs_embeds=embeddings,
             attention_mask=full_mask,
             past_key_values=reading.cache,
             use_cache=True,
-            **extra,
+            **self._positions(full_mask, mask.shape[1]),
             **options,
         )
-        return output, Reading(reading.cache, full_mask, None)
+        return output, Reading(reading.cache, full_mask)

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mend.errors import UserError
 from mend.llm import FrozenLLM, longest_input, pad_left, pad_right
+from mend.partial_reading import read_for_later
 from mend.progress import logger
 
 
@@ -89,21 +90,28 @@ class Distiller(nn.Module):
             mask = nn.functional.pad(mask, (0, missing))
             positions = torch.arange(ids.shape[1] + self.length, device=device)[None]
         rows = len(demonstrations)
-        placeholders = self.placeholders.expand(rows, -1, -1)
-        embeddings = torch.cat(
-            [
-                self.backbone.get_input_embeddings()(ids),
-                placeholders.to(self.backbone.dtype),
-            ],
-            dim=1,
-        )
-        mask = torch.cat([mask, mask.new_ones(rows, self.length)], dim=1)
+        words = self.backbone.get_input_embeddings()(ids)
+        placeholders = self.placeholders.expand(rows, -1, -1).to(self.backbone.dtype)
+        whole_mask = torch.cat([mask, mask.new_ones(rows, self.length)], dim=1)
         if positions is None:
             # Only real tokens count: the vectors do not depend on the batch's padding.
-            positions = mask.cumsum(1).sub(1).clamp(min=0)
-        extra = {"position_ids": positions.expand(rows, -1)} if self._takes_positions else {}
+            positions = whole_mask.cumsum(1).sub(1).clamp(min=0)
+        positions = positions.expand(rows, -1)
+
+        def inputs(of: slice) -> dict[str, Tensor]:
+            return {"position_ids": positions[:, of]} if self._takes_positions else {}
+
+        before = ids.shape[1]
+        if before and not self.backbone.config.is_encoder_decoder:
+            # Only the placeholders' states are used: the demonstrations are read for their sake.
+            cache = read_for_later(self.backbone, words, mask, **inputs(slice(before)))
+            embeddings, later = placeholders, {"past_key_values": cache, "use_cache": True}
+            later |= inputs(slice(before, None))
+        else:
+            embeddings = torch.cat([words, placeholders], dim=1)
+            later = {"use_cache": False, **inputs(slice(None))}
         states = self.backbone(
-            inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **extra
+            inputs_embeds=embeddings, attention_mask=whole_mask, **later
         ).last_hidden_state
         return self.projection(states[:, -self.length :].float())
 

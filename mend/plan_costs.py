@@ -7,7 +7,7 @@ For one query, with P the parameters of a model's layers and n the tokens that i
                   frozen, and only what leads to the vectors is asked for
     distiller     2 P n, n = demonstrations and vectors, and twice as much backward
 
-and besides attention, 4 (layers) (width) (tokens) (tokens looked at), twice that backward, and the
+and besides what `Architecture.read` leaves out, attention, 4 (layers) (width) (tokens) (tokens looked at), twice that backward, and the
 output head where a token is predicted. Both are counted whole where a causal mask hides half.
 """
 
@@ -115,7 +115,11 @@ def training_work(
 
 def distillation(llm: Architecture, distiller: Architecture, reading: Reading) -> Operations:
     """Return what distilling a context costs, the projection to the LLM's width included."""
-    made = distiller.read(reading.distilled + reading.vectors)
+    if distiller.decoder_layers:
+        made = distiller.read(reading.distilled + reading.vectors)
+    else:
+        made = distiller.read(reading.distilled)
+        made += distiller.answer(reading.distilled, reading.vectors, predicted=0)
     if distiller.width == llm.width:
         return made
     return made + Operations(2 * reading.vectors * distiller.width * llm.width)

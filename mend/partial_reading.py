@@ -1,0 +1,56 @@
+"""Reading tokens for the sake of later ones alone, without the part of it that nobody sees.
+
+Later tokens attend to a token's keys and values. A token that predicts nothing itself therefore
+needs no last layer beyond them: no attention of its own, no feed-forward part, no final norm, and
+no gradients through those. Of a distiller with 2 layers that is two fifths of the work on the
+demonstrations, of a language model with 36 layers a fortieth. The numbers stay the same.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from mend.sharding import is_sharded
+
+
+class _EverythingKept(Exception):  # noqa: N818 (not an error: how a forward pass is left early)
+    """The last layer's keys and values are in the cache."""
+
+
+class _StoppingCache(DynamicCache):
+    """A cache that ends the forward pass once every layer's keys and values are in it."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config=config)
+        self.last_layer = config.get_text_config(decoder=True).num_hidden_layers - 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
+        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self.last_layer:
+            raise _EverythingKept
+        return found
+
+
+def read_for_later(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs) -> DynamicCache:
+    """Return the keys and values of tokens, for those that come after them.
+
+    base: a decoder-only model without its head. embeddings: (sequences, n, width), n at least 1;
+    mask: (sequences, n), 0 on the padding; inputs: what else its forward pass takes.
+    """
+    # Leaving a sharded model in the middle of a layer would leave that layer put together.
+    stops = not is_sharded(base)
+    cache = (_StoppingCache if stops else DynamicCache)(config=base.config)
+    try:
+        base(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **inputs,
+        )
+    except _EverythingKept:
+        pass
+    kept = DynamicCache(config=base.config)
+    kept.layers = cache.layers
+    return kept
