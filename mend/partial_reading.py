@@ -8,6 +8,8 @@ demonstrations, of a language model with 36 layers a fortieth. The numbers stay 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -41,7 +43,7 @@ def read_for_later(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs) 
     # Leaving a sharded model in the middle of a layer would leave that layer put together.
     stops = not is_sharded(base)
     cache = (_StoppingCache if stops else DynamicCache)(config=base.config)
-    try:
+    with suppress(_EverythingKept):
         base(
             inputs_embeds=embeddings,
             attention_mask=mask,
@@ -49,8 +51,6 @@ def read_for_later(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs) 
             use_cache=True,
             **inputs,
         )
-    except _EverythingKept:
-        pass
     kept = DynamicCache(config=base.config)
     kept.layers = cache.layers
     return kept

@@ -7,8 +7,9 @@ For one query, with P the parameters of a model's layers and n the tokens that i
                   frozen, and only what leads to the vectors is asked for
     distiller     2 P n, n = demonstrations and vectors, and twice as much backward
 
-and besides what `Architecture.read` leaves out, attention, 4 (layers) (width) (tokens) (tokens looked at), twice that backward, and the
-output head where a token is predicted. Both are counted whole where a causal mask hides half.
+and besides attention, 4 (layers) (width) (tokens) (tokens looked at), twice that backward, and the
+output head where a token is predicted. Both are counted whole where a causal mask hides half. Of
+this, what nobody reads is left out (`Architecture.read`).
 """
 
 from __future__ import annotations
