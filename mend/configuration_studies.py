@@ -28,6 +28,7 @@ def study_specification(configuration: Configuration, study: str) -> dict[str, A
         "reference": content.get("reference"),
         "claims": content.get("claims", []),
         "score": content.get("score", "mean"),
+        "context_share_of": content.get("context_share_of"),
         "paper": content.get("paper"),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mend.claims import SIDES, compared_points
 from mend.configuration_runs import (
     STAGES,
     parse_settings,
@@ -18,6 +19,7 @@ from mend.errors import UserError
 COLUMNS = (
     *("llm", "run", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"),
     *("context_length", "difference", "difference_low", "difference_high", "average_rank"),
+    "context_share",
 )
 """Of every study's table; an axis is one more, and so has another name."""
 
@@ -87,14 +89,20 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
             raise UserError(
                 f"{place}.vary.{axis}: each name needs its settings, such as {{shots: 4}}, or {{}}"
             )
-    points = {"reference": content.get("reference") or {}}
+    points = [("reference", content.get("reference") or {})]
+    if "context_share_of" in content:
+        points.append(("context_share_of", {"run": content["context_share_of"]}))
     for number, claim in enumerate(content.get("claims", ())):
-        for side in ("higher", "lower"):
-            points[f"claims[{number}].{side}"] = claim[side]
+        key = f"claims[{number}]"
         if set(claim["higher"]) != set(claim["lower"]):
-            raise UserError(f"{place}.claims[{number}]: higher and lower must name the same axes")
+            raise UserError(f"{place}.{key}: higher and lower must name the same axes")
+        try:
+            pairs = compared_points(claim)
+        except UserError as error:
+            raise UserError(f"{place}.{key}: {error}") from None
+        points += [(f"{key}.{SIDES[i]}", side) for pair in pairs for i, side in enumerate(pair)]
     axes = study_axes(values, study)
-    for key, point in points.items():
+    for key, point in points:
         for axis, label in point.items():
             if axis not in axes:
                 known = ", ".join(axes)
@@ -102,6 +110,8 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
             if label not in axes[axis]:
                 known = ", ".join(map(str, axes[axis]))
                 raise UserError(f"{place}.{key}.{axis}: {label} is not one of {known}")
+    if "context_share_of" in content and "vary" not in content:
+        raise UserError(f"{place}.context_share_of: the study varies nothing to be drawn (vary)")
 
 
 def _check_settings(values: Mapping[str, Any], study: str) -> None:

@@ -34,6 +34,8 @@ CLAIMS = (
     Claim("vanilla-icl", "hypertuning", 0, "Vanilla ICL is above HyperTuning"),
     Claim("hypertuning", "prompt-tuning", 0, "HyperTuning is above prompt tuning"),
     Claim("prompt-tuning", "zero-shot", 0, "Prompt tuning is above zero-shot"),
+    Claim("hypertuning", "zero-shot", 0, "HyperTuning is above zero-shot"),
+    Claim("mend", "zero-shot", 0, "MEND is above zero-shot"),
 )
 """What section 4.2 concludes from the paper's table 2; 2 points are our reading of "match"."""
 

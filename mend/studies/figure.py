@@ -1,10 +1,11 @@
-"""Pictures of studies: the score by the last axis, one line for each run, with its interval."""
+"""Pictures of studies: the score by the last axis, or by what is read, a line for each run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib
@@ -21,13 +22,28 @@ from mend.studies.numbers import Point, points_of, study_axes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 
 MARKERS = "os^DvPX*<>"
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+COLOURS = (
+    *seaborn.color_palette("colorblind", len(METHOD_LABELS)).as_hex(),
+    *("#333333", "#882255", "#6b6b00", "#7a4b1e", "#8a8a8a"),
+)
+"""Of the methods, and of other runs: the palette's other colours are too pale for lines."""
+
 PANEL = (3.2, 2.5)
-"""Width and height of a panel, in inches."""
+"""Width and height of a panel, in inches; more than `NAMES` names make it wider."""
+
+NAMES = 5
+ABREAST = 4
+"""Panels of a language model side by side, at most."""
+
+BAND = 0.15
+"""How opaque the interval around a line is."""
 
 Study = tuple[Mapping[str, Any], pd.DataFrame]
 
@@ -55,11 +71,12 @@ def write_figure(
 def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     """Draw (specification, table) of each study; returns what is drawn, as `write_figure` says.
 
-    A row of panels for each LLM; a panel for each study and each value of the axes between `run`
-    and the last one, which is along the bottom. Numbers are as far apart as on a log scale if the
-    largest is 8 times the smallest or more; names are apart alike, and not joined by lines. A run
-    has the same colour, line and marker in all panels. 300 dpi; the same bytes for the same
-    numbers.
+    Rows of panels for each LLM; a panel for each study and each value of the axes between `run` and
+    the last one, which is along the bottom; panels of several studies have letters. Numbers are as
+    far apart as on a log scale if the largest is 8 times the smallest or more; names are apart
+    alike, and not joined by lines. With `context_share_of` the study's context_share is along the
+    bottom instead. A run has the same colour, line and marker in all panels. 300 dpi; the same
+    bytes for the same numbers.
     """
     panels = []
     for spec, table in studies:
@@ -71,33 +88,74 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     llms = list(dict.fromkeys(llm["name"] for spec, _ in studies for llm in spec["llms"]))
     runs = list(dict.fromkeys(run for spec, _ in studies for run in study_axes(spec)["run"]))
     styles = _styles(runs)
-    width = PANEL[0] * len(panels)
+    lines = math.ceil(len(panels) / ABREAST)  # of each LLM
+    abreast = math.ceil(len(panels) / lines)
+    widths = [_width(spec, axes) for spec, _, axes, _ in panels]
+    widths = [max(widths[column::abreast]) for column in range(abreast)]
+    handles = _legend(studies, runs, styles)
     # A letter of 8 points is some 0.065 inches wide, the line before a name half an inch.
-    columns = max(1, min(len(runs), int(width / (0.065 * max(map(len, runs)) + 0.5))))
-    size = (width, PANEL[1] * len(llms) + 0.2 * math.ceil(len(runs) / columns) + 0.1)
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = max(1, min(len(handles), int(sum(widths) / (0.065 * longest + 0.5))))
+    height = PANEL[1] * len(llms) * lines + 0.2 * math.ceil(len(handles) / columns) + 0.1
     drawn = []
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8}):
         figure, grid = pyplot.subplots(
-            len(llms), len(panels), figsize=size, squeeze=False, layout="constrained"
+            *(len(llms) * lines, abreast),
+            figsize=(sum(widths), height),
+            width_ratios=widths,
+            squeeze=False,
+            layout="constrained",
         )
-        for row, llm in zip(grid, llms, strict=True):
-            for axis, (spec, table, axes, place) in zip(row, panels, strict=True):
+        for number, llm in enumerate(llms):
+            row = grid[number * lines : (number + 1) * lines].ravel()
+            for axis in row[len(panels) :]:
+                axis.set_visible(False)
+            row = row[: len(panels)]
+            for letter, axis, (spec, table, axes, place) in zip(
+                ascii_lowercase, row, panels, strict=False
+            ):
                 if llm not in {entry["name"] for entry in spec["llms"]}:
                     axis.set_visible(False)
                     continue
                 drawn.append(_panel(axis, spec, table, axes, place, llm, styles))
                 titles = [llm] * (len(llms) > 1) + [point_text(place)] * bool(place)
-                axis.set_title(", ".join(titles))
+                lettered = [f"({letter})"] * (len(studies) > 1)
+                axis.set_title(" ".join([*lettered, ", ".join(titles)]).strip(), parse_math=False)
             _share_heights(row, [spec["name"] for spec, *_ in panels])
-        if len(runs) > 1:
-            joined = any(_places(list(axes.values())[-1])[0] for _, _, axes, _ in panels)
-            only_markers = {} if joined else {"linestyle": ""}
-            handles = [Line2D([], [], label=run, **styles[run] | only_markers) for run in runs]
+        if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
         with whole_file(png) as temporary:
             figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
     pyplot.close(figure)
     return pd.concat(drawn, ignore_index=True)
+
+
+def _width(spec: Mapping[str, Any], axes: Mapping[str, Sequence]) -> float:
+    """Width of a study's panels, in inches."""
+    values = list(axes.values())[-1]
+    joined = _by_share(spec) or _places(values)[0]
+    return PANEL[0] * (1 if joined else max(1, len(values) / NAMES))
+
+
+def _legend(
+    studies: Sequence[Study], runs: Sequence[str], styles: Mapping[str, Mapping[str, Any]]
+) -> list[Artist]:
+    """What the legend names: the runs, if there are several, and what intervals look like."""
+    kinds = {
+        _by_share(spec) or _places(list(study_axes(spec).values())[-1])[0] for spec, _ in studies
+    }
+    only_markers = {} if True in kinds else {"linestyle": ""}
+    named = runs if len(runs) > 1 else []
+    handles: list[Artist] = [
+        Line2D([], [], label=run, **styles[run] | only_markers) for run in named
+    ]
+    if all(spec.get("score") == "rank" for spec, _ in studies):
+        return handles
+    if True in kinds:
+        band = {"facecolor": "grey", "alpha": 2 * BAND, "linewidth": 0}
+        return [*handles, Patch(label="95 % interval", **band)]
+    bar = {"color": "grey", "linestyle": "", "marker": "|", "markersize": 9}
+    return [*handles, Line2D([], [], label="95 % interval", **bar)]
 
 
 def _share_heights(row: Sequence[Axes], names: Sequence[str]) -> None:
@@ -114,10 +172,9 @@ def _styles(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Styles of runs; one that is called as a method looks the same in all pictures."""
     known = [*reversed(METHOD_LABELS.values())]
     names = [*known, *(run for run in runs if run not in known)]
-    colours = seaborn.color_palette("colorblind", len(names))
     return {
         run: {
-            "color": colours[i],
+            "color": COLOURS[i % len(COLOURS)],
             "marker": MARKERS[i % len(MARKERS)],
             "linestyle": LINES[i % len(LINES)],
             "linewidth": 1.2,
@@ -139,6 +196,7 @@ def _panel(
     """Draw one panel; a point's last row is its AVG, or its only partition."""
     name, values = list(axes.items())[-1]
     numbers, places, log = _places(values)
+    by_share = _by_share(spec)
     ranked = spec.get("score") == "rank"
     rows = table[table["llm"] == llm].drop_duplicates(list(axes), keep="last")
     for key, value in place.items():
@@ -151,33 +209,45 @@ def _panel(
             {
                 **{"study": spec["name"], "llm": llm, "panel": point_text(place), "run": run},
                 **{"axis": name, "value": [value_text(value) for value in values]},
-                "position": places,
+                "position": own["context_share"] if by_share else places,
                 "score": own["average_rank" if ranked else "mean"],
                 **{"low": low, "high": high},
             }
         )
+        part = part.sort_values("position", kind="stable")
         parts.append(part)
         style = dict(styles[run])
-        if numbers:
-            axis.plot(places, part["score"], **style)
+        if numbers or by_share:
+            axis.plot(part["position"], part["score"], **style)
             if not ranked:
-                axis.fill_between(
-                    places, part["low"], part["high"], color=style["color"], alpha=0.15, lw=0
-                )
+                ends = (part["position"], part["low"], part["high"])
+                axis.fill_between(*ends, color=style["color"], alpha=BAND, lw=0)
+                # Bands that lie over each other are told apart by their edges.
+                for edge in ("low", "high"):
+                    axis.plot(part["position"], part[edge], color=style["color"], alpha=0.4, lw=0.5)
         else:
             aside = (i - (len(axes["run"]) - 1) / 2) * min(0.2, 0.7 / len(axes["run"]))
             reach = None if ranked else [part["score"] - part["low"], part["high"] - part["score"]]
             style["linestyle"] = ""
             axis.errorbar(np.array(places) + aside, part["score"], reach, capsize=2, **style)
-    axis.set_xlabel(axis_label(name))
+    drawn = pd.concat(parts, ignore_index=True)
+    if by_share:
+        axis.set_xlabel(f"Context that is read (% of {spec['context_share_of']}’s longest)")
+        _share_ticks(axis, drawn["position"])
+    else:
+        axis.set_xlabel(axis_label(name))
+        _ticks(axis, [value_text(value) for value in values], places, log)
     axis.set_ylabel("Average rank (1 is best)" if ranked else "Score (%)")
-    _ticks(axis, [value_text(value) for value in values], places, log)
     if ranked:
         axis.set_ylim(len(values) + 0.2, 0.8)
         axis.set_yticks(range(1, len(values) + 1))
     axis.grid(axis="y", linewidth=0.4, alpha=0.5)
     seaborn.despine(ax=axis)
-    return pd.concat(parts, ignore_index=True)
+    return drawn
+
+
+def _by_share(spec: Mapping[str, Any]) -> bool:
+    return bool(spec.get("context_share_of"))
 
 
 def _places(values: Sequence[Any]) -> tuple[bool, list[float], bool]:
@@ -196,3 +266,18 @@ def _ticks(axis: Axes, labels: Sequence[str], places: Sequence[float], log: bool
     long = sum(map(len, labels)) > 30
     angle = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axis.set_xticks(places, labels, **angle)
+
+
+def _share_ticks(axis: Axes, shares: pd.Series) -> None:
+    """Ticks at round shares; on a log scale, which is linear below the least share above 0."""
+    low, high = shares[shares > 0].min(), shares.max()
+    if not high >= 8 * low:
+        return
+    nothing = bool((shares == 0).any())
+    axis.set_xscale("symlog", linthresh=low) if nothing else axis.set_xscale("log")
+    axis.minorticks_off()
+    steps = (1,) if high >= 300 * low else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [0.0] * nothing + [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

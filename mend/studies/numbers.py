@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mend.claims import compared_points, listed_axes
 from mend.data.partitions import Task
 from mend.errors import UserError
 from mend.metrics import scores_by_task
@@ -34,7 +35,7 @@ def study_axes(spec: Spec) -> dict[str, list]:
     Raises UserError for an axis with the name of another column of the table.
     """
     axes = {axis["name"]: list(axis["values"]) for axis in spec["axes"]}
-    reserved = {"llm", "partition", "average_rank", *NUMBERS, *DIFFERENCE}
+    reserved = {"llm", "partition", "average_rank", "context_share", *NUMBERS, *DIFFERENCE}
     for name, values in axes.items():
         if name in reserved:
             raise UserError(f"studies.{spec['name']}.vary.{name}: a column's name; rename the axis")
@@ -62,12 +63,14 @@ def compute_study(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFra
 
     Columns: llm, one for each axis (`run` first), partition (each, then AVG if there are several),
     mean, std, ci_low, ci_high, tasks, seeds, as `mend.tables.summarise` has them; context_length,
-    how many positions the LLM reads before a query, the mean over rows, seeds and tasks; difference,
-    difference_low, difference_high to the reference at the same values of the other axes (NaN for
-    the reference itself, or without one); and with the score `rank` average_rank, on the last rows
-    of each point: 1 for the best of the last axis' values within LLM, the other axes and
-    partition, averaged over the partitions; equal means share the mean of their ranks (the
-    paper's figure 7). Points of per cent, rounded to four decimals.
+    how many positions (tokens or vectors) the LLM reads before a query, the mean over rows, seeds
+    and tasks; difference, difference_low, difference_high to the reference at the same values of
+    the other axes (NaN for the reference itself, or without one); with the score `rank`
+    average_rank, on the last rows of each point: 1 for the best of the last axis' values within
+    LLM, the other axes and partition, averaged over the partitions; equal means share the mean of
+    their ranks (the paper's figure 7); and with `context_share_of` context_share, context_length in
+    per cent of the longest context of that run, of the same LLM and partition. Points of per cent,
+    rounded to four decimals.
 
     Raises UserError where predictions that the specification names are absent or incomplete.
     """
@@ -143,6 +146,8 @@ def study_table(spec: Spec, scores: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if spec.get("score") == "rank":
         table["average_rank"] = _average_rank(table, list(axes))
+    if spec.get("context_share_of"):
+        table["context_share"] = _context_share(spec, table)
     return table
 
 
@@ -150,21 +155,23 @@ def judge_claims(spec: Spec, scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Judge each claim of a study for each LLM, on AVG (or the only partition).
 
     A claim compares two points; axes that it does not name take every value, the same on both
-    sides. Returns dicts with text, llm, margin, verdict and pairs: [{place (the values of the
-    axes that were not named), higher, lower (the points), difference, low, high, verdict}]. The
-    claim holds where all its pairs do, and does not hold where one does not.
+    sides, and of lists see `mend.claims.compared_points`. Returns dicts with text, llm, margin,
+    verdict and pairs: [{place (the values of the axes that were not named), listed (axes whose
+    values the claim lists), higher, lower (the points), difference, low, high, verdict}]. The claim
+    holds where all its pairs do, and does not hold where one does not.
     """
     axes = study_axes(spec)
     points = points_of(axes)
     found, pairs = [], []
     for claim in spec.get("claims") or ():
-        higher, lower = normal_point(claim["higher"], axes), normal_point(claim["lower"], axes)
-        open_axes = {axis: values for axis, values in axes.items() if axis not in higher}
-        places = points_of(open_axes)
-        found.append((claim, places))
-        for place in places:
-            sides = ({**place, **side} for side in (higher, lower))
-            pairs.append(tuple(points.index(side) for side in sides))
+        open_axes = {axis: axes[axis] for axis in axes if axis not in claim["higher"]}
+        sides = [
+            [normal_point(side, axes) for side in compared] for compared in compared_points(claim)
+        ]
+        both = list(itertools.product(points_of(open_axes), sides))
+        found.append((claim, [place for place, _ in both]))
+        for place, compared in both:
+            pairs.append(tuple(points.index({**place, **side}) for side in compared))
     claims = []
     for llm, _, differences in _summaries(spec, scores, points, pairs) if pairs else ():
         compared = iter(zip(pairs, differences, strict=True))
@@ -173,6 +180,7 @@ def judge_claims(spec: Spec, scores: pd.DataFrame) -> list[dict[str, Any]]:
             judged = [
                 {
                     "place": place,
+                    "listed": [axis for axis in axes if axis in listed_axes(claim)],
                     "higher": points[first],
                     "lower": points[second],
                     "difference": rows[-1]["mean"],
@@ -228,3 +236,15 @@ def _average_rank(table: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
     last = ~table.duplicated(["llm", *axes], keep="last")
     found = table.set_index(["llm", *axes]).index.map(means)
     return pd.Series(np.where(last, found, np.nan), index=table.index)
+
+
+def _context_share(spec: Spec, table: pd.DataFrame) -> pd.Series:
+    of_run = table[table["run"] == spec["context_share_of"]]
+    longest = of_run.groupby(["llm", "partition"])["context_length"].max()
+    if (longest == 0).any():
+        raise UserError(
+            f"studies.{spec['name']}.context_share_of: {spec['context_share_of']} reads nothing "
+            "before a query; name a run that does"
+        )
+    whole = table.set_index(["llm", "partition"]).index.map(longest)
+    return (100 * table["context_length"] / whole).round(4)

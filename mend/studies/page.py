@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from mend.claims import SIDES
 from mend.costs import commits, costs, versions
 from mend.labels import method_label
 from mend.pages import drawing_scale, marks, named_tasks, paper_text, partition_label, render
@@ -195,12 +196,12 @@ def study_claims(spec: Spec, table: pd.DataFrame, claims: Claims) -> list[dict[s
             for pair in claim["pairs"]:
                 sides = [
                     paper.get((llm["name"], *(pair[side][axis] for axis in axes), partition))
-                    for side in ("higher", "lower")
+                    for side in SIDES
                 ]
                 difference = f"{sides[0]['mean'] - sides[1]['mean']:+.2f}" if all(sides) else ""
                 pairs.append(
                     {
-                        **{"label": point_text(pair["place"]), "verdict": pair["verdict"]},
+                        **{"label": _pair_label(pair), "verdict": pair["verdict"]},
                         **{"mean": pair["difference"], "margin": claim["margin"]},
                         **{"ci_low": pair["low"], "ci_high": pair["high"], "paper": difference},
                         "drawing": {
@@ -216,3 +217,11 @@ def study_claims(spec: Spec, table: pd.DataFrame, claims: Claims) -> list[dict[s
             shown = any(pair["paper"] for row in rows for pair in row["pairs"])
             blocks.append({"name": llm["name"], "paper": shown, "claims": rows})
     return blocks
+
+
+def _pair_label(pair: Mapping[str, Any]) -> str:
+    """Where a claim is judged, and what is compared if it lists that: `K = 4 against K = 1`."""
+    higher, lower = ({axis: pair[side][axis] for axis in pair["listed"]} for side in SIDES)
+    other = {axis: value for axis, value in lower.items() if value != higher[axis]}
+    compared = " against ".join(filter(None, [point_text(higher), point_text(other)]))
+    return ", ".join(filter(None, [point_text(pair["place"]), compared]))

@@ -82,6 +82,7 @@ def study(**changes):
         "set": {},
         "reference": {"run": "MEND"},
         "score": "mean",
+        "context_share_of": None,
         "paper": None,
         "claims": [],
     }

@@ -188,6 +188,23 @@ def test_the_condition_tells_the_draw_and_the_prediction(values) -> None:
             {"claims": [{"text": "a", "higher": {"run": "MEND"}, "lower": {"length": 1}}]},
             "name the same axes",
         ),
+        (
+            {
+                "vary": {"shots": [1, 2]},
+                "claims": [{"text": "a", "higher": {"shots": 1}, "lower": {"shots": [2, 3]}}],
+            },
+            r"claims\[0\].lower.shots: 3 is not one of 1, 2",
+        ),
+        (
+            {
+                "vary": {"shots": [1, 2]},
+                "claims": [{"text": "a", "higher": {"shots": [1]}, "lower": {"shots": [2, 1]}}],
+            },
+            r"mine.claims\[0\]: the lists of one claim go together",
+        ),
+        ({"vary": {"shots": [1]}, "context_share_of": "mend"}, "share_of.run: mend is not one of"),
+        ({"context_share_of": "MEND"}, "context_share_of: the study varies nothing"),
+        ({"vary": {"context_length": [1]}}, "every table has such a column"),
         ({"vary": {"length": [300]}}, r"length \(l\) is 300"),
     ],
 )

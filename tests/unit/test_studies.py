@@ -145,6 +145,51 @@ def test_several_claims_keep_their_own_pairs(tasks):
     assert [(pair["place"], pair["difference"]) for pair in second["pairs"]] == [({}, 15)]
 
 
+def test_a_claim_may_list_what_it_compares(tasks):
+    claims = [
+        {"text": "a", "higher": {"length": 16}, "lower": {"length": [4, 32]}},
+        {"text": "b", "higher": {"length": [16, 32]}, "lower": {"length": [4, 16]}},
+    ]
+    claims = [
+        {
+            "text": claim["text"],
+            **{side: {"run": "MEND", **claim[side]} for side in ("higher", "lower")},
+        }
+        for claim in claims
+    ]
+    spec = study(claims=claims, partitions=["qa_to_qa"])
+    scores = point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
+    best_at_16, gains, *_ = judge_claims(spec, scores)
+    assert best_at_16["verdict"] == "does not hold"
+    found = [(pair["lower"]["length"], pair["difference"]) for pair in best_at_16["pairs"]]
+    assert found == [(4, 5), (32, -10)]
+    assert gains["verdict"] == "holds"
+    assert [pair["difference"] for pair in gains["pairs"]] == [5, 10]
+    assert gains["pairs"][0]["listed"] == ["length"]
+    # Axes that are not named take every value, with each pair of the lists.
+    spec["claims"] = [{"text": "c", "higher": {"length": 32}, "lower": {"length": [4, 16]}}]
+    (pairs, _) = (claim["pairs"] for claim in judge_claims(spec, scores))
+    assert [pair["place"]["run"] for pair in pairs] == [
+        run for run in ("Vanilla ICL", "HyperTuning", "MEND") for _ in range(2)
+    ]
+
+
+def test_what_is_read_as_a_share_of_the_longest_context_of_a_run(tasks):
+    spec = study(context_share_of="MEND", skipped={"hr_to_lr": [TASKS[0]]})
+    predictions = predictions_of(spec, spec["partitions"])
+    table = compute_study(spec, tasks, predictions)
+    shares = table[(table["llm"] == "large") & (table["partition"] == "AVG")]
+    assert shares.loc[shares["run"] == "MEND", "context_share"].tolist() == [12.5, 50, 100]
+    icl = table[(table["run"] == "Vanilla ICL") & (table["length"] == 4)]
+    assert (
+        icl["context_share"].tolist()
+        == [round(100 * length / 32, 4) for length in (80.5, 90.5, 85.5)] * 2
+    )
+    nothing = predictions.assign(context_length=0)
+    with pytest.raises(UserError, match=r"studies\.length\.context_share_of: MEND reads nothing"):
+        compute_study(spec, tasks, nothing)
+
+
 def test_what_is_absent_is_named(tasks):
     spec = study()
     predictions = predictions_of(spec, spec["partitions"])

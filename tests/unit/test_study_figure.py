@@ -12,7 +12,7 @@ from studies import LLMS, predictions_of, study, write_task_list
 
 from mend.data.partitions import read_task_list
 from mend.errors import UserError
-from mend.studies.figure import draw, write_figure
+from mend.studies.figure import COLOURS, draw, write_figure
 from mend.studies.numbers import compute_study
 
 
@@ -85,10 +85,15 @@ def test_the_picture_has_a_panel_for_each_llm_and_each_value_between(table_of, t
     assert [text.get_text() for text in panel.get_xticklabels()] == ["4", "16", "32"]
     assert panel.get_xlabel() == "l, number of vectors"
     assert panel.get_ylabel() == "Score (%)"
-    looks = {(line.get_marker(), line.get_linestyle(), line.get_color()) for line in panel.lines}
+    # The edges of the intervals have no markers.
+    lines = [line for line in panel.lines if line.get_marker() != "None"]
+    looks = {(line.get_marker(), line.get_linestyle(), line.get_color()) for line in lines}
     assert len(looks) == len({look[0] for look in looks}) == len({look[2] for look in looks}) == 3
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == spec["axes"][0]["values"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *spec["axes"][0]["values"],
+        "95 % interval",
+    ]
     # The legend lies below the panels and their labels, within the picture.
     figure.canvas.draw()
     bounds = legend.get_window_extent()
@@ -96,6 +101,59 @@ def test_the_picture_has_a_panel_for_each_llm_and_each_value_between(table_of, t
     assert bounds.y0 >= 0
     assert bounds.x0 >= 0
     assert bounds.x1 <= figure.bbox.x1
+
+
+def test_scores_by_what_is_read(table_of, tmp_path, figures):
+    spec = study(llms=study()["llms"][:1], partitions=["qa_to_qa"], context_share_of="Vanilla ICL")
+    spec["runs"] = [run for run in spec["runs"] if run["llm"] == "small"]
+    table = table_of(spec)
+    # ICL reads 80.5 tokens at every length, here ever fewer: lines go from the least to the most.
+    icl = table["run"] == "Vanilla ICL"
+    table.loc[icl, "context_share"] = [100.0, 50.0, 2.5]
+    other = study(name="other", llms=spec["llms"], runs=spec["runs"])
+    drawn = draw([(spec, table), (other, table_of(other))], tmp_path / "a.png")
+    of_spec = drawn[drawn["study"] == "length"]
+    mend = of_spec[of_spec["run"] == "MEND"]
+    assert mend["value"].tolist() == ["4", "16", "32"]
+    assert mend["position"].tolist() == pytest.approx(
+        [100 * n / 80.5 for n in (4, 16, 32)], abs=1e-3
+    )
+    assert of_spec.loc[of_spec["run"] == "Vanilla ICL", "value"].tolist() == ["32", "16", "4"]
+    share, length = figures[0].axes
+    assert [axis.get_title() for axis in (share, length)] == ["(a)", "(b)"]
+    assert share.get_xlabel() == "Context that is read (% of Vanilla ICL’s longest)"
+    assert length.get_xlabel() == "l, number of vectors"
+    assert share.get_xscale() == "log"
+    ticks = [text.get_text() for text in share.get_xticklabels()]
+    assert ticks == ["5", "10", "20", "50", "100"]
+    # A run that reads nothing has its place, at 0.
+    table.loc[icl, "context_share"] = 0.0
+    draw([(spec, table)], tmp_path / "a.png")
+    share = figures[1].axes[0]
+    assert share.get_xscale() == "symlog"
+    assert [text.get_text() for text in share.get_xticklabels()][0] == "0"
+    assert share.transData.transform((0, 50))[0] < share.transData.transform((4.9, 50))[0]
+
+
+def test_many_panels_take_several_rows(table_of, tmp_path, figures):
+    spec = study(llms=study()["llms"][:1], partitions=["qa_to_qa"])
+    spec["runs"] = [run for run in spec["runs"] if run["llm"] == "small"]
+    studies = [({**spec, "name": f"study{n}"}, table_of(spec)) for n in range(5)]
+    draw(studies, tmp_path / "a.png")
+    panels = [axis for axis in figures[0].axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == ["(a)", "(b)", "(c)", "(d)", "(e)"]
+    assert len({round(axis.get_position().y0, 3) for axis in panels}) == 2
+    assert figures[0].get_size_inches()[0] < 10
+
+
+def test_all_colours_are_dark_enough_on_white():
+    def contrast(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 1.05 / (0.05 + 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+
+    assert len(set(COLOURS)) == len(COLOURS)
+    assert min(map(contrast, COLOURS)) > 2.5
 
 
 def test_ranks_stand_with_1_at_the_top(table_of, tmp_path, figures):

@@ -94,6 +94,35 @@ def test_the_files_agree(write):
     assert shown[2][:3] == ["l = 4", "✓ holds", "+10.00"]
 
 
+def test_lists_of_a_claim_are_told_pair_by_pair(write):
+    claims = [
+        {
+            "text": "best with 16",
+            "higher": {"run": ["MEND", "HyperTuning"], "length": 16},
+            "lower": {"run": ["MEND", "HyperTuning"], "length": [4, 32]},
+        },
+        {"text": "gains", "higher": {"length": 32}, "lower": {"length": [4, 16]}},
+    ]
+    rows = table_of(write(study(claims=claims))[2].read_text(), "Claims, small")
+    assert [row[0] for row in rows[1:6]] == [
+        *("best with 16", "MEND, l = 16 against l = 4"),
+        *("HyperTuning, l = 16 against l = 32", "gains"),
+        "Vanilla ICL, l = 32 against l = 4",
+    ]
+
+
+def test_what_is_read_is_told_where_the_study_is_about_it(write):
+    page = write(study(context_share_of="MEND"))[2].read_text()
+    rows = table_of(page, "Number of vectors")
+    assert [cell.split("reads ")[1] for cell in rows[5][1:]] == [
+        "4 = 12 %",
+        "16 = 50 %",
+        "32 = 100 %",
+    ]
+    assert "share of the longest context of MEND" in re.sub(r"\s+", " ", page)
+    assert "reads" not in str(table_of(write(study())[2].read_text(), "Number of vectors"))
+
+
 def test_without_an_axis_columns_are_partitions(write):
     spec = study(axes=[{"name": "run", "values": ["Vanilla ICL", "MEND"]}], reference=None)
     spec["runs"] = [

@@ -198,6 +198,8 @@ def test_claims_are_judged_on_the_page(study):
         "Vanilla ICL is above HyperTuning": "✗ does not hold",
         "HyperTuning is above prompt tuning": "✓ holds",
         "Prompt tuning is above zero-shot": "✓ holds",
+        "HyperTuning is above zero-shot": "✓ holds",
+        "MEND is above zero-shot": "✓ holds",
     }
 
 
