@@ -36,9 +36,9 @@ def report_specification(configuration: Configuration) -> dict[str, Any]:
     """Return the specification of the report.
 
     parts: its results, the paper's first and in its order: {name, title, tables, pictures,
-    commands}, names without endings; absent: those of the paper that the configuration lacks;
-    runs: the folders of all trained stages; rules: of `workflow_rules`; differences: the choices
-    that are not the default's, [{key, value, default}].
+    commands}, names without endings, and studies: those that its picture shows; absent: those of
+    the paper that the configuration lacks; runs: the folders of all trained stages; rules: of
+    `workflow_rules`; differences: the choices that are not the default's, [{key, value, default}].
     """
     parts = list(_parts(configuration))
     names = {part["name"] for part in parts}
@@ -178,7 +178,7 @@ def _parts(configuration: Configuration) -> Iterator[dict[str, Any]]:
         # The table of a study that several figures show stands with the first.
         tables = [study for study in studies if study not in shown]
         shown.update(tables)
-        found[name] = _part(configuration, name, tables, [name])
+        found[name] = {**_part(configuration, name, tables, [name]), "studies": list(studies)}
     for name in configuration["studies"]:
         if name not in in_figures and name not in FIXED_TABLES:
             found[name] = _part(configuration, name, [name], [name] if name in alone else [])
@@ -196,6 +196,7 @@ def _part(
         "title": title,
         "tables": list(tables),
         "pictures": list(pictures),
+        "studies": [],
         "commands": [command(configuration, target) for target in targets],
     }
 

@@ -13,6 +13,7 @@ import pyarrow
 import seaborn
 
 from mend.data.partitions import PARTITION_LABELS
+from mend.drawing import line_styles
 from mend.errors import UserError
 from mend.labels import method_label
 from mend.records import whole_file, write_parquet
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METHODS = ("vanilla-icl", "prompt-tuning", "mend")
-COLOURS = dict(zip(METHODS, seaborn.color_palette("colorblind", len(METHODS)), strict=True))
+_STYLES = line_styles([])
+COLOURS, MARKERS = (
+    {name: _STYLES[method_label(name)][key] for name in METHODS} for key in ("color", "marker")
+)
 HATCHES = dict(zip(METHODS, ("", "////", "...."), strict=True))
-MARKERS = dict(zip(METHODS, ("o", "s", "^"), strict=True))
 #: Column, title, and the units that its numbers may have.
 PANELS = (
     ("flops", "Forward operations", {"TFLOPs": 1e12, "GFLOPs": 1e9, "MFLOPs": 1e6}),
@@ -174,7 +177,9 @@ def _many_queries(axis: Axes, table: pd.DataFrame) -> pd.DataFrame:
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_formatter("{x:g}")
     said = [f"{queries or 'never'} ({meaning})" for meaning, _, queries in found]
-    title = f"Operations of n queries ({name}); MEND at most ICL\nfrom n = {', '.join(said)}"
+    title = (
+        f"Operations of n queries ({name}); MEND needs no more\nthan ICL from n = {', '.join(said)}"
+    )
     axis.set_title(title, fontsize=8)
     seaborn.despine(ax=axis)
     marks = pd.DataFrame(

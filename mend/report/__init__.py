@@ -38,7 +38,10 @@ CAPTIONS = {
         "What inference costs: operations, memory and time of one query, and many queries of one "
         "context. Diamonds are the paper’s.",
     ),
-    "figure4": ("Figure 4", "Number of demonstrations, and of vectors."),
+    "figure4": (
+        "Figure 4",
+        "Scores by how much is distilled, into how much: demonstrations and vectors.",
+    ),
     "figure5": (
         "Figure 5",
         "Where the four best induction heads look before the first token of an answer, with "
@@ -171,6 +174,7 @@ def _part(results: Path, part: Mapping[str, Any], budget: int) -> dict[str, Any]
         "heading": None if alone else label or title,
         "caption": None if alone else caption,
         "short": label or title,
+        "panels": part["studies"] if len(part["studies"]) > 1 else [],
         "pages": {
             name: page_content(results / f"{name}.html", 2 if alone else 3)
             for name in part["tables"]

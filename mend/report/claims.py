@@ -161,7 +161,7 @@ def _study(spec: Mapping[str, Any], table: pd.DataFrame, claims: list) -> Iterat
             worst = min(claim["pairs"], key=lambda pair: pair["mean"])
             several = len(claim["pairs"]) > 1
             good = pd.Series([pair["verdict"] == "holds" for pair in claim["pairs"]])
-            notes = [_bar(claim["margin"]), f"{_at(good)}; least at {worst['label']}" * several]
+            notes = [_bar(claim["margin"]), f"{_at(good)}; least: {worst['label']}" * several]
             yield Judged(
                 *(spec["name"], "", claim["text"]),
                 verdict=claim["verdict"],

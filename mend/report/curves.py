@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import Any
 
 import matplotlib
 import numpy as np
 import seaborn
 
 from mend.costs import STAGES, Record
+from mend.drawing import line_styles
 from mend.labels import METHOD_LABELS, method_label
 
 matplotlib.use("Agg")
@@ -27,7 +27,6 @@ QUANTITIES = {
 }
 """What `mend.training.write_metrics` writes, besides the gradients' norm and the weighted sum."""
 
-LINES = ("-", "--", ":", "-.")
 MANY = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
 """Ticks within a power of ten, where a log scale shows little more than one."""
 
@@ -45,7 +44,11 @@ def draw_curves(runs: Sequence[Run]) -> Iterator[tuple[str, str, bytes]]:
     are its variants in the studies.
     """
     methods = list(dict.fromkeys([*METHOD_LABELS, *(record["method"] for record, _ in runs)]))
-    colours = dict(zip(methods, seaborn.color_palette("colorblind", len(methods)), strict=True))
+    labelled = line_styles(map(method_label, methods))
+    styles = {
+        name: {key: labelled[method_label(name)][key] for key in ("color", "linestyle")}
+        for name in methods
+    }
     for llm in dict.fromkeys(record["llm"] for record, _ in runs):
         for stage in STAGES:
             groups: dict[tuple[str, str], list] = {}
@@ -54,10 +57,10 @@ def draw_curves(runs: Sequence[Run]) -> Iterator[tuple[str, str, bytes]]:
                     key = (record["method"], record.get("variant", "default"))
                     groups.setdefault(key, []).append(metrics)
             if groups:
-                yield llm, stage, _picture(groups, colours, methods)
+                yield llm, stage, _picture(groups, styles)
 
 
-def _picture(groups: Mapping[tuple[str, str], list], colours: Mapping, methods: list) -> bytes:
+def _picture(groups: Mapping[tuple[str, str], list], styles: Mapping[str, Mapping]) -> bytes:
     shown = [
         name
         for name in QUANTITIES
@@ -65,7 +68,7 @@ def _picture(groups: Mapping[tuple[str, str], list], colours: Mapping, methods: 
     ]
     # Variants first, so that the methods as configured are drawn over them.
     ordered = sorted(groups.items(), key=lambda item: item[0][1] == "default")
-    drawn = [name for name in methods if name in {method for method, _ in groups}]
+    drawn = [name for name in styles if name in {method for method, _ in groups}]
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8}):
         figure, axes = pyplot.subplots(
             *(1, len(shown)), figsize=(3.1 * len(shown), 2.7), squeeze=False, layout="constrained"
@@ -76,16 +79,14 @@ def _picture(groups: Mapping[tuple[str, str], list], colours: Mapping, methods: 
                 main = variant == "default"
                 axis.plot(
                     *(steps, values),
-                    color=colours[method],
-                    linestyle=_line(method, methods),
+                    **styles[method],
                     linewidth=1.6 if main else 0.6,
                     alpha=1 if main else 0.5,
                 )
             _finish(axis, name)
         handles = [
-            Line2D([], [], color=colours[name], linestyle=_line(name, methods), label=label)
+            Line2D([], [], **styles[name], linewidth=1.6, label=method_label(name))
             for name in drawn
-            for label in [method_label(name)]
         ]
         if any(variant != "default" for _, variant in groups):
             handles.append(Line2D([], [], color="grey", linewidth=0.6, label="variants of studies"))
@@ -105,10 +106,6 @@ def _mean(runs: Sequence[Sequence[Mapping]], name: str) -> tuple[np.ndarray, np.
     halves = zip(np.array_split(steps, parts), np.array_split(values, parts), strict=True)
     pairs = np.array([(part.mean(), value.mean()) for part, value in halves if len(part)])
     return (pairs[:, 0], pairs[:, 1]) if len(pairs) else (np.array([]), np.array([]))
-
-
-def _line(method: str, methods: Sequence[str]) -> Any:
-    return LINES[methods.index(method) % len(LINES)]
 
 
 def _finish(axis: Axes, name: str) -> None:

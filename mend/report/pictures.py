@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from mend.errors import UserError
 
 WIDEST, NARROWEST = 1800, 300
-COLOURS = 128
+COLOURS = 256
 DPI = 200
 """Of a picture that does not say."""
 
@@ -34,7 +34,9 @@ def embedded(source: str | Path | bytes, most_bytes: int) -> dict[str, Any]:
         size = (width, max(1, round(picture.height * width / picture.width)))
         scaled = picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
         buffer = BytesIO()
-        scaled.quantize(COLOURS).save(buffer, "PNG", optimize=True)
+        # An octree keeps colours apart that few points have, as those of legends and thin lines.
+        palette = scaled.quantize(COLOURS, Image.Quantize.FASTOCTREE)
+        palette.save(buffer, "PNG", optimize=True)
         text = base64.b64encode(buffer.getvalue()).decode()
         if len(text) <= most_bytes or width <= NARROWEST:
             uri = f"data:image/png;base64,{text}"

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow
 import seaborn
 
+from mend.drawing import line_styles
 from mend.errors import UserError
-from mend.labels import METHOD_LABELS
 from mend.records import read_json, whole_file, write_parquet
 from mend.studies.names import axis_label, is_number, point_text, value_text
 from mend.studies.numbers import Point, points_of, study_axes
@@ -26,14 +26,6 @@ from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
-
-MARKERS = "os^DvPX*<>"
-LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-COLOURS = (
-    *seaborn.color_palette("colorblind", len(METHOD_LABELS)).as_hex(),
-    *("#333333", "#882255", "#6b6b00", "#7a4b1e", "#8a8a8a"),
-)
-"""Of the methods, and of other runs: the palette's other colours are too pale for lines."""
 
 PANEL = (3.2, 2.5)
 """Width and height of a panel, in inches; more than `NAMES` names make it wider."""
@@ -87,7 +79,8 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
         panels += [(spec, table, axes, place) for place in points_of(between)]
     llms = list(dict.fromkeys(llm["name"] for spec, _ in studies for llm in spec["llms"]))
     runs = list(dict.fromkeys(run for spec, _ in studies for run in study_axes(spec)["run"]))
-    styles = _styles(runs)
+    size = {"linewidth": 1.2, "markersize": 4}
+    styles = {name: style | size for name, style in line_styles(runs).items()}
     lines = math.ceil(len(panels) / ABREAST)  # of each LLM
     abreast = math.ceil(len(panels) / lines)
     widths = [_width(spec, axes) for spec, _, axes, _ in panels]
@@ -166,22 +159,6 @@ def _share_heights(row: Sequence[Axes], names: Sequence[str]) -> None:
         if not panels[0].yaxis_inverted():
             for axis in panels:
                 axis.set_ylim(min(ends[0]), max(ends[1]))
-
-
-def _styles(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Styles of runs; one that is called as a method looks the same in all pictures."""
-    known = [*reversed(METHOD_LABELS.values())]
-    names = [*known, *(run for run in runs if run not in known)]
-    return {
-        run: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": LINES[i % len(LINES)],
-            "linewidth": 1.2,
-            "markersize": 4,
-        }
-        for i, run in enumerate(names)
-    }
 
 
 def _panel(

@@ -83,10 +83,10 @@ def write_results(folder, **changes):
     }
 
 
-def part(name, tables=(), pictures=(), commands=(), title=None):
+def part(name, tables=(), pictures=(), commands=(), title=None, studies=()):
     return {
         **{"name": name, "title": title, "tables": list(tables)},
-        **{"pictures": list(pictures), "commands": list(commands)},
+        **{"pictures": list(pictures), "commands": list(commands), "studies": list(studies)},
     }
 
 

@@ -1,9 +1,11 @@
 """The report: claims, what is mixed, pictures that stay small, and nothing that data can inject."""
 
+import base64
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_claims_are_those_of_the_paper_in_its_order_then_ours(tmp_path):
     assert found["table3", "Random labels are worse than right ones"].verdict == "not run"
     pretraining = found["table4", "Pretraining helps"]
     assert (pretraining.verdict, pretraining.ours["mean"]) == ("not clear", -1)
-    assert pretraining.note == "at 1 of 2; least at K = 1"
+    assert pretraining.note == "at 1 of 2; least: K = 1"
     assert claims[-1].text == "<script>alert(2)</script>"
     assert claims[-1].where == "beyond the paper"
 
@@ -181,6 +183,32 @@ def test_a_picture_takes_no_more_than_it_may(tmp_path):
         embedded(tmp_path / "text.png", 1000)
 
 
+def test_colours_that_few_points_have_stay_apart(tmp_path):
+    # Many shades of blue and green, as where intervals lie over each other, and two thin lines.
+    place = np.mgrid[0:300, 0:800]
+    shades = np.stack([place[0] // 8, place[1] // 4, 255 - place[0] // 2], -1).astype(np.uint8)
+    lines = {10: (213, 94, 0), 20: (222, 143, 5)}
+    for row, colour in lines.items():
+        shades[row : row + 2, 100:160] = colour
+    Image.fromarray(shades).save(tmp_path / "shades.png")
+    uri = embedded(tmp_path / "shades.png", 500_000)["uri"]
+    shown = Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB")
+    for row, colour in lines.items():
+        assert np.abs(np.subtract(shown.getpixel((130, row)), colour)).max() <= 24
+
+
+def test_a_picture_of_several_studies_says_what_its_panels_are(tmp_path):
+    spec = write_results(tmp_path)
+    (tmp_path / "figure4.png").write_bytes((tmp_path / "figure3.png").read_bytes())
+    for studies, said in ((["table4", "table2"], True), (["table4"], False)):
+        shown = part("figure4", ["table4"], pictures=["figure4"], studies=studies)
+        spec["parts"] = [part("table2", ["table2"]), shown]
+        write_report(spec, tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        links = '(a) <a href="#table4">Table 4</a>; (b) <a href="#table2">table2</a>.'
+        assert (links in text) == said
+
+
 def test_arrows_that_follow_from_others_are_left_out():
     after = {"a": [], "b": ["a"], "c": ["b", "a"], "d": ["a", "c"]}
     assert reduced(after) == {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
@@ -206,6 +234,9 @@ def test_the_rules_of_the_default_are_drawn_apart(default):
 def test_parts_are_in_the_papers_order(default):
     spec = report_specification(default)
     names = [part["name"] for part in spec["parts"]]
+    shown = {part["name"]: part["studies"] for part in spec["parts"]}
+    assert shown["figure4"] == ["shots", "length", "context-length"]
+    assert shown["table3"] == []
     assert names[:5] == ["table1", "table2", "figure3", "figure4", "table3"]
     assert names[-2:] == ["equal-tokens", "beyond-window"]
     assert spec["absent"] == []

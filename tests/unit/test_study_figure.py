@@ -12,7 +12,7 @@ from studies import LLMS, predictions_of, study, write_task_list
 
 from mend.data.partitions import read_task_list
 from mend.errors import UserError
-from mend.studies.figure import COLOURS, draw, write_figure
+from mend.studies.figure import draw, write_figure
 from mend.studies.numbers import compute_study
 
 
@@ -144,16 +144,6 @@ def test_many_panels_take_several_rows(table_of, tmp_path, figures):
     assert [axis.get_title() for axis in panels] == ["(a)", "(b)", "(c)", "(d)", "(e)"]
     assert len({round(axis.get_position().y0, 3) for axis in panels}) == 2
     assert figures[0].get_size_inches()[0] < 10
-
-
-def test_all_colours_are_dark_enough_on_white():
-    def contrast(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 1.05 / (0.05 + 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
-
-    assert len(set(COLOURS)) == len(COLOURS)
-    assert min(map(contrast, COLOURS)) > 2.5
 
 
 def test_ranks_stand_with_1_at_the_top(table_of, tmp_path, figures):

@@ -115,9 +115,9 @@ def test_what_is_read_is_told_where_the_study_is_about_it(write):
     page = write(study(context_share_of="MEND"))[2].read_text()
     rows = table_of(page, "Number of vectors")
     assert [cell.split("reads ")[1] for cell in rows[5][1:]] == [
-        "4 = 12 %",
-        "16 = 50 %",
-        "32 = 100 %",
+        "4 (12 %)",
+        "16 (50 %)",
+        "32 (100 %)",
     ]
     assert "share of the longest context of MEND" in re.sub(r"\s+", " ", page)
     assert "reads" not in str(table_of(write(study())[2].read_text(), "Number of vectors"))
