@@ -32,7 +32,7 @@ PANEL = (3.2, 2.5)
 
 NAMES = 5
 ABREAST = 4
-"""Panels of a language model side by side, at most."""
+"""Panels side by side, at most."""
 
 BAND = 0.15
 """How opaque the interval around a line is."""
@@ -63,12 +63,12 @@ def write_figure(
 def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     """Draw (specification, table) of each study; returns what is drawn, as `write_figure` says.
 
-    Rows of panels for each LLM; a panel for each study and each value of the axes between `run` and
-    the last one, which is along the bottom; panels of several studies have letters. Numbers are as
-    far apart as on a log scale if the largest is 8 times the smallest or more; names are apart
-    alike, and not joined by lines. With `context_share_of` the study's context_share is along the
-    bottom instead. A run has the same colour, line and marker in all panels. 300 dpi; the same
-    bytes for the same numbers.
+    Rows of panels for each LLM (or a panel for each LLM); a panel for each study and each value of
+    the axes between `run` and the last one, which is along the bottom; panels of several studies
+    have letters. Numbers are as far apart as on a log scale if the largest is 8 times the smallest
+    or more; names are apart alike, and not joined by lines. With `context_share_of` the study's
+    context_share is along the bottom instead. A run has the same colour, line and marker in all
+    panels. 300 dpi; the same bytes for the same numbers.
     """
     panels = []
     for spec, table in studies:
@@ -79,33 +79,37 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
         panels += [(spec, table, axes, place) for place in points_of(between)]
     llms = list(dict.fromkeys(llm["name"] for spec, _ in studies for llm in spec["llms"]))
     runs = list(dict.fromkeys(run for spec, _ in studies for run in study_axes(spec)["run"]))
-    size = {"linewidth": 1.2, "markersize": 4}
-    styles = {name: style | size for name, style in line_styles(runs).items()}
-    lines = math.ceil(len(panels) / ABREAST)  # of each LLM
-    abreast = math.ceil(len(panels) / lines)
-    widths = [_width(spec, axes) for spec, _, axes, _ in panels]
+    sizes = {"linewidth": 1.2, "markersize": 4}
+    styles = {name: style | sizes for name, style in line_styles(runs).items()}
+    # A block is what stands together: the panels of an LLM, or of all LLMs if each has but one.
+    blocks = [[(llm, panel) for panel in panels] for llm in llms]
+    if len(panels) == 1:
+        blocks = [[item for block in blocks for item in block]]
+    size = len(blocks[0])
+    lines = math.ceil(size / ABREAST)
+    abreast = math.ceil(size / lines)
+    widths = [_width(spec, axes) for _, (spec, _, axes, _) in blocks[0]]
     widths = [max(widths[column::abreast]) for column in range(abreast)]
     handles = _legend(studies, runs, styles)
     # A letter of 8 points is some 0.065 inches wide, the line before a name half an inch.
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, min(len(handles), int(sum(widths) / (0.065 * longest + 0.5))))
-    height = PANEL[1] * len(llms) * lines + 0.2 * math.ceil(len(handles) / columns) + 0.1
+    height = PANEL[1] * len(blocks) * lines + 0.2 * math.ceil(len(handles) / columns) + 0.1
     drawn = []
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8}):
         figure, grid = pyplot.subplots(
-            *(len(llms) * lines, abreast),
+            *(len(blocks) * lines, abreast),
             figsize=(sum(widths), height),
             width_ratios=widths,
             squeeze=False,
             layout="constrained",
         )
-        for number, llm in enumerate(llms):
-            row = grid[number * lines : (number + 1) * lines].ravel()
-            for axis in row[len(panels) :]:
+        for number, block in enumerate(blocks):
+            places = grid[number * lines : (number + 1) * lines].ravel()
+            for axis in places[size:]:
                 axis.set_visible(False)
-            row = row[: len(panels)]
-            for letter, axis, (spec, table, axes, place) in zip(
-                ascii_lowercase, row, panels, strict=False
+            for letter, axis, (llm, (spec, table, axes, place)) in zip(
+                ascii_lowercase, places, block, strict=False
             ):
                 if llm not in {entry["name"] for entry in spec["llms"]}:
                     axis.set_visible(False)
@@ -114,7 +118,7 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
                 titles = [llm] * (len(llms) > 1) + [point_text(place)] * bool(place)
                 lettered = [f"({letter})"] * (len(studies) > 1)
                 axis.set_title(" ".join([*lettered, ", ".join(titles)]).strip(), parse_math=False)
-            _share_heights(row, [spec["name"] for spec, *_ in panels])
+            _share_heights(places[:size], [(llm, panel[0]["name"]) for llm, panel in block])
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
         with whole_file(png) as temporary:
@@ -151,8 +155,8 @@ def _legend(
     return [*handles, Line2D([], [], label="95 % interval", **bar)]
 
 
-def _share_heights(row: Sequence[Axes], names: Sequence[str]) -> None:
-    """Give the panels of one study and LLM the same y axis, so that they compare."""
+def _share_heights(row: Sequence[Axes], names: Sequence[tuple[str, str]]) -> None:
+    """Give panels of the same name (LLM and study) the same y axis, so that they compare."""
     for name in set(names):
         panels = [axis for axis, other in zip(row, names, strict=True) if other == name]
         ends = list(zip(*(axis.get_ylim() for axis in panels), strict=True))

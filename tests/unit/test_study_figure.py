@@ -146,6 +146,15 @@ def test_many_panels_take_several_rows(table_of, tmp_path, figures):
     assert figures[0].get_size_inches()[0] < 10
 
 
+def test_llms_of_one_panel_each_stand_side_by_side(table_of, tmp_path, figures):
+    spec = study()
+    draw([(spec, table_of(spec))], tmp_path / "a.png")
+    first, second = figures[0].axes
+    assert [axis.get_title() for axis in (first, second)] == list(LLMS)
+    assert first.get_position().y0 == pytest.approx(second.get_position().y0, abs=0.01)
+    assert first.get_position().x1 < second.get_position().x0
+
+
 def test_ranks_stand_with_1_at_the_top(table_of, tmp_path, figures):
     spec = study(score="rank", partitions=["qa_to_qa"])
     drawn = draw([(spec, table_of(spec))], tmp_path / "a.png")
