@@ -27,6 +27,7 @@ from mend.configuration_studies import (
     table2_specification,
     table5_specification,
 )
+from mend.configuration_teacher import finetuning_teacher, pretraining_teacher
 from mend.errors import UserError
 
 _READING = (
@@ -39,6 +40,8 @@ _READING = (
 _DISTILLING = ("projection", "placeholder_position", "placeholder_initialisation")
 _LEARNING = ("llm_dropout_in_training", "distill_first_token", "prediction_loss")
 _SCORING = ("option_score",)
+#: Settings of a stage that decide what its job is given, and not what it does.
+_NOT_OF_THE_JOB = ("queries_per_episode", "teacher_cache")
 
 
 def specification(configuration: Configuration, path: str) -> dict[str, Any]:
@@ -56,6 +59,12 @@ def specification(configuration: Configuration, path: str) -> dict[str, Any]:
             return _training_episodes(configuration, partition)
         case ["data", "episodes", draw, split] if draw == draw_of(draw):
             return _evaluation_episodes(configuration, draw, split)
+        case ["data", "teacher", llm, "pretrain", beta] if llm in configuration["llms"]:
+            wanted = pretraining_teacher(configuration, llm, parse_settings(beta)["beta"])
+            return {**_frozen(configuration, llm), "teacher": wanted}
+        case ["data", "teacher", llm, "finetune", partition] if llm in configuration["llms"]:
+            wanted = finetuning_teacher(configuration, llm, partition)
+            return {**_frozen(configuration, llm), "teacher": wanted}
         case ["local-models"]:
             return {**configuration["local_models"], **_tasks(configuration)}
         case ["runs", llm, method, variant, "pretrain"]:
@@ -180,7 +189,7 @@ def _training(
         raise UserError(f"methods.{method} has no stage {name}")
     stage = settings[name]
     training = {
-        **only(stage, (key for key in stage if key != "queries_per_episode")),
+        **only(stage, (key for key in stage if key not in _NOT_OF_THE_JOB)),
         "stage": name,
         "seed": configuration["training"]["seed"],
         "partition": partition,
@@ -275,6 +284,12 @@ def _run(
         "method": {"name": method, "length": settings.get("length"), "distiller": distiller},
         "protocol": only(configuration["protocol"], keys),
     }
+
+
+def _frozen(configuration: Configuration, llm: str) -> dict[str, Any]:
+    """Return the parts llm and protocol of a job in which the LLM reads demonstrations alone."""
+    protocol = only(configuration["protocol"], _READING)
+    return {"llm": _llm(configuration, llm), "protocol": protocol}
 
 
 def _llm(configuration: Configuration, name: str) -> dict[str, Any]:

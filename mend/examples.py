@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 import pyarrow.compute
@@ -18,16 +19,26 @@ from mend.losses import Example
 from mend.progress import logger
 from mend.scoring import Question
 
+if TYPE_CHECKING:
+    from mend.teacher import TeacherStates
+
 
 class ChunkExamples:
     """Pretraining examples: a chunk's first part is D, the rest is x (section 3.2)."""
 
-    def __init__(self, chunks: str | Path, beta: float, limits: dict[str, int], seed: int) -> None:
+    def __init__(
+        self,
+        chunks: str | Path,
+        beta: float,
+        limits: dict[str, int],
+        seed: int,
+        teacher: TeacherStates | None = None,
+    ) -> None:
         """Read the chunks' Parquet.
 
         beta: the share of a chunk that is D. limits: the longest D for `llm` and `distiller`,
         in tokens (faithfulness row 1); of a longer one the last tokens stay, which x follows.
-        seed: the order in which chunks come.
+        seed: the order in which chunks come. teacher: its states, where they are kept.
         """
         table = pyarrow.parquet.read_table(chunks, columns=["input_ids"])
         if not table.num_rows:
@@ -36,15 +47,22 @@ class ChunkExamples:
         self.ids = table["input_ids"].combine_chunks()
         self.beta, self.limits = beta, limits
         self.order = numpy.random.default_rng(seed).permutation(len(self.ids))
+        self.teacher = teacher
+
+    def __len__(self) -> int:
+        """How many different examples there are."""
+        return len(self.order)
 
     def __getitem__(self, index: int) -> Example:
         """Return example `index`; after the last chunk the first comes again."""
-        ids = self.ids[int(self.order[index % len(self.order)])].as_py()
+        index %= len(self.order)
+        ids = self.ids[int(self.order[index])].as_py()
         cut = min(max(1, int(self.beta * len(ids))), len(ids) - 1)
         return Example(
             demonstrations=ids[max(0, cut - self.limits["distiller"]) : cut],
             teacher_demonstrations=ids[max(0, cut - self.limits["llm"]) : cut],
             queries=[(ids[cut:], [])],
+            teacher_states=None if self.teacher is None else self.teacher[index],
         )
 
 
@@ -52,15 +70,27 @@ class EpisodeExamples:
     """Finetuning examples: K demonstrations of a meta-training task and the queries after them."""
 
     def __init__(
-        self, episodes: str | Path, tasks: str | Path, template: Template, limits: dict[str, int]
+        self,
+        episodes: str | Path,
+        tasks: str | Path,
+        template: Template,
+        limits: dict[str, int],
+        teacher: TeacherStates | None = None,
     ) -> None:
-        """Read the episodes' Parquet and, when first used, the rows of their tasks."""
+        """Read the episodes' Parquet and the rows of their tasks.
+
+        limits: as in `ChunkExamples`. teacher: its states, where they are kept.
+        """
         table = pyarrow.parquet.read_table(episodes)
         self.task = table["task"].to_pylist()
         self.demonstrations = table["demonstrations"]
         self.queries = table["queries"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
-        self.template, self.limits = template, limits
+        self.template, self.limits, self.teacher = template, limits, teacher
+
+    def __len__(self) -> int:
+        """How many different examples there are."""
+        return len(self.task)
 
     def __getitem__(self, index: int) -> Example:
         """Return example `index`; after the last episode the first comes again."""
@@ -75,6 +105,7 @@ class EpisodeExamples:
             demonstrations=self.template.demonstrations(shown, self.limits["distiller"]),
             teacher_demonstrations=self.template.demonstrations(shown, self.limits["llm"]),
             queries=queries,
+            teacher_states=None if self.teacher is None else self.teacher[index],
         )
 
 

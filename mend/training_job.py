@@ -24,6 +24,7 @@ from mend.processes import Processes, joined_processes
 from mend.progress import logger
 from mend.records import whole_folder, write_json
 from mend.stopping import Stopped, StopSignals
+from mend.teacher import TeacherStates
 from mend.training import Outcome, train, write_metrics
 
 
@@ -35,6 +36,7 @@ def run_training(
     tasks: str | Path | None = None,
     initial: str | Path | None = None,
     dev: str | Path | None = None,
+    teacher: str | Path | None = None,
 ) -> None:
     """Train a method in one stage and write weights.safetensors, record.json, metrics.jsonl.
 
@@ -42,12 +44,13 @@ def run_training(
     chunks: Parquet of a pretraining job; episodes: Parquet of a finetuning job, with `tasks`,
     the folder of task Parquet files. initial: the folder of the stage before, if there was one.
     dev: evaluation episodes for early stopping; without them the last weights are kept.
+    teacher: what `mend.teacher` wrote for these examples; without it the teacher runs at each step.
     With several processes (see `mend.processes`) the first alone writes.
     A job that was killed goes on from the checkpoint beside `output`. On SIGTERM, SIGINT or
     SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
     """
     with joined_processes() as processes:
-        _train(spec, output, processes, chunks, episodes, tasks, initial, dev)
+        _train(spec, output, processes, chunks, episodes, tasks, initial, dev, teacher)
 
 
 def _train(
@@ -59,6 +62,7 @@ def _train(
     tasks: str | Path | None,
     initial: str | Path | None,
     dev: str | Path | None,
+    teacher: str | Path | None,
 ) -> None:
     """Do what `run_training` says, as one of `processes`."""
     training, protocol = spec["training"], spec["protocol"]
@@ -69,11 +73,18 @@ def _train(
         method.load(Path(initial) / "weights.safetensors")
     limits = {"llm": protocol["longest_context"]["llm"]}
     limits["distiller"] = method.longest_context(protocol)
+    states = TeacherStates(teacher) if teacher else None
     if training["stage"] == "pretrain":
-        examples = ChunkExamples(chunks, training["beta"], limits, training["seed"])
+        examples = ChunkExamples(chunks, training["beta"], limits, training["seed"], states)
     else:
         template = Template(llm.tokenizer, protocol, llm.positions)
-        examples = EpisodeExamples(episodes, tasks, template, limits)
+        examples = EpisodeExamples(episodes, tasks, template, limits, states)
+    needed = min(training["steps"] * training["batch_size"], len(examples))
+    if states and len(states) < needed:
+        raise UserError(
+            f"{teacher}: states of {len(states)} examples, and {needed} are trained on; remove the "
+            "file, and it is made again"
+        )
     name = f"{training['stage']} {llm_name(spec)}"
     checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec)
     dev_score = DevScore(llm, method, spec, dev, tasks) if dev else None

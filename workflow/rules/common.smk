@@ -18,6 +18,7 @@ from mend.configuration_runs import (
     uses_distiller,
 )
 from mend.configuration_specs import specification, specification_json
+from mend.configuration_teacher import teacher_path
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
 
@@ -148,6 +149,21 @@ def development_rows(stage):
     return rows
 
 
+def teacher_states(stage):
+    """Return a function of a job's wildcards: its teacher's states, if they are kept.
+
+    Of which examples they are is decided by the job's other inputs: it does not run again because
+    a longer run asked for more of them.
+    """
+
+    def states(wildcards):
+        run = (wildcards.llm, wildcards.method, wildcards.variant)
+        path = teacher_path(CONFIGURATION, *run, stage, wildcards.get("partition"))
+        return {"teacher": ancient(f"{R}/{path}.safetensors")} if path else {}
+
+    return states
+
+
 def stage_weights(wildcards):
     """Return the weights that each stage of a run makes, in the order of the stages."""
     names = ("llm", "method", "variant", "partition")
@@ -175,7 +191,10 @@ def flags(input, *names):
         text
         for name, path in found.items()
         if path
-        for text in (f"--{name}", os.path.dirname(path) if path.endswith(".safetensors") else path)
+        for text in (
+            f"--{name}",
+            os.path.dirname(path) if path.endswith("/weights.safetensors") else path,
+        )
     ]
 
 

@@ -1,15 +1,79 @@
 # Needs: chunks (pretraining), episodes and tasks (finetuning), the LLM and the distiller.
-# Makes: runs/LLM/METHOD/VARIANT/pretrain and runs/LLM/METHOD/VARIANT/PARTITION/finetune.
+# Makes: data/teacher/LLM, what the LLM itself makes of these examples, for all that distil it;
+#        runs/LLM/METHOD/VARIANT/pretrain and runs/LLM/METHOD/VARIANT/PARTITION/finetune.
 #        A checkpoint lies beside each folder while its job runs, so that a killed job goes on.
 
 RUN = "runs/{llm}/{method}/{variant}"
 TRAINED = ["weights.safetensors", "record.json", "metrics.jsonl"]
 
 
+rule pretraining_teacher:
+    input:
+        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
+        chunks=f"{R}/data/chunks/{{llm}}.parquet",
+        spec=f"{R}/data/teacher/{{llm}}/pretrain/{{beta}}.spec.json",
+    output:
+        f"{R}/data/teacher/{{llm}}/pretrain/{{beta}}.safetensors",
+    log:
+        f"{R}/logs/data/teacher/{{llm}}/pretrain/{{beta}}.log",
+    benchmark:
+        f"{R}/benchmarks/data/teacher/{{llm}}/pretrain/{{beta}}.jsonl"
+    wildcard_constraints:
+        beta="beta=[^/]+",
+    priority: 30
+    conda:
+        ENVIRONMENT
+    threads: CORES_PER_PROCESSOR
+    resources:
+        mem_mb=memory,
+        runtime=1440,
+        gpu=1,
+        processors=processors,
+    params:
+        code=code("mend.teacher"),
+    message:
+        "teacher's states of chunks: {wildcards.llm} {wildcards.beta}"
+    shell:
+        "python -m mend teacher --spec {input.spec:q} --chunks {input.chunks:q}"
+        " --output {output:q} --threads {resources.processors} --log {log:q}"
+
+
+rule finetuning_teacher:
+    input:
+        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
+        episodes=f"{R}/data/episodes/train/{{partition}}.parquet",
+        tasks=f"{R}/data/tasks",
+        spec=f"{R}/data/teacher/{{llm}}/finetune/{{partition}}.spec.json",
+    output:
+        f"{R}/data/teacher/{{llm}}/finetune/{{partition}}.safetensors",
+    log:
+        f"{R}/logs/data/teacher/{{llm}}/finetune/{{partition}}.log",
+    benchmark:
+        f"{R}/benchmarks/data/teacher/{{llm}}/finetune/{{partition}}.jsonl"
+    priority: 20
+    conda:
+        ENVIRONMENT
+    threads: CORES_PER_PROCESSOR
+    resources:
+        mem_mb=memory,
+        runtime=1440,
+        gpu=1,
+        processors=processors,
+    params:
+        code=code("mend.teacher"),
+    message:
+        "teacher's states of episodes: {wildcards.llm} {wildcards.partition}"
+    shell:
+        "python -m mend teacher --spec {input.spec:q} --episodes {input.episodes:q}"
+        " --tasks {input.tasks:q} --output {output:q} --threads {resources.processors}"
+        " --log {log:q}"
+
+
 rule pretrain:
     input:
         run_models,
         unpack(development_rows("pretrain")),
+        unpack(teacher_states("pretrain")),
         chunks=f"{R}/data/chunks/{{llm}}.parquet",
         spec=f"{R}/{RUN}/pretrain.spec.json",
     output:
@@ -29,7 +93,7 @@ rule pretrain:
         processors=processors,
     params:
         folder=subpath(output[0], parent=True),
-        optional=lambda wildcards, input: flags(input, "dev", "tasks"),
+        optional=lambda wildcards, input: flags(input, "dev", "tasks", "teacher"),
         code=method_code("mend.training_job"),
     message:
         "pretraining: {wildcards.llm} {wildcards.method} {wildcards.variant}"
@@ -43,6 +107,7 @@ rule finetune:
     input:
         run_models,
         unpack(development_rows("finetune")),
+        unpack(teacher_states("finetune")),
         unpack(initial_weights),
         episodes=f"{R}/data/episodes/train/{{partition}}.parquet",
         tasks=f"{R}/data/tasks",
@@ -64,7 +129,7 @@ rule finetune:
         processors=processors,
     params:
         folder=subpath(output[0], parent=True),
-        optional=lambda wildcards, input: flags(input, "dev", "initial"),
+        optional=lambda wildcards, input: flags(input, "dev", "initial", "teacher"),
         code=method_code("mend.training_job"),
     message:
         "finetuning: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
