@@ -10,8 +10,9 @@ import glob
 import gzip
 import json
 import zlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,9 @@ def _read_text(line: bytes, column: str | None) -> str:
         raise ValueError(f"not JSON ({error})") from None
     if type(row) is not dict or type(row.get(column)) is not str:
         raise ValueError(f"not an object with a string under {column!r}")
+    text = row[column]
     # Half of a surrogate pair is no character, and tokenizers refuse it.
-    return row[column].encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: str | Path) -> None:
@@ -167,8 +169,8 @@ def load_tokenizer(llm: Mapping[str, Any]) -> Any:
 
 def _tokenize(
     tokenizer: Any, documents: Iterator[str], total: int | None
-) -> Iterator[list[list[int]]]:
-    """Token ids of the documents, a batch at a time."""
+) -> Iterator[Iterable[list[int]]]:
+    """Token ids of each document, a batch at a time."""
     progress = Progress("documents", total) if total else None
     encode = _encoder(tokenizer)
     done = 0
@@ -179,8 +181,12 @@ def _tokenize(
             progress.update(done)
 
 
-def _encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
-    """Return what turns texts into token ids, without special tokens and of any length."""
+def _encoder(tokenizer: Any) -> Callable[[list[str]], Iterable[list[int]]]:
+    """Return what turns texts into token ids, without special tokens and of any length.
+
+    The ids of one text are made when they are asked for: as Python's integers they take ten times
+    the memory of an int32, so that those of a whole batch would not stay in a processor's cache.
+    """
     if not tokenizer.is_fast:
         # Longer than the model's positions on purpose: verbose=False spares a warning.
         options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
@@ -189,9 +195,9 @@ def _encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
     bare = tokenizer.backend_tokenizer
     bare.no_truncation()
     bare.no_padding()
-    return lambda texts: [
+    return lambda texts: (
         found.ids for found in bare.encode_batch_fast(texts, add_special_tokens=False)
-    ]
+    )
 
 
 def _take(documents: Iterator[str], characters: int) -> list[str]:
@@ -208,43 +214,50 @@ def _take(documents: Iterator[str], characters: int) -> list[str]:
 _Chunks = Iterator[tuple["numpy.ndarray", "numpy.ndarray", "numpy.ndarray"]]
 
 
-def _pack_windows(batches: Iterator[list[list[int]]], window: int, eos: int) -> _Chunks:
+def _pack_windows(batches: Iterator[Iterable[list[int]]], window: int, eos: int) -> _Chunks:
     """Join documents, an `eos` after each, and cut windows.
 
     Yields (document of each chunk, length of each chunk, ids of the chunks one after the other).
     """
     import numpy
 
-    ids = numpy.empty(0, dtype=numpy.int32)
-    owners = numpy.empty(0, dtype=numpy.int32)  # the document of each id
-    first = 0
+    ids = array("i")  # of what is not yet cut
+    ends: list[int] = []  # where each document ends in it
+    first = 0  # the number of the first of these documents
     for batch in batches:
         for document in batch:
             document.append(eos)
-        lengths = numpy.array([len(document) for document in batch])
-        joined = numpy.fromiter(chain.from_iterable(batch), numpy.int32, lengths.sum())
-        numbers = numpy.arange(first, first + len(batch), dtype=numpy.int32)
-        first += len(batch)
-        ids = numpy.concatenate([ids, joined])
-        owners = numpy.concatenate([owners, numpy.repeat(numbers, lengths)])
+            ids.fromlist(document)
+            ends.append(len(ids))
         whole = len(ids) // window
-        end = whole * window
-        yield owners[:end:window], numpy.full(whole, window), ids[:end]
-        ids, owners = ids[end:].copy(), owners[end:].copy()
+        cut = whole * window
+        begins = numpy.arange(0, cut, window)
+        owners = first + numpy.searchsorted(ends, begins, side="right")
+        yield owners, numpy.full(whole, window), numpy.array(ids[:cut], dtype=numpy.int32)
+        done = int(numpy.searchsorted(ends, cut, side="right"))
+        first += done
+        ids, ends = ids[cut:], [end - cut for end in ends[done:]]
 
 
-def _cut_documents(batches: Iterator[list[list[int]]], window: int, eos: int | None) -> _Chunks:
+def _cut_documents(batches: Iterator[Iterable[list[int]]], window: int, eos: int | None) -> _Chunks:
     """Cut each document at `window` tokens, one chunk each; yields as `_pack_windows`."""
     import numpy
 
-    first = 0
+    numbers = count()
     for batch in batches:
-        chunks = [numpy.array(document[:window], dtype=numpy.int32) for document in batch]
-        lengths = numpy.array([len(chunk) for chunk in chunks])
-        kept = numpy.flatnonzero(lengths >= SHORTEST_DOCUMENT)
-        ids = [chunks[i] for i in kept] or [numpy.empty(0, dtype=numpy.int32)]
-        yield (kept + first).astype(numpy.int32), lengths[kept], numpy.concatenate(ids)
-        first += len(batch)
+        ids = array("i")
+        owners, lengths = [], []
+        for document in batch:
+            number, chunk = next(numbers), document[:window]
+            if len(chunk) >= SHORTEST_DOCUMENT:
+                ids.fromlist(chunk)
+                owners.append(number)
+                lengths.append(len(chunk))
+        yield (
+            numpy.array(owners, dtype=numpy.int32),
+            numpy.array(lengths, dtype=numpy.int32),
+            numpy.array(ids, dtype=numpy.int32),
+        )
 
 
 def _write(writer: pyarrow.parquet.ParquetWriter, chunks: _Chunks) -> int:
@@ -261,7 +274,7 @@ def _write(writer: pyarrow.parquet.ParquetWriter, chunks: _Chunks) -> int:
         tokens += len(ids)
         columns = [
             pyarrow.array(numbers),
-            pyarrow.array(numpy.ascontiguousarray(owners)),
+            pyarrow.array(owners, pyarrow.int32()),
             pyarrow.ListArray.from_arrays(offsets, pyarrow.array(ids)),
         ]
         waiting.append(pyarrow.RecordBatch.from_arrays(columns, schema=writer.schema))

@@ -179,6 +179,36 @@ def test_fixed_windows_pack_documents(tmp_path, tokenizer_folder, monkeypatch, b
     assert chunks["document"] == [owners[16 * i] for i in range(whole)]
 
 
+@pytest.mark.parametrize("kind", ["fixed-windows", "per-document"])
+@pytest.mark.parametrize("batch", [1, 70, 1_000_000])
+def test_chunks_are_those_of_the_plain_way(tmp_path, tokenizer_folder, monkeypatch, kind, batch):
+    """Documents of every length: shorter than a window, just as long with its end, several long."""
+    monkeypatch.setattr("mend.data.corpus._BATCH_CHARACTERS", batch)
+    window = 20
+    # Digits are in no merge, so each is one token.
+    texts = [str(n % 10) * n for n in (19, 19, 1, 40, 7, 59, 60, 16, 15, 2, 2, 2, 100, 19, 20, 5)]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert [len(ids) for ids in encoded] == [len(text) for text in texts]
+    if kind == "fixed-windows":
+        flat = [
+            (number, token)
+            for number, ids in enumerate(encoded)
+            for token in [*ids, tokenizer.eos_token_id]
+        ]
+        parts = [flat[i : i + window] for i in range(0, len(flat), window)]
+        plain = [(part[0][0], [token for _, token in part]) for part in parts]
+        plain = [chunk for chunk in plain if len(chunk[1]) == window]
+    else:
+        plain = [(i, ids[:window]) for i, ids in enumerate(encoded) if len(ids) >= 16]
+    output = tmp_path / "chunks.parquet"
+    settings = spec(tokenizer_folder, window=window, pretraining_chunks=kind)
+    write_chunks(settings, [write_jsonl(tmp_path / "a.jsonl", texts)], output)
+    chunks = read_chunks(output)
+    assert chunks["chunk"] == list(range(len(plain)))
+    assert list(zip(chunks["document"], chunks["input_ids"], strict=True)) == plain
+
+
 @pytest.mark.parametrize("batch", [1, 1_000_000])
 def test_per_document_cuts_each_document(tmp_path, tokenizer_folder, monkeypatch, batch):
     monkeypatch.setattr("mend.data.corpus._BATCH_CHARACTERS", batch)
