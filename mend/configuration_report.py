@@ -17,6 +17,7 @@ from mend.configuration_runs import (
     trained_stages,
 )
 from mend.configuration_studies import command
+from mend.configuration_teacher import teacher_path
 
 PAPER_ORDER = (
     *("table1", "table2", "figure3", "figure4", "table3", "figure5", "table4"),
@@ -70,7 +71,10 @@ def report_files(configuration: Configuration) -> list[str]:
 
 
 def stages_of(configuration: Configuration) -> dict[str, dict[str, Any]]:
-    """Return the folder of each stage that anything needs trained, with its settings."""
+    """Return the folder of each stage that anything needs trained, with its settings.
+
+    And with teacher_states: where its teacher's states are kept, or None.
+    """
     places = [
         (run.llm, run.method, run.variant, run.partition)
         for study in configuration["studies"]
@@ -81,9 +85,11 @@ def stages_of(configuration: Configuration) -> dict[str, dict[str, Any]]:
     stages = {}
     for llm, method, variant, partition in dict.fromkeys(places):
         settings = method_settings(configuration, llm, method, variant)
-        trained = [settings[stage] for stage in STAGES if stage in settings]
+        names = [stage for stage in STAGES if stage in settings]
         folders = trained_stages(configuration, llm, method, variant, partition)
-        stages.update(zip(folders, trained, strict=True))
+        for folder, stage in zip(folders, names, strict=True):
+            states = teacher_path(configuration.values, llm, method, variant, stage, partition)
+            stages[folder] = {**settings[stage], "teacher_states": states}
     return stages
 
 
@@ -96,6 +102,10 @@ def workflow_rules(configuration: Configuration) -> list[dict[str, Any]]:
     stages = stages_of(configuration)
     runs = [run for study in configuration["studies"] for run in study_runs(configuration, study)]
     folders = {stage: [f for f in stages if f.endswith(f"/{stage}")] for stage in STAGES}
+    teachers = {
+        stage: {stages[folder]["teacher_states"] for folder in folders[stage]} - {None}
+        for stage in STAGES
+    }
     stopping = {stage: any(stages[f]["early_stopping"] for f in folders[stage]) for stage in STAGES}
     efficiency, attention = (
         len(configuration.values.get(part, {}).get("llms", ()))
@@ -124,10 +134,18 @@ def workflow_rules(configuration: Configuration) -> list[dict[str, Any]]:
         "chunks": (chunks, [text, models]),
         "train_episodes": (len({f.split("/")[4] for f in folders["finetune"]}), ["tasks"]),
         "evaluation_episodes": (len(draws) + any(stopping.values()), ["tasks"]),
-        "pretrain": (len(folders["pretrain"]), ["chunks", dev if stopping["pretrain"] else None]),
+        "pretraining_teacher": (len(teachers["pretrain"]), ["chunks", models]),
+        "finetuning_teacher": (len(teachers["finetune"]), ["train_episodes", models]),
+        "pretrain": (
+            len(folders["pretrain"]),
+            ["chunks", "pretraining_teacher", dev if stopping["pretrain"] else None],
+        ),
         "finetune": (
             len(folders["finetune"]),
-            ["train_episodes", "pretrain", dev if stopping["finetune"] else None],
+            [
+                *("train_episodes", "finetuning_teacher", "pretrain"),
+                dev if stopping["finetune"] else None,
+            ],
         ),
         "predict": (
             len({run.folder for run in runs}),
