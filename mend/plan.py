@@ -15,10 +15,20 @@ from mend.configuration import Configuration
 from mend.configuration_runs import draw_of, study_runs, trained_stages
 from mend.errors import UserError
 from mend.plan_costs import DEVICES, LAYER_SECONDS, UTILISATION, Work
-from mend.plan_jobs import ANSWER, OPTIONS, TEST_ROWS, Job, Models, prediction_job, training_job
+from mend.plan_jobs import (
+    ANSWER,
+    OPTIONS,
+    TEST_ROWS,
+    Job,
+    Models,
+    prediction_job,
+    teacher_job,
+    teacher_of,
+    training_job,
+)
 from mend.plan_models import BYTES
 
-STAGES = ("pretrain", "finetune", "predict")
+STAGES = ("teacher", "pretrain", "finetune", "predict")
 #: Assumed, of the benchmark and the corpus on the hub: downloaded, and as chunks and rows besides.
 DATA_BYTES = 5e9
 HEADERS = ("LLM", "stage", "jobs", "steps", "PFLOP", "hours", "longest job", "memory GB", "disk GB")
@@ -74,7 +84,9 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
             configuration.values, run.llm, run.method, run.variant, run.partition
         )
     }
-    jobs = [training_job(configuration, models, path) for path in trainings]
+    kept = dict.fromkeys(filter(None, (teacher_of(configuration, path) for path in trainings)))
+    jobs = [teacher_job(configuration, models, path) for path in kept]
+    jobs += [training_job(configuration, models, path) for path in trainings]
     paths = dict.fromkeys(f"{run.folder}/predict" for run in runs)
     jobs += [prediction_job(configuration, models, path) for path in paths]
     rows = [
@@ -121,8 +133,8 @@ def plan_text(
         f"{memory:g} GB), assumed to reach {UTILISATION:.0%} of its peak, and at least "
         f"{1000 * LAYER_SECONDS:g} ms a layer and pass. Trainings are counted to their last step, "
         "though most stop early.",
-        "FLOPs of a query: 2 x parameters x tokens for each forward pass (teacher, student, "
-        "distiller), as much again backward through the frozen LLM, twice as much through the "
+        "FLOPs of a query: 2 x parameters x tokens for each forward pass (student, distiller, and "
+        "the teacher, once for all runs where its states are kept: training.*.teacher_cache), as much again backward through the frozen LLM, twice as much through the "
         "distiller, and attention. Demonstrations are assumed to fill the longest context; a row "
         f"to have {OPTIONS} options of {ANSWER} tokens"
         + _assumed_rows(configuration)
@@ -167,7 +179,7 @@ def _data_jobs(configuration: Configuration, runs: Sequence, trainings: Mapping[
     draws = {draw_of(run.condition) for run in runs}
     sources = [configuration["benchmark"][name]["source"] for name in ("tasks", "corpus")]
     made = sum(source in ("hub", "pocket") for source in sources[: 1 if "pocket" in sources else 2])
-    stopping = any(configuration["training"][stage]["early_stopping"] for stage in STAGES[:2])
+    stopping = any(configuration["training"][stage]["early_stopping"] for stage in ("pretrain", "finetune"))
     return made + 1 + len(pretrained) + len(finetuned) + len(draws) + stopping
 
 

@@ -2,7 +2,7 @@
 
 For one query, with P the parameters of a model's layers and n the tokens that it reads:
 
-    teacher       2 P n of the LLM, n = demonstrations and query        (only if losses distil)
+    teacher       2 P n of the LLM, n = demonstrations and query        (once for all runs, if kept)
     student       2 P n of the LLM, n = vectors and query, and as much again backward: the LLM is
                   frozen, and only what leads to the vectors is asked for
     distiller     2 P n, n = demonstrations and vectors, and twice as much backward
@@ -92,21 +92,33 @@ class Work:
         return max(computing, self.passes * LAYER_SECONDS)
 
 
+def teacher_work(llm: Architecture, reading: Reading, piece: int) -> Work:
+    """Return the work of the teacher's states of one example with one query."""
+    states = llm.read(reading.demonstrations)
+    states += llm.answer(reading.demonstrations, reading.tokens, predicted=0)
+    return Work(states.forward, passes=llm.passes / piece)
+
+
 def training_work(
-    llm: Architecture, distiller: Architecture | None, reading: Reading, piece: int, distils: bool
+    llm: Architecture,
+    distiller: Architecture | None,
+    reading: Reading,
+    piece: int,
+    teacher: str | None,
 ) -> Work:
     """Return the work of one example with one query.
 
     distiller: None if the vectors themselves are trained; piece: examples that go through together
-    (micro_batch_size); distils: whether the losses have a teacher.
+    (micro_batch_size); teacher: None if the losses have none, else whether it "runs", or its states
+    are "kept" (`mend.teacher`).
     """
     student = llm.read(reading.vectors)
     student += llm.answer(reading.vectors, reading.tokens, reading.predicted)
     work = Work(student.forward + student.backward, passes=2.5 * llm.passes / piece)
-    if distils:
-        teacher = llm.read(reading.demonstrations)
-        teacher += llm.answer(reading.demonstrations, reading.tokens, reading.predicted)
-        work += Work(teacher.forward, passes=llm.passes / piece)
+    if teacher == "runs":
+        work += teacher_work(llm, reading, piece)
+    if teacher:
+        work += Work(llm.answer(0, 0, reading.predicted).head)
     if distiller is not None:
         made = distillation(llm, distiller, reading)
         passes = 2.5 * distiller.layers / piece

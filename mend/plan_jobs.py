@@ -16,12 +16,15 @@ from mend.configuration import Configuration
 from mend.configuration_checks import METHODS
 from mend.configuration_runs import parse_settings
 from mend.configuration_specs import specification
+from mend.configuration_teacher import teacher_path
 from mend.plan_costs import (
     Reading,
     Work,
+    activation_bytes,
     method_parameters,
     prediction_bytes,
     scoring_work,
+    teacher_work,
     training_bytes,
     training_work,
 )
@@ -29,8 +32,9 @@ from mend.plan_models import BYTES, Architecture, find_architecture
 
 #: Assumed of data that nobody has looked at: options of a row, tokens of an option, and the rows
 #: of a meta-test task where `benchmark.test_rows` does not say (the published files hold whole
-#: validation splits). Demonstrations are assumed to fill the longest context.
-OPTIONS, ANSWER, TEST_ROWS = 3, 4, 2000
+#: validation splits), and the chunks of a corpus (C4's validation split has 45,576 documents of some
+#: 480 tokens). Demonstrations are assumed to fill the longest context.
+OPTIONS, ANSWER, TEST_ROWS, CORPUS_TOKENS = 3, 4, 2000, 22e6
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,10 @@ def training_job(configuration: Configuration, models: Models, path: str) -> Job
     queries = 1
     if training["stage"] == "finetune":
         queries = configuration["training"]["finetune"]["queries_per_episode"]
-    distils = bool(training["losses"].get("distill"))
-    work = training_work(llm, distiller, reading, piece, distils)
+    teacher = None
+    if training["losses"].get("distill"):
+        teacher = "kept" if teacher_of(configuration, path) else "runs"
+    work = training_work(llm, distiller, reading, piece, teacher)
     work *= training["steps"] * training["batch_size"] * queries
     stopping = training["early_stopping"]
     memory = training_bytes(llm, distiller, reading, piece, dtype, bool(stopping))
@@ -95,6 +101,33 @@ def training_job(configuration: Configuration, models: Models, path: str) -> Job
         meanwhile=weights * (4 if stopping else 3),
         one_by_one=piece == 1,
     )
+
+
+def teacher_of(configuration: Configuration, path: str) -> str | None:
+    """Return where a training job finds its teacher's states; path: its own, runs/LLM/..."""
+    _, llm, method, variant, *partition, stage = path.split("/")
+    return teacher_path(configuration.values, llm, method, variant, stage, *partition)
+
+
+def teacher_job(configuration: Configuration, models: Models, path: str) -> Job:
+    """Return a job that keeps the teacher's states; path: of its specification, data/teacher/..."""
+    spec = specification(configuration, path)
+    wanted, dtype = spec["teacher"], _dtype(spec)
+    name = spec["llm"]["name"]
+    llm = models(f"llms.{name}.path", spec["llm"]["path"])
+    examples, queries = wanted["examples"], 1
+    corpus = configuration["benchmark"]["corpus"]
+    if wanted["stage"] == "pretrain":
+        examples = min(examples, corpus.get("documents") or CORPUS_TOKENS // corpus["window"])
+    else:
+        queries = configuration["training"]["finetune"]["queries_per_episode"]
+    losses = {"losses": {"distill": 1.0}}
+    told = {**spec, "method": {"length": 0}, "training": {**wanted, **losses}}
+    reading = training_reading(configuration, told)
+    work = teacher_work(llm, reading, piece=16) * (examples * queries)
+    memory = prediction_bytes(llm, None, reading, dtype, questions=1, options=0)
+    disk = examples * queries * reading.tokens * llm.width * activation_bytes(dtype)
+    return Job(name, "teacher", dtype, 0, work, memory, disk, 0)
 
 
 def prediction_job(configuration: Configuration, models: Models, path: str) -> Job:

@@ -100,6 +100,7 @@ def train(
         lr=training["learning_rate"],
         betas=tuple(training["betas"]),
         weight_decay=training["weight_decay"],
+        fused=llm.device.type in ("cpu", "cuda"),
     )
     gradients = BatchGradients(llm, method, optimizer, training, protocol, processes)
     outcome, best, waited = Outcome(), None, 0

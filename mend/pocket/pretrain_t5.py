@@ -142,7 +142,8 @@ def build_model(architecture: Architecture):
             relative_attention_num_buckets=32,
             relative_attention_max_distance=128,
             dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
+            # The same function as "gated-gelu", in one kernel instead of eight.
+            feed_forward_proj="gated-gelu_pytorch_tanh",
             tie_word_embeddings=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -30,7 +30,7 @@ from mend.distiller import Distiller
 from mend.errors import UserError
 from mend.loading import frozen_llm
 from mend.losses import Example, example_losses
-from mend.plan import configuration_values, plan, plan_text
+from mend.plan import Row, configuration_values, plan, plan_text
 from mend.plan_costs import Reading, scoring_work, training_work
 from mend.plan_models import architecture, find_architecture
 from mend.scoring import Question, score_questions
@@ -116,7 +116,8 @@ def test_training_operations_are_those_that_pytorch_counts(name, distils):
         sum(
             example_losses(llm, method, [example], losses, "pretrain", PROTOCOL).values()
         ).backward()
-    work = training_work(sizes, distiller, Reading(60, 60, 8, 15, 15), 1, distils)
+    teacher = "runs" if distils else None
+    work = training_work(sizes, distiller, Reading(60, 60, 8, 15, 15), 1, teacher)
     # Less is done in the first layer, of two: nothing there has to lead to the query's tokens.
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
@@ -127,7 +128,7 @@ def test_operations_of_trained_vectors_are_those_that_pytorch_counts():
     example = Example([], [], [(random_tokens(60, 3), [])])
     with FlopCounterMode(display=False) as counter:
         example_losses(llm, method, [example], {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].backward()
-    work = training_work(sizes, None, Reading(0, 0, 8, 60, 60), 1, False)
+    work = training_work(sizes, None, Reading(0, 0, 8, 60, 60), 1, None)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
 
@@ -166,6 +167,22 @@ def test_what_studies_share_is_counted_once(paper):
     assert trained[0] == trained[1]
 
 
+def test_a_kept_teacher_is_computed_once_and_its_disk_is_told(paper):
+    def rows(keeps: bool) -> dict[str, Row]:
+        values = copy.deepcopy(dict(paper.values))
+        values["training"]["pretrain"]["teacher_cache"] = keeps
+        found = plan(load_configuration(values, []), ["gamma"])
+        return {row.stage: row for row in found.rows if row.llm == "gpt2-large"}
+
+    kept, running = rows(True), rows(False)
+    assert "teacher" not in running
+    assert kept["teacher"].jobs == 1
+    # 205 tokens after beta = 0.8 of 1,024, bfloat16: half a megabyte a chunk.
+    assert kept["teacher"].disk == pytest.approx(22e6 // 1024 * 205 * 1280 * 2)
+    saved = running["pretrain"].work.flops - kept["pretrain"].work.flops
+    assert saved > 20 * kept["teacher"].work.flops
+
+
 def test_all_studies_have_a_plan(paper):
     for study in paper["studies"]:
         found = plan(paper, [study])
@@ -179,7 +196,7 @@ def test_all_studies_have_a_plan(paper):
 
 def test_targets_are_studies_figures_or_their_files(paper):
     assert plan(paper, ["results/paper/table3.csv"]).targets == ["table3"]
-    assert plan(paper, ["figure4"]).targets == ["shots", "length"]
+    assert plan(paper, ["figure4"]).targets == list(paper["figures"]["figure4"])
     with pytest.raises(UserError, match="table9 is neither a study nor a figure"):
         plan(paper, ["table9"])
     with pytest.raises(UserError, match="no numbers of the device abacus"):
