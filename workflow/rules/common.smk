@@ -193,7 +193,7 @@ def flags(input, *names):
         if path
         for text in (
             f"--{name}",
-            os.path.dirname(path) if path.endswith("/weights.safetensors") else path,
+            os.path.dirname(path) if os.path.basename(path) == "weights.safetensors" else path,
         )
     ]
 
