@@ -174,7 +174,7 @@ def _tokenize(
     progress = Progress("documents", total) if total else None
     encode = _encoder(tokenizer)
     done = 0
-    while batch := _take(documents, _BATCH_CHARACTERS):
+    for batch in text_batches(documents):
         yield encode(batch)
         done += len(batch)
         if progress:
@@ -200,15 +200,18 @@ def _encoder(tokenizer: Any) -> Callable[[list[str]], Iterable[list[int]]]:
     )
 
 
-def _take(documents: Iterator[str], characters: int) -> list[str]:
-    """The next documents, until they have so many characters."""
+def text_batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Gather documents until they have _BATCH_CHARACTERS characters, to be tokenized at once."""
     batch: list[str] = []
+    characters = 0
     for document in documents:
         batch.append(document)
-        characters -= len(document)
-        if characters <= 0:
-            break
-    return batch
+        characters += len(document)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 _Chunks = Iterator[tuple["numpy.ndarray", "numpy.ndarray", "numpy.ndarray"]]
