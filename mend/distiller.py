@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from mend.errors import UserError
+from mend.fusing import fuse_activations
 from mend.llm import FrozenLLM, longest_input, pad_left, pad_right
 from mend.partial_reading import read_for_later
 from mend.progress import logger
@@ -44,7 +45,7 @@ class Distiller(nn.Module):
             (faithfulness row 10).
         """
         super().__init__()
-        self.backbone = backbone
+        self.backbone = fuse_activations(backbone)
         self.decodes = hasattr(backbone, "encoder") and hasattr(backbone, "decoder")
         embedding = backbone.get_input_embeddings()
         width = embedding.weight.shape[1]

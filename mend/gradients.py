@@ -127,6 +127,9 @@ class BatchGradients:
         """
         weights, size = self.training["losses"], self.micro_batch_size
         sums: dict[str, float] = {}
+        if size < len(batch):
+            # Those of similar length together: less padding. The whole is the same.
+            batch = sorted(batch, key=lambda example: len(example.demonstrations))
         for start in range(0, len(batch), size):
             piece = batch[start : start + size]
             share = sum(len(example.queries) for example in piece) / queries

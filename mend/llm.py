@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mend.errors import UserError
+from mend.fusing import fuse_activations
 
 
 @dataclass
@@ -78,7 +79,7 @@ class FrozenLLM:
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
         """Freeze `model`; `dropout` leaves its dropout on (faithfulness row 9)."""
-        self.model = model.requires_grad_(False).train(dropout)
+        self.model = fuse_activations(model).requires_grad_(False).train(dropout)
         self.tokenizer = tokenizer
         self.embedding = model.get_input_embeddings()
 

@@ -134,9 +134,10 @@ def plan_text(
         f"{1000 * LAYER_SECONDS:g} ms a layer and pass. Trainings are counted to their last step, "
         "though most stop early.",
         "FLOPs of a query: 2 x parameters x tokens for each forward pass (student, distiller, and "
-        "the teacher, once for all runs where its states are kept: training.*.teacher_cache), as much again backward through the frozen LLM, twice as much through the "
-        "distiller, and attention. Demonstrations are assumed to fill the longest context; a row "
-        f"to have {OPTIONS} options of {ANSWER} tokens"
+        "the teacher, once for all runs where its states are kept: training.*.teacher_cache), as "
+        "much again backward through the frozen LLM, twice as much through the distiller, and "
+        "attention. Demonstrations are assumed to fill the longest context; a row to have "
+        f"{OPTIONS} options of {ANSWER} tokens"
         + _assumed_rows(configuration)
         + ". Memory is rough: +/- a third.",
     ]
@@ -179,7 +180,8 @@ def _data_jobs(configuration: Configuration, runs: Sequence, trainings: Mapping[
     draws = {draw_of(run.condition) for run in runs}
     sources = [configuration["benchmark"][name]["source"] for name in ("tasks", "corpus")]
     made = sum(source in ("hub", "pocket") for source in sources[: 1 if "pocket" in sources else 2])
-    stopping = any(configuration["training"][stage]["early_stopping"] for stage in ("pretrain", "finetune"))
+    stages = (configuration["training"][stage] for stage in ("pretrain", "finetune"))
+    stopping = any(stage["early_stopping"] for stage in stages)
     return made + 1 + len(pretrained) + len(finetuned) + len(draws) + stopping
 
 

@@ -32,8 +32,8 @@ from mend.plan_models import BYTES, Architecture, find_architecture
 
 #: Assumed of data that nobody has looked at: options of a row, tokens of an option, and the rows
 #: of a meta-test task where `benchmark.test_rows` does not say (the published files hold whole
-#: validation splits), and the chunks of a corpus (C4's validation split has 45,576 documents of some
-#: 480 tokens). Demonstrations are assumed to fill the longest context.
+#: validation splits), and the tokens of a corpus (C4's validation split has 45,576 documents of
+#: some 480). Demonstrations are assumed to fill the longest context.
 OPTIONS, ANSWER, TEST_ROWS, CORPUS_TOKENS = 3, 4, 2000, 22e6
 
 

@@ -142,8 +142,7 @@ def build_model(architecture: Architecture):
             relative_attention_num_buckets=32,
             relative_attention_max_distance=128,
             dropout_rate=0.0,
-            # The same function as "gated-gelu", in one kernel instead of eight.
-            feed_forward_proj="gated-gelu_pytorch_tanh",
+            feed_forward_proj="gated-gelu",
             tie_word_embeddings=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

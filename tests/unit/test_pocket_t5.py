@@ -61,7 +61,7 @@ def test_kept_models_are_as_their_readme_says(pocket_llm):
     assert model.dtype == torch.float32
     assert len(pocket_llm.tokenizer) == model.config.vocab_size
     assert not model.config.scale_decoder_outputs
-    assert model.config.feed_forward_proj == "gated-gelu_pytorch_tanh"
+    assert model.config.feed_forward_proj == "gated-gelu"
     folder = Path(model.config.name_or_path)
     readme = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
     assert f"{model.num_parameters():,} parameters" in readme

@@ -1,0 +1,20 @@
+"""Parts of models in fewer kernels: the same function, the same weights."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers.activations import ACT2FN, NewGELUActivation
+
+
+def fuse_activations(model: nn.Module) -> nn.Module:
+    """Let PyTorch's own kernel compute GELU's approximation by tanh, and return the model.
+
+    GPT-2 and T5 v1.1 write it out as eight operations, each of which reads and writes (and, for the
+    backward pass, keeps) tensors of the feed-forward part's width. In float32 both agree to 1e-6;
+    in 16 bits the kernel rounds once where the eight operations round each time.
+    """
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, ACT2FN["gelu_pytorch_tanh"])
+    return model
