@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from models import device, distiller, llm, random_tokens
+from models import device, distiller, llm, random_tokens, write_out
 from safetensors.torch import save_file
 from side_by_side import compare
-from torch import nn
 from torch.nn import functional
 
 from mend.counting import measure_memory
@@ -65,7 +65,7 @@ def episodes(number: int) -> list[Example]:
 
 
 def our_step(llm: FrozenLLM, method: Method, batch: list[Example], piece: int) -> float:
-    """Add the gradients of a batch, `piece` episodes at a time as training does; return its loss."""
+    """Add a batch's gradients as training does, `piece` episodes at a time; return its loss."""
     total = 0.0
     batch = sorted(batch, key=lambda example: len(example.demonstrations))
     for start in range(0, len(batch), piece):
@@ -129,8 +129,10 @@ def kept_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> TeacherSt
 
 def run() -> tuple[list[dict], list[str]]:
     """Compare a step; return the table's rows, and sentences on reading and memory."""
-    model = llm()
-    method = Distilling(model)
+    model, plain = llm(), llm()
+    method, plain_method = Distilling(model), Distilling(plain)
+    for module in (plain.model, plain_method):
+        write_out(module)
     on_gpu = device().type == "cuda"
     batch = episodes(8 if on_gpu else 4)
     piece = 4 if on_gpu else 1  # micro_batch_size
@@ -140,8 +142,8 @@ def run() -> tuple[list[dict], list[str]]:
         return our_step(model, method, batch, piece)
 
     def obvious() -> float:
-        method.zero_grad()
-        return obvious_step(model, method, batch)
+        plain_method.zero_grad()
+        return obvious_step(plain, plain_method, batch)
 
     with tempfile.TemporaryDirectory() as folder:
         states = kept_states(model, batch, Path(folder))
@@ -170,23 +172,27 @@ def run() -> tuple[list[dict], list[str]]:
         share = (time.perf_counter() - began) / 100 / rows[1]["ours"]
     reading = f"reading the teacher's states takes {share:.2%} of a step (goal: at most 5 %)"
     print(reading)
-    return rows, [reading, memory(model, method, batch[:1])]
+    one = batch[:1]
+    return rows, [
+        reading,
+        memory(
+            lambda: our_step(model, method, one, 1),
+            lambda: obvious_step(plain, plain_method, one),
+        ),
+    ]
 
 
-def memory(model: FrozenLLM, method: nn.Module, batch: list[Example]) -> str:
+def memory(ours: Callable[[], float], obvious: Callable[[], float]) -> str:
     """Compare the peak memory above the weights, one episode at a time both."""
 
-    def peak(step) -> float:
+    def peak(step: Callable[[], float]) -> float:
         def one_part(part):
             with part("step"):
                 step()
 
         return measure_memory(one_part, device())["step"] / 2**20
 
-    peaks = {
-        "ours": peak(lambda: our_step(model, method, batch, 1)),
-        "obvious": peak(lambda: obvious_step(model, method, batch)),
-    }
+    peaks = {"ours": peak(ours), "obvious": peak(obvious)}
     share = peaks["ours"] / peaks["obvious"]
     note = (
         f"peak memory of a distillation step of one episode, above the weights: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers.activations import GELUTanh, NewGELUActivation
 
 from mend.distiller import Distiller
 from mend.llm import FrozenLLM
@@ -48,6 +49,14 @@ def distiller(of: FrozenLLM, length: int) -> Distiller:
     """Return a random distiller of `length` vectors."""
     torch.manual_seed(1)
     return Distiller(GPT2Model(configuration("distiller")), length, of.width).to(device())
+
+
+def write_out(model: torch.nn.Module) -> None:
+    """Give a model back the GELU of several operations that it has without `mend.fusing`."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, GELUTanh):
+                setattr(module, name, NewGELUActivation())
 
 
 def random_tokens(length: int, generator: torch.Generator) -> list[int]:
