@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mend.errors import UserError
 from mend.llm import FrozenLLM, pad_right
 from mend.methods.base import Method
+from mend.option_trees import fill_rows, reads_trees, tree_rows, tree_states
 from mend.progress import Progress, logger
+
+_STATES_AT_ONCE = 512  # whose logits, over the whole vocabulary, are in memory together
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,11 @@ def _score_group(
         context_lengths.update(zip(numbers, contexts.mask.sum(1).tolist(), strict=True))
     reading = llm.read(contexts)
     asked = [(row, i) for row, members in enumerate(group) for i in members]
+    score = _score_trees if reads_trees(llm) else _score_rows
     for part in _pieces(asked, questions_at_once):
-        owner = torch.tensor([row for row, _ in part], device=llm.device)
+        owners = [row for row, _ in part]
         batch = [questions[i] for _, i in part]
-        found = _score_batch(llm, reading.select(owner), batch, option_score)
+        found = score(llm, reading, owners, batch, option_score)
         yield from zip([i for _, i in part], found, strict=True)
 
 
@@ -128,22 +133,56 @@ def _tokens(demonstrations: Sequence[int] | Sequence[Sequence[int]]) -> int:
     return sum(1 if isinstance(part, int) else len(part) for part in demonstrations)
 
 
-def _score_batch(
-    llm: FrozenLLM, reading: Any, batch: Sequence[Question], option_score: str
+def _score_trees(
+    llm: FrozenLLM, reading: Any, owners: list[int], batch: Sequence[Question], option_score: str
 ) -> list[list[float]]:
-    """Score questions whose contexts are the rows of `reading`."""
+    """Score questions whose contexts are rows `owners` of `reading`, options as trees."""
+    trees = [(question.query, question.options) for question in batch]
+    # A row costs a copy of its context's keys and values. The longer it is, the more of its own
+    # tokens each token attends to in vain: at half the context's length, neither costs much.
+    rows = fill_rows(trees, owners, width=reading.mask.shape[1] // 2)
+    chosen = torch.tensor([owners[row[0]] for row in rows], device=llm.device)
+    laid = tree_rows([[trees[i] for i in row] for row in rows], llm.device)
+    states = tree_states(llm, reading.select(chosen), laid)
+    found = _log_probabilities(llm, states, laid.state, laid.target)
+    return _option_scores(found, laid.option, batch, option_score)
+
+
+def _score_rows(
+    llm: FrozenLLM, reading: Any, owners: list[int], batch: Sequence[Question], option_score: str
+) -> list[list[float]]:
+    """Score questions whose contexts are rows `owners` of `reading`, a row for each option."""
     device = llm.device
-    after_query = llm.read_tokens(reading, [question.query for question in batch])
+    selected = reading.select(torch.tensor(owners, device=device))
+    after_query = llm.read_tokens(selected, [question.query for question in batch])
     owner = torch.tensor(
         [row for row, question in enumerate(batch) for _ in question.options], device=device
     )
     options, mask = pad_right([option for question in batch for option in question.options], device)
     real = mask.bool()
     states = llm.states_before(after_query.select(owner), options)[real]
-    log_probabilities = llm.logits(states).float().log_softmax(-1)
-    found = log_probabilities.gather(1, options[real][:, None])[:, 0]
-    total = found.new_zeros(len(options)).index_add(0, real.nonzero()[:, 0], found)
+    each = torch.arange(len(states), device=device)
+    found = _log_probabilities(llm, states, each, options[real])
+    return _option_scores(found, real.nonzero()[:, 0], batch, option_score)
+
+
+def _log_probabilities(llm: FrozenLLM, states: Tensor, state: Tensor, target: Tensor) -> Tensor:
+    """Return log P(target[i]) after states[state[i]], the logits of some states at a time."""
+    found = states.new_empty(len(target), dtype=torch.float32)
+    for start in range(0, len(states), _STATES_AT_ONCE):
+        here = ((state >= start) & (state < start + _STATES_AT_ONCE)).nonzero()[:, 0]
+        logits = llm.logits(states[start : start + _STATES_AT_ONCE])
+        found[here] = logits.float().log_softmax(-1)[state[here] - start, target[here]]
+    return found
+
+
+def _option_scores(
+    found: Tensor, option: Tensor, batch: Sequence[Question], option_score: str
+) -> list[list[float]]:
+    """Add up the log-probabilities of each option's tokens; `option` says whose each is."""
+    lengths = [len(tokens) for question in batch for tokens in question.options]
+    total = found.new_zeros(len(lengths)).index_add(0, option, found)
     if option_score == "mean":
-        total = total / mask.sum(1)
+        total = total / torch.tensor(lengths, device=total.device)
     flat = iter(total.double().tolist())
     return [[next(flat) for _ in question.options] for question in batch]
