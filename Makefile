@@ -2,4 +2,4 @@
 
 .PHONY: bench
 bench:
-	python benchmarks/all.py
+	python benchmarks/all.py --output benchmarks/RESULTS.md

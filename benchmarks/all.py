@@ -1,47 +1,64 @@
-"""All benchmarks in one process; prints one Markdown table, and writes it with `--output FILE`."""
+"""All benchmarks in one process; prints one Markdown table, and writes it with `--output FILE`.
+
+The exit status is 1 if the two ways of some part differ, or a part could not be run: the others
+are in the table all the same.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import platform
+import sys
+import traceback
 from pathlib import Path
 
-import chunks
-import distillation
-import overhead
-import scoring
+import tokenizers
 import torch
 import transformers
+from floors import peak_flops
 from models import device
-from side_by_side import HEADER, line
+from side_by_side import HEADER, exit_status, line
+
+PARTS = ("overhead", "chunks", "scoring", "distillation")
 
 
-def main() -> None:
-    """Run them, the cheap ones first."""
+def main() -> int:
+    """Run them; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="a file for the table")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these alone")
     options = parser.parse_args()
-    notes = overhead.run()
-    rows = [*chunks.run()]
-    found, more = distillation.run()
-    rows += found
-    notes += more
-    rows += scoring.run()
-    where = torch.cuda.get_device_name() if device().type == "cuda" else processor()
-    text = "\n".join(
-        [
-            f"{where}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-            f"torch {torch.__version__}, transformers {transformers.__version__}",
-            "",
-            HEADER,
-            *map(line, rows),
-            "",
-            *(f"- {note}" for note in notes),
-        ]
-    )
-    print(text)
+    where = machine()
+    rows, notes, broken = [], [], []
+    for name in options.only:
+        try:
+            found, more = importlib.import_module(name).run()
+        except Exception as error:  # the other parts' minutes are not to be lost
+            traceback.print_exc()
+            broken.append(f"**{name} could not be run**: {type(error).__name__}: {error}")
+            continue
+        rows += found
+        notes += more
+    notes = [*broken, *notes]
+    table = [where, "", HEADER, *map(line, rows), "", *(f"- {note}" for note in notes)]
+    print("\n".join(table))
     if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
+        options.output.write_text("\n".join(["# Benchmarks", "", *table, ""]), encoding="utf-8")
+    return 1 if broken else exit_status(rows)
+
+
+def machine() -> str:
+    """Return what this is measured on and with."""
+    name = torch.cuda.get_device_name() if device().type == "cuda" else processor()
+    peak = f"{peak_flops() / 1e9:,.0f} GFLOP/s in matrix products"
+    busy = f"{os.getloadavg()[0]:.1f} processes were waiting or running before"
+    return (
+        f"{name}, {torch.get_num_threads()} threads, {peak}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"tokenizers {tokenizers.__version__}; {busy}"
+    )
 
 
 def processor() -> str:
@@ -55,4 +72,4 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
