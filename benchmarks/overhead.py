@@ -109,7 +109,12 @@ def measure_workflow(target: str, arguments: list[str], results: Path) -> Usage:
         [sys.executable, "-m", "snakemake", str(results / target), *arguments]
         + ["--config", f"results={results}"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "MEND_PROCESS_RECORDS": str(records)},
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": path,
+            "MEND_PROCESS_RECORDS": str(records),
+        },
         check=False,
     )
     wall = time.perf_counter() - began
