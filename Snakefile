@@ -22,6 +22,7 @@ min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
 from mend.plan import plan_text
+from mend.warm import start_server
 
 # A file given with --configfile replaces the default as a whole: merged into it, keys of the
 # default would survive.
@@ -39,6 +40,12 @@ include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/render.smk"
 include: "workflow/rules/report.smk"
+
+
+# Not in a dry run, not on a cluster, and not in the Snakemake that runs a single job of one.
+onstart:
+    if workflow.local_exec and workflow.is_main_process:
+        start_server(llm["path"] for llm in CONFIGURATION["llms"].values())
 
 
 rule all:

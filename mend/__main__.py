@@ -2,6 +2,11 @@
 
 import sys
 
-from mend.cli import main
+from mend.warm import run_warm
 
-sys.exit(main())
+status = run_warm(sys.argv[1:])
+if status is None:
+    from mend.cli import main
+
+    status = main()
+sys.exit(status)

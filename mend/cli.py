@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mend import commands
 from mend.errors import UserError
 from mend.progress import logger, start_logging
+from mend.warm import COMMANDS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,15 +90,35 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 2 after one clear line about what is wrong."""
+def main(arguments: Sequence[str] | None = None, *, warm: bool = False) -> int:
+    """Run one command; return 0, or 2 after one clear line about what is wrong.
+
+    warm: this process was forked for the command; see `mend.warm`.
+    """
     options = parser().parse_args(arguments)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    set_library_defaults()
     start_logging(options.log)
     try:
         options.run(options)
     except UserError as error:
         logger.error("error: %s", error)
         return 2
+    if options.run.__name__ in COMMANDS:
+        # Snakemake's benchmarks do not see a process that was forked elsewhere.
+        logger.info("%s%s", used_resources(), ", started warm" if warm else "")
     return 0
+
+
+def set_library_defaults() -> None:
+    """Set the environment variables that libraries read, some of them when they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def used_resources() -> str:
+    """Return what this process has used, in words."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    # Kilobytes on Linux, bytes on macOS.
+    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    seconds = usage.ru_utime + usage.ru_stime
+    return f"used {seconds:.1f} s of processor time, {megabytes:.0f} MB of memory at most"
