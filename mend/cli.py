@@ -48,9 +48,13 @@ def parser() -> argparse.ArgumentParser:
     sub = command(commands.evaluation_episodes)
     sub.add_argument("--split", choices=("dev", "test"), required=True)
     paths(sub, "tasks", "output")
+    sub = command(commands.teacher)
+    paths(sub, "output")
+    paths(sub, "chunks", "episodes", "tasks", required=False)
+    sub.add_argument("--threads", type=int, default=1)
     sub = command(commands.train)
     paths(sub, "output")
-    paths(sub, "chunks", "episodes", "tasks", "initial", "dev", required=False)
+    paths(sub, "chunks", "episodes", "tasks", "initial", "dev", "teacher", required=False)
     sub.add_argument("--threads", type=int, default=1)
     sub.add_argument(
         "--processes", type=int, default=1, help="train data-parallel in so many processes"

@@ -92,6 +92,21 @@ def train(options: argparse.Namespace) -> None:
         tasks=options.tasks,
         initial=options.initial,
         dev=options.dev,
+        teacher=options.teacher,
+    )
+
+
+def teacher(options: argparse.Namespace) -> None:
+    """Keep what the frozen LLM makes of training examples, for every run that distils it."""
+    _limit_threads(options.threads)
+    from mend.teacher import write_teacher_states
+
+    write_teacher_states(
+        read_json(options.spec),
+        options.output,
+        chunks=options.chunks,
+        episodes=options.episodes,
+        tasks=options.tasks,
     )
 
 
