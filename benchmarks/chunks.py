@@ -25,8 +25,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mend.data.corpus import read_documents, text_batches, write_chunks
 
-MEGABYTES = 5
-REPEATS = 9
+MEGABYTES = 10
+REPEATS = 7
 
 
 def documents(megabytes: float) -> Iterator[str]:
