@@ -172,6 +172,18 @@ def test_costs_and_times_are_added_up(page):
     assert re.search(r"pretrain 1 (90|91) (90|91) 300", text)
 
 
+def test_memory_of_a_job_is_what_its_log_says(tmp_path):
+    spec = write_results(tmp_path)
+    log = tmp_path / "logs" / f"{RUN}/pretrain.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("training\n12:00:00 used 3.5 s of processor time, 812 MB of memory at most\n")
+    found = {job["folder"]: job["max_rss"] for job in read_benchmarks(tmp_path)}
+    assert found[f"{RUN}/pretrain"] == 812
+    write_report(spec, tmp_path / "report.html")
+    text = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"pretrain 1 (90|91) (90|91) 812", text)
+
+
 def test_a_picture_takes_no_more_than_it_may(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 800, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
