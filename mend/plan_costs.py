@@ -199,12 +199,15 @@ def prediction_bytes(
 ) -> float:
     """Return an estimate of the memory that prediction takes: weights, and keys and values.
 
-    Those of the contexts read at once are there, of the questions asked at once, and of each of
-    their options. questions: for each context.
+    Those of the contexts read at once are there and, in a decoder-only LLM, a copy for the trees
+    of questions and options after them (`mend.option_trees`); in an encoder-decoder, one for each
+    of the questions asked at once, and of each of their options. questions: for each context.
     """
     before = reading.vectors or reading.demonstrations
     asked = min(QUESTIONS_AT_ONCE, CONTEXTS_AT_ONCE * questions)
-    rows = CONTEXTS_AT_ONCE + asked * (1 + options)
+    rows = CONTEXTS_AT_ONCE * 2
+    if llm.decoder_layers:
+        rows = CONTEXTS_AT_ONCE + asked * (1 + options)
     trained = method_parameters(llm, distiller, reading.vectors) * BYTES["float32"]
     kept = rows * llm.cache_bytes(before, reading.tokens, activation_bytes(dtype))
     return _whole(weights_bytes(llm, dtype) + trained + kept)

@@ -137,6 +137,28 @@ def test_the_size_is_said_and_a_full_disk_is_told_before(
         write_teacher_states(of_chunks(spec), tmp_path / "other.safetensors", chunks)
 
 
+def test_fewer_at_once_where_memory_runs_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = pretraining(data, tmp_path)
+    chunks = tmp_path / "chunks.parquet"
+    usual, small = tmp_path / "usual.safetensors", tmp_path / "small.safetensors"
+    write_teacher_states(of_chunks(spec), usual, chunks)
+    compute, sizes = teacher.teacher_states, []
+
+    def with_little_memory(llm, examples, stage):
+        sizes.append(len(examples))
+        if len(examples) > 3:
+            raise torch.OutOfMemoryError
+        return compute(llm, examples, stage)
+
+    monkeypatch.setattr(teacher, "teacher_states", with_little_memory)
+    write_teacher_states(of_chunks(spec), small, chunks)
+    assert sizes[:4] == [16, 8, 4, 2]
+    for key, value in load_file(usual).items():
+        torch.testing.assert_close(load_file(small)[key], value, atol=1e-5, rtol=1e-4)
+
+
 def test_states_of_too_few_examples_are_refused(data: Path, tmp_path: Path) -> None:
     spec = pretraining(data, tmp_path)
     chunks, output = tmp_path / "chunks.parquet", tmp_path / "states.safetensors"
