@@ -46,6 +46,11 @@ include: "workflow/rules/report.smk"
 onstart:
     if workflow.local_exec and workflow.is_main_process:
         start_server(llm["path"] for llm in CONFIGURATION["llms"].values())
+        # The limit of 100 new jobs a second spares a cluster's scheduler. Here it would have
+        # Snakemake look at all waiting jobs each second, and once more for each job that has
+        # ended: half a processor, after some hundred jobs.
+        if getattr(workflow, "scheduler", None):
+            workflow.scheduler.job_rate_limiter = None
 
 
 rule all:
