@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from mend.llm import Attentions, Context, FrozenLLM, pad_right, select_cache
 from mend.partial_reading import read_for_later
+from mend.sharding import is_sharded
 
 
 @dataclass
@@ -65,6 +66,11 @@ class DecoderOnlyLLM(FrozenLLM):
         nothing = Reading(DynamicCache(config=self.model.config), mask[:, :0])
         if mask.shape[1] == 0:
             return nothing
+        if is_sharded(self.model):
+            # A block is put together for its backward pass where what it returned is used.
+            output, whole = self._run(nothing, embeddings, mask)
+            whole.last_state = output.last_hidden_state[:, -1]
+            return whole
         before, last = mask[:, :-1], (embeddings[:, -1:], mask[:, -1:])
         if before.shape[1] == 0:
             return Reading(nothing.cache, before, unread=last)

@@ -13,8 +13,6 @@ from contextlib import suppress
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mend.sharding import is_sharded
-
 
 class _EverythingKept(Exception):  # noqa: N818 (not an error: how a forward pass is left early)
     """The last layer's keys and values are in the cache."""
@@ -38,11 +36,10 @@ def read_for_later(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs) 
     """Return the keys and values of tokens, for those that come after them.
 
     base: a decoder-only model without its head. embeddings: (sequences, n, width), n at least 1;
-    mask: (sequences, n), 0 on the padding; inputs: what else its forward pass takes.
+    mask: (sequences, n), 0 on the padding; inputs: what else its forward pass takes. Not for a
+    sharded model: it would be left with a layer put together.
     """
-    # Leaving a sharded model in the middle of a layer would leave that layer put together.
-    stops = not is_sharded(base)
-    cache = (_StoppingCache if stops else DynamicCache)(config=base.config)
+    cache = _StoppingCache(base.config)
     with suppress(_EverythingKept):
         base(
             inputs_embeds=embeddings,
