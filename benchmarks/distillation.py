@@ -8,6 +8,7 @@ of every position of teacher and student.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from floors import floor_seconds
 from models import device, distiller, llm, random_tokens, write_out
 from safetensors.torch import save_file
-from side_by_side import compare
+from side_by_side import compare, exit_status
 from torch.nn import functional
 
 from mend.counting import measure_memory
@@ -163,6 +165,7 @@ def run() -> tuple[list[dict], list[str]]:
                 lambda first, second: abs(first - second),
                 tolerance=0.1 if on_gpu else 1e-3,
                 goal=goal,
+                floor=floor_seconds(step, model),
             )
             for how, step, goal in (("running", ours, 2), ("kept on disk", ours_reading, 3))
         ]
@@ -204,4 +207,4 @@ def memory(ours: Callable[[], float], obvious: Callable[[], float]) -> str:
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(exit_status(run()[0]))
