@@ -14,6 +14,7 @@ from mend.fusing import fuse_activations
 from mend.llm import FrozenLLM, longest_input, pad_left, pad_right
 from mend.partial_reading import read_for_later
 from mend.progress import logger
+from mend.shared_bias import share_position_bias
 
 
 class Distiller(nn.Module):
@@ -45,7 +46,7 @@ class Distiller(nn.Module):
             (faithfulness row 10).
         """
         super().__init__()
-        self.backbone = fuse_activations(backbone)
+        self.backbone = share_position_bias(fuse_activations(backbone))
         self.decodes = hasattr(backbone, "encoder") and hasattr(backbone, "decoder")
         embedding = backbone.get_input_embeddings()
         width = embedding.weight.shape[1]

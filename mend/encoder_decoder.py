@@ -26,6 +26,7 @@ from mend.llm import (
     pad_right,
     select_cache,
 )
+from mend.sharding import is_sharded
 
 #: Architectures whose positions are relative, so that padding on the left changes nothing.
 SUPPORTED = ("t5", "mt5", "umt5")
@@ -35,7 +36,8 @@ SUPPORTED = ("t5", "mt5", "umt5")
 class EncoderReading:
     """An encoded context and what the decoder has read since: one row for each sequence.
 
-    encoded: (sequences, context, width) and its 0/1 mask, encoded_mask.
+    encoded: (sequences, context, width) and its 0/1 mask, encoded_mask. Once the decoder's keys and
+        values of it are in the cache, of `encoded` only the shape counts.
     cache, mask: of the decoder's tokens, as in `mend.decoder_only.Reading`.
     last_state: (sequences, width); None until the decoder has started.
     """
@@ -55,10 +57,12 @@ class EncoderReading:
         cache.self_attention_cache = select_cache(self.cache.self_attention_cache, rows)
         cache.cross_attention_cache = select_cache(self.cache.cross_attention_cache, rows)
         cache.is_updated = dict(self.cache.is_updated)
+        if cache.is_updated:
+            encoded = self.encoded[:1].expand(len(rows), -1, -1)
+        else:
+            encoded = self.encoded[rows]
         state = None if self.last_state is None else self.last_state[rows]
-        return EncoderReading(
-            self.encoded[rows], self.encoded_mask[rows], cache, self.mask[rows], state
-        )
+        return EncoderReading(encoded, self.encoded_mask[rows], cache, self.mask[rows], state)
 
 
 class EncoderDecoderLLM(FrozenLLM):
@@ -72,6 +76,7 @@ class EncoderDecoderLLM(FrozenLLM):
                 f"supported; there are {', '.join(SUPPORTED)} (relative positions)"
             )
         super().__init__(model, tokenizer, dropout)
+        self._is_sharded = is_sharded(model)  # asked once: it looks at every module
 
     @property
     def positions(self) -> int:
@@ -92,8 +97,25 @@ class EncoderDecoderLLM(FrozenLLM):
         end = self.embedding.weight[self.model.config.eos_token_id]
         embeddings, mask = torch.where(last[..., None], end, embeddings), mask | last
         encoded = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
+        states = encoded.last_hidden_state
+        return EncoderReading(states, mask, self._keys_and_values(states), mask[:, :0], None)
+
+    def _keys_and_values(self, encoded: Tensor) -> EncoderDecoderCache:
+        """Return a cache with what the decoder's blocks attend to of the encoder's states.
+
+        So it is computed once for all the queries that share a context, not once for each.
+        """
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        return EncoderReading(encoded.last_hidden_state, mask, cache, mask[:, :0], None)
+        if self._is_sharded:
+            return cache  # a block is put together for its own forward pass alone
+        for number, block in enumerate(self.model.decoder.block):
+            attention = block.layer[1].EncDecAttention
+            shape = (*encoded.shape[:2], -1, attention.key_value_proj_dim)
+            projected = (part(encoded).view(shape) for part in (attention.k, attention.v))
+            keys, values = (part.transpose(1, 2) for part in projected)
+            cache.cross_attention_cache.update(keys, values, number)
+            cache.is_updated[number] = True
+        return cache
 
     def read_tokens(
         self, reading: EncoderReading, sequences: Sequence[Sequence[int]]
@@ -125,8 +147,10 @@ class EncoderDecoderLLM(FrozenLLM):
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the vocabulary logits, (..., vocabulary), of hidden states, (..., width)."""
-        if getattr(self.model.config, "scale_decoder_outputs", False):
-            states = states * self.model.config.d_model**-0.5
+        config = self.model.config
+        is_scaled = config.model_type == "umt5" and config.tie_word_embeddings
+        if getattr(config, "scale_decoder_outputs", is_scaled):
+            states = states * config.d_model**-0.5
         return super().logits(states)
 
     def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:

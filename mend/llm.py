@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from mend.errors import UserError
 from mend.fusing import fuse_activations
+from mend.shared_bias import share_position_bias
 
 
 @dataclass
@@ -79,7 +80,8 @@ class FrozenLLM:
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
         """Freeze `model`; `dropout` leaves its dropout on (faithfulness row 9)."""
-        self.model = fuse_activations(model).requires_grad_(False).train(dropout)
+        model = share_position_bias(fuse_activations(model))
+        self.model = model.requires_grad_(False).train(dropout)
         self.tokenizer = tokenizer
         self.embedding = model.get_input_embeddings()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Commands that import torch. Not `efficiency`: what it measures should not depend on how it
 #: was started.
-COMMANDS = ("teacher", "train", "predict", "attention")
+COMMANDS = ("chunks", "teacher", "train", "predict", "attention")
 #: The environment variable that names the server's socket.
 SOCKET = "MEND_WARM_SOCKET"
 #: Seconds to wait for the server, which may be importing, before the command runs here.

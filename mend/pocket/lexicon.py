@@ -6,6 +6,8 @@ few words (`merry`, `glad`, ...). The name of a value is a word as well: a natur
 
 from __future__ import annotations
 
+from functools import cache
+
 ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
     "mood": {
         "happy": ("merry", "glad", "jolly", "joyful", "cheery"),
@@ -95,11 +97,13 @@ VALUE_OF_WORD: dict[str, tuple[str, str]] = {
 }
 
 
+@cache
 def values_of(attribute: str) -> tuple[str, ...]:
     """Return the names of an attribute's values, in the lexicon's order."""
     return tuple(ATTRIBUTES[attribute])
 
 
+@cache
 def words_of(attribute: str) -> tuple[str, ...]:
     """Return all words of an attribute (not the names of its values)."""
     return tuple(word for words in ATTRIBUTES[attribute].values() for word in words)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from mend.pocket.lexicon import ATTRIBUTES, OPENERS, PEOPLE, VALUE_OF_WORD, values_of
@@ -70,6 +71,7 @@ class Rule:
         return frozenset((kind, a, label) for a in attributes for label in self.labels)
 
 
+@cache
 def attribute_values(attribute: str) -> tuple[Value, ...]:
     """Return all (attribute, value) pairs of an attribute."""
     return tuple((attribute, value) for value in values_of(attribute))
@@ -88,6 +90,16 @@ def _words_outside(attributes: set[str]) -> tuple[str, ...]:
     if known is not None:
         return known
     return tuple(w for w, (a, _) in VALUE_OF_WORD.items() if a not in attributes)
+
+
+@cache
+def _other_values(value: Value) -> tuple[Value, ...]:
+    return tuple(v for v in attribute_values(value[0]) if v != value)
+
+
+@cache
+def _strangers(attribute: str) -> tuple[Value, ...]:
+    return tuple(v for v in ALL_VALUES if v[0] != attribute)
 
 
 class RowMaker:
@@ -132,7 +144,7 @@ class RowMaker:
         return items[int(self.rng.random() * len(items))]
 
     def _other_value(self, value: Value) -> Value:
-        return self._choose([v for v in attribute_values(value[0]) if v != value])
+        return self._choose(_other_values(value))
 
     def _label(self, index: int) -> Row:
         value = self.rule.values[index]
@@ -140,8 +152,7 @@ class RowMaker:
         words = (self._choose(OPENERS["label"]), self._choose(self.fillers), key)
         if self.rule.kind == "label":
             return Row(words, self.rule.labels[index], self.rule.labels)
-        strangers = [v for v in ALL_VALUES if v[0] != value[0]]
-        options = [value[1], self._other_value(value)[1], self._choose(strangers)[1]]
+        options = [value[1], self._other_value(value)[1], self._choose(_strangers(value[0]))[1]]
         self.rng.shuffle(options)
         return Row(words, value[1], tuple(options))
 

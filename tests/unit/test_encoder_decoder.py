@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import ENCODER_DECODERS, PROTOCOL, random_distiller, random_llm, random_tokens
+from models import (
+    ENCODER_DECODERS,
+    PROTOCOL,
+    random_distiller,
+    random_llm,
+    random_tokens,
+    t5_configuration,
+)
 from test_losses import ALL, examples, mend_method
 from test_scoring import questions
-from transformers import AutoModelForSeq2SeqLM, BartConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
 
 from mend.distiller import distilling_part
+from mend.encoder_decoder import SUPPORTED
 from mend.errors import UserError
 from mend.llm import FrozenLLM, pad_right
 from mend.loading import frozen_llm
@@ -57,6 +65,25 @@ def test_cached_scoring_equals_plain_forward_passes(llm: FrozenLLM) -> None:
             for option in question.options
         ]
         assert scores == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_a_context_is_projected_once_for_all_its_queries(kind: str) -> None:
+    config = {**t5_configuration(16).to_dict(), "model_type": kind}
+    del config["scale_decoder_outputs"]  # each kind has its own rule
+    torch.manual_seed(0)
+    llm = frozen_llm(AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**config)), None)
+    tokens, _ = pad_right([random_tokens(4, seed) for seed in range(3)], llm.device)
+    projected = []
+    for block in llm.model.decoder.block:
+        for part in (block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v):
+            part.register_forward_hook(lambda *found: projected.append(found[2].shape[0]))
+    context = random_tokens(9, seed=9)
+    reading = llm.read(llm.token_context([context]))
+    states = llm.states_before(reading.select(torch.zeros(3, dtype=torch.long)), tokens)
+    assert projected == [1] * 2 * len(llm.model.decoder.block)
+    for found, text in zip(llm.logits(states), tokens.tolist(), strict=True):
+        torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-5, rtol=1e-4)
 
 
 def test_an_empty_context_is_one_end_of_text(llm: FrozenLLM) -> None:
