@@ -152,8 +152,13 @@ def example_losses(
 
 
 def _states(llm: FrozenLLM, reading: Any, asked: Asked) -> Tensor:
-    """Return the states that predict the queries' tokens: (queries, longest, width)."""
-    after = reading.select(asked.owner)
+    """Return the states that predict the queries' tokens: (queries, longest, width).
+
+    reading: of the examples' contexts, which is used up.
+    """
+    # Every example has a query: as many rows as queries are one for each, as they are.
+    alone = len(asked.owner) == len(reading.mask)
+    after = reading if alone else reading.select(asked.owner)
     if asked.read:
         after = llm.read_tokens(after, asked.read)
     return llm.states_before(after, asked.tokens)
