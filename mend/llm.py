@@ -182,13 +182,26 @@ UNLIMITED = 10**9
 
 
 def longest_input(config) -> int:
-    """Return how many positions a model of this configuration has."""
+    """Return how many positions a model of this configuration has.
+
+    No more than the window of its layers that look at the nearest tokens alone: how near a token
+    is, they see in the padding too, so that only what fits a window is read as it should be.
+    """
     if hasattr(config, "relative_attention_num_buckets"):
         return UNLIMITED
     for key in ("n_positions", "max_position_embeddings"):
         if getattr(config, key, None):
-            return int(getattr(config, key))
+            return min(int(getattr(config, key)), _window(config))
     raise UserError(
         f"{config.model_type}: its configuration names neither n_positions nor "
         "max_position_embeddings, so its longest input is unknown"
     )
+
+
+def _window(config) -> int:
+    """Return how many tokens every layer sees."""
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
+        return config.window_size
+    if getattr(config, "use_sliding_window", True):
+        return getattr(config, "sliding_window", None) or UNLIMITED
+    return UNLIMITED

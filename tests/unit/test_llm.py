@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from models import CONFIGURATIONS, random_llm, random_tokens
+from transformers import GPT2Config, GPTNeoConfig, MistralConfig, Qwen2Config
 
 from mend.errors import UserError
-from mend.llm import pad_right
+from mend.llm import longest_input, pad_right
 from mend.loading import load_llm
 
 ARCHITECTURES = sorted(CONFIGURATIONS)
@@ -36,6 +37,21 @@ def test_a_reading_can_be_selected_many_times() -> None:
     other = llm.states_before(reading.select(torch.tensor([0])), tokens)
     torch.testing.assert_close(first, again)
     assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "positions"),
+    [
+        (MistralConfig(max_position_embeddings=96, sliding_window=40), 40),
+        (MistralConfig(max_position_embeddings=96, sliding_window=None), 96),
+        (Qwen2Config(max_position_embeddings=96, sliding_window=40, use_sliding_window=True), 40),
+        (Qwen2Config(max_position_embeddings=96, sliding_window=40), 96),
+        (GPTNeoConfig(max_position_embeddings=96, window_size=40), 40),
+        (GPT2Config(n_positions=96), 96),
+    ],
+)
+def test_no_more_is_read_than_every_layer_sees(configuration, positions: int) -> None:
+    assert longest_input(configuration) == positions
 
 
 def test_an_empty_context_reads_the_query_alone() -> None:
