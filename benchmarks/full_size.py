@@ -42,7 +42,7 @@ HEADERS = (
     *("LLM", "stage", "type", "parameters, 10^9", "s", "10^12 operations", "planned"),
     *("GB", "planned", "loss"),
 )
-WORDS, ROWS = 70, 40  # of a row, and of a file: 16 rows fill the longest context
+WORDS, ROWS = 40, 40  # of a row, some 57 tokens, and of a file: 16 rows fill the longest context
 
 
 def main() -> int:

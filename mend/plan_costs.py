@@ -148,10 +148,10 @@ def scoring_work(
     """Return the work of scoring questions that share so many contexts."""
     before = reading.vectors or reading.demonstrations
     read = llm.read(before).forward * contexts
-    answered = llm.answer(before, reading.tokens, reading.predicted).forward * questions
+    answered = llm.answer(before, reading.tokens, reading.predicted, questions / contexts)
     passes = llm.passes * (contexts / CONTEXTS_AT_ONCE + questions / QUESTIONS_AT_ONCE)
     made = distillation(llm, distiller, reading).forward * contexts if distiller else 0.0
-    return Work(read + answered, made, passes)
+    return Work(read + answered.forward * questions, made, passes)
 
 
 def method_parameters(

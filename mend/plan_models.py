@@ -106,8 +106,14 @@ class Architecture:
         weights = layers * self.block + 2 * self.width * self.key_value
         return Operations(2 * early * weights, 4 * layers * self.attention * early * early)
 
-    def answer(self, context: float, tokens: float, predicted: float) -> Operations:
-        """Return what reading tokens after a context costs, `predicted` of them with logits."""
+    def answer(
+        self, context: float, tokens: float, predicted: float, sharing: float = 1
+    ) -> Operations:
+        """Return what reading tokens after a context costs, `predicted` of them with logits.
+
+        sharing: how many queries read the same context, whose keys and values an encoder-decoder
+        model makes once for all of them.
+        """
         head = 2 * predicted * self.width * self.vocabulary
         if not self.decoder_layers:
             read = tokens + min(context, 1.0)
@@ -116,7 +122,7 @@ class Architecture:
             return Operations(weights, attention, head)
         queries = self.block + 2 * self.width * self.attention  # keys and values: of the context
         keys = 2 * self.width * self.key_value
-        weights = 2 * self.decoder_layers * (tokens * queries + context * keys)
+        weights = 2 * self.decoder_layers * (tokens * queries + context * keys / sharing)
         attention = 4 * self.decoder_layers * self.attention * tokens * (context + tokens)
         return Operations(weights, attention, head)
 

@@ -83,7 +83,9 @@ def _paper_rows() -> list[tuple[str, ...]]:
         stage, llm = column.split()
         for name, value in table[column].items():
             if value != "N/A":
-                rows.append(("paper", stage, llm, "", PAPER[name], str(value)))
+                text = str(value)
+                text = text.lower() if text in ("True", "False") else text
+                rows.append(("paper", stage, llm, "", PAPER[name], text))
     return rows
 
 

@@ -132,14 +132,17 @@ def test_operations_of_trained_vectors_are_those_that_pytorch_counts():
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
 
-def test_scoring_operations_are_those_that_pytorch_counts():
-    llm, method, sizes, distiller = models("gpt2", 64, 32, length=8)
+@pytest.mark.parametrize("number", [1, 6])
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_scoring_operations_are_those_that_pytorch_counts(name, number):
+    llm, method, sizes, distiller = models(name, 64, 32, length=8)
     options = [random_tokens(4, seed) for seed in (5, 6, 7)]
-    questions = [Question(0, random_tokens(60, 1), random_tokens(20, 2), options)]
+    context = random_tokens(60, 1)
+    questions = [Question(0, context, random_tokens(20, 8 + i), options) for i in range(number)]
     with FlopCounterMode(display=False) as counter:
         score_questions(llm, method, questions)
     # The last token of an option is predicted, not read.
-    work = scoring_work(sizes, distiller, Reading(60, 60, 8, 20 + 9, 12), 1, 1)
+    work = scoring_work(sizes, distiller, Reading(60, 60, 8, 20 + 9, 12), 1, number)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
 
