@@ -173,11 +173,13 @@ def training_bytes(
     piece: int,
     dtype: str,
     keeps_best: bool,
+    teacher: str | None = None,
 ) -> float:
     """Return an estimate of the memory that training takes.
 
     The LLM's weights; of what is trained the float32 weights, gradients and two moments, and the
-    best weights so far; and what is kept for the backward pass.
+    best weights so far; what is kept for the backward pass; and meanwhile, of a teacher that
+    "runs", its keys and values.
     """
     trained = method_parameters(llm, distiller, reading.vectors) * (20 if keeps_best else 16)
     tokens = piece * (reading.vectors + reading.tokens)
@@ -185,6 +187,9 @@ def training_bytes(
     if distiller is not None:
         read = piece * (reading.distilled + reading.vectors)
         kept += KEPT * distiller.width * distiller.layers * read * BYTES["float32"]
+    if teacher == "runs":
+        size = activation_bytes(dtype)
+        kept += piece * llm.cache_bytes(reading.demonstrations, reading.tokens, size)
     logits = LOGITS * piece * reading.predicted * llm.vocabulary * BYTES["float32"]
     return _whole(weights_bytes(llm, dtype) + trained + kept + logits)
 

@@ -87,7 +87,7 @@ def training_job(configuration: Configuration, models: Models, path: str) -> Job
     work = training_work(llm, distiller, reading, piece, teacher)
     work *= training["steps"] * training["batch_size"] * queries
     stopping = training["early_stopping"]
-    memory = training_bytes(llm, distiller, reading, piece, dtype, bool(stopping))
+    memory = training_bytes(llm, distiller, reading, piece, dtype, bool(stopping), teacher)
     if stopping:
         questions = len(stopping["tasks"]) * stopping["rows_per_task"]
         asked = reading_at_test(configuration, spec, {})
