@@ -31,7 +31,7 @@ from mend.errors import UserError
 from mend.loading import frozen_llm
 from mend.losses import Example, example_losses
 from mend.plan import Row, configuration_values, plan, plan_text
-from mend.plan_costs import Reading, scoring_work, training_work
+from mend.plan_costs import FRAGMENTED, Reading, scoring_work, training_bytes, training_work
 from mend.plan_models import architecture, find_architecture
 from mend.scoring import Question, score_questions
 
@@ -144,6 +144,17 @@ def test_scoring_operations_are_those_that_pytorch_counts(name, number):
     # The last token of an option is predicted, not read.
     work = scoring_work(sizes, distiller, Reading(60, 60, 8, 20 + 9, 12), 1, number)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
+    sizes = architecture(CONFIGURATIONS["gpt2"](64).to_dict())
+    reading, piece = Reading(60, 60, 8, 15, 15), 4
+    kinds = (None, "kept", "runs")
+    alone, kept, runs = (
+        training_bytes(sizes, None, reading, piece, "bfloat16", False, kind) for kind in kinds
+    )
+    of_keys_and_values = piece * 2 * 2 * 64 * (60 + 15) * 2  # two layers of 64, two bytes each
+    assert alone == kept == pytest.approx(runs - FRAGMENTED * of_keys_and_values)
 
 
 def test_what_is_read_at_once_is_what_scoring_reads():
