@@ -55,7 +55,6 @@ class DecoderOnlyLLM(FrozenLLM):
         """Freeze `model`; `dropout` leaves its dropout on (faithfulness row 9)."""
         super().__init__(model, tokenizer, dropout)
         self.base = model.base_model
-        self._is_sharded = is_sharded(model)  # asked once: it looks at every module
         self._takes_positions = "position_ids" in inspect.signature(self.base.forward).parameters
 
     def read(self, context: Context) -> Reading:
@@ -67,7 +66,7 @@ class DecoderOnlyLLM(FrozenLLM):
         nothing = Reading(DynamicCache(config=self.model.config), mask[:, :0])
         if mask.shape[1] == 0:
             return nothing
-        if self._is_sharded:
+        if is_sharded(self.model):
             # A block is put together for its backward pass where what it returned is used.
             output, whole = self._run(nothing, embeddings, mask)
             whole.last_state = output.last_hidden_state[:, -1]

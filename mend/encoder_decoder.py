@@ -76,7 +76,6 @@ class EncoderDecoderLLM(FrozenLLM):
                 f"supported; there are {', '.join(SUPPORTED)} (relative positions)"
             )
         super().__init__(model, tokenizer, dropout)
-        self._is_sharded = is_sharded(model)  # asked once: it looks at every module
 
     @property
     def positions(self) -> int:
@@ -106,7 +105,7 @@ class EncoderDecoderLLM(FrozenLLM):
         So it is computed once for all the queries that share a context, not once for each.
         """
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        if self._is_sharded:
+        if is_sharded(self.model):
             return cache  # a block is put together for its own forward pass alone
         for number, block in enumerate(self.model.decoder.block):
             attention = block.layer[1].EncDecAttention

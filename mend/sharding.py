@@ -27,10 +27,9 @@ def shard_blocks(model: torch.nn.Module, device: torch.device) -> None:
     mesh = distributed.init_device_mesh(device.type, (distributed.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
+    model._has_sharded_blocks = True  # kept with the model: it is asked at every reading
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Return whether `shard_blocks` has left a part of the model with other processes."""
-    from torch.distributed.fsdp import FSDPModule
-
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return getattr(model, "_has_sharded_blocks", False)
