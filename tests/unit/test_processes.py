@@ -38,16 +38,19 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def job(data: Path, folder: Path, output: str, **training) -> list[str]:
+def job(
+    data: Path, folder: Path, output: str, architecture: str = "gpt2", sharded=False, **training
+) -> list[str]:
     """Write a finetuning job without random numbers, and return its command."""
     stopping = {"every": 2, "patience": 10**6, "rows_per_task": 4, "seed": SEED}
     stopping["tasks"] = {"parity": "classification"}
     stage = {"stage": "finetune", "losses": {"pred": 1.0, "distill": 1.0}, "steps": 6}
     stage |= {"batch_size": 5, "micro_batch_size": 2, "early_stopping": stopping}
-    spec = specification(folder, "gpt2", "mend", **stage | training)
+    spec = specification(folder, architecture, "mend", **stage | training)
+    spec["llm"]["sharded"] = sharded
     file = folder / "distiller/config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config |= {f"{part}_pdrop": 0.0 for part in ("attn", "embd", "resid")}
+    config |= {key: 0.0 for key in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout_rate")}
     file.write_text(json.dumps(config), encoding="utf-8")
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     paths = {"spec": folder / "spec.json", "output": folder / output, "log": folder / "log"}
@@ -176,6 +179,20 @@ def test_one_process_keeps_the_whole_llm() -> None:
     llm = random_llm()
     shard_blocks(llm.model, torch.device("cpu"))
     assert not is_sharded(llm.model)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_a_job_with_a_sharded_llm_trains_as_one_process_does(
+    data: Path, tmp_path: Path, architecture: str
+) -> None:
+    stage = {"batch_size": 4, "steps": 4}
+    assert main(job(data, tmp_path, "one", architecture, **stage)) == 0
+    both = start_two(run_one, job(data, tmp_path, "two", architecture, sharded=True, **stage))
+    assert exit_codes(both) == [0, 0]
+    alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [row["step"] for row in together] == [1, 2, 3, 4]
+    for row, other in zip(alone, together, strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
 
 
 class Three(Processes):
