@@ -50,7 +50,7 @@ def job(
     spec["llm"]["sharded"] = sharded
     file = folder / "distiller/config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config |= {key: 0.0 for key in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout_rate")}
+    config |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout_rate"), 0.0)
     file.write_text(json.dumps(config), encoding="utf-8")
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     paths = {"spec": folder / "spec.json", "output": folder / output, "log": folder / "log"}
