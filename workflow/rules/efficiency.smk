@@ -18,12 +18,12 @@ rule efficiency_of:
         f"{R}/benchmarks/efficiency/{{llm}}.jsonl"
     conda:
         ENVIRONMENT
-    threads: CORES_PER_PROCESSOR
+    # All of them, so that nothing runs beside what is timed; it computes with one.
+    threads: workflow.resource_settings.cores or 1
     resources:
         mem_mb=16000,
         runtime=120,
         gpu=1,
-        processors=processors,
     params:
         code=code(
             "mend.efficiency",
@@ -35,7 +35,7 @@ rule efficiency_of:
         "measuring what inference costs: {wildcards.llm}"
     shell:
         "python -m mend efficiency --spec {input.spec:q} --episodes {input.episodes:q}"
-        " --tasks {input.tasks:q} --output {output:q} --threads {resources.processors}"
+        " --tasks {input.tasks:q} --output {output:q} --threads 1"
         " --log {log:q}"
 
 
