@@ -128,7 +128,7 @@ def run_workflow(targets: list[str], file: Path) -> None:
     rules = ("pretraining_teacher", "pretrain", "finetune")
     subprocess.run(
         [
-            *("snakemake", "--cores", str(processors), "--configfile", file),
+            *("snakemake", "--nolock", "--cores", str(processors), "--configfile", file),
             *("--set-threads", *(f"{rule}={processors}" for rule in rules), "--", *targets),
         ],
         cwd=ROOT,
