@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow
 import seaborn
 
-from mend.data.partitions import PARTITION_LABELS
+from mend.data.partitions import PARTITION_LABELS, PARTITIONS
 from mend.drawing import line_styles
 from mend.errors import UserError
 from mend.labels import method_label
@@ -115,7 +115,7 @@ def _bars(
 ) -> pd.DataFrame:
     """Draw one quantity: a group of bars for each partition, and the paper's as diamonds."""
     shown = table[table["part"].isin(["total", "paper"])].dropna(subset=column)
-    partitions = list(dict.fromkeys(table["partition"]))
+    partitions = [name for name in PARTITIONS if name in set(table["partition"])]
     name, unit = _unit(shown[column].max(), units)
     width = 0.8 / len(METHODS)
     for place, method in enumerate(METHODS):
@@ -136,7 +136,7 @@ def _bars(
     axis.set_title(f"{title} ({name})", fontsize=8)
     axis.set_xticks(
         range(len(partitions)),
-        [PARTITION_LABELS.get(partition, partition) for partition in partitions],
+        [PARTITION_LABELS[partition] for partition in partitions],
         rotation=30,
         ha="right",
         rotation_mode="anchor",
