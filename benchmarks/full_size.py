@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--micro-batch-size", type=int, help="examples at once, where memory ends")
     arguments = parser.parse_args()
     llms = arguments.llms
-    if arguments.micro_batch_size:
+    if arguments.micro_batch_size is not None:
         for stage in JOBS:
             paper["training"][stage]["micro_batch_size"] = arguments.micro_batch_size
     if unknown := sorted(set(llms) - set(paper["llms"])):

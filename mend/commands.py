@@ -121,8 +121,8 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def efficiency(options: argparse.Namespace) -> None:
-    """Measure what inference costs with one LLM."""
-    _limit_threads(options.threads)
+    """Measure what inference costs with one LLM, on a CPU with one thread."""
+    _limit_threads(1)
     from mend.efficiency import measure
 
     measure(read_json(options.spec), options.episodes, options.tasks, options.output)

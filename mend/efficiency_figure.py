@@ -115,7 +115,8 @@ def _bars(
 ) -> pd.DataFrame:
     """Draw one quantity: a group of bars for each partition, and the paper's as diamonds."""
     shown = table[table["part"].isin(["total", "paper"])].dropna(subset=column)
-    partitions = [name for name in PARTITIONS if name in set(table["partition"])]
+    present = set(table["partition"])
+    partitions = [name for name in PARTITIONS if name in present]
     name, unit = _unit(shown[column].max(), units)
     width = 0.8 / len(METHODS)
     for place, method in enumerate(METHODS):

@@ -52,7 +52,8 @@ DRAWN += ["figure5", "figure8"] if ATTENTION else []
 # cores that stand for one processor.
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 # (`workflow.cores` is an error where no number is given, as in `snakemake --report`.)
-CORES_PER_PROCESSOR = math.ceil((workflow.resource_settings.cores or 1) / PROCESSORS)
+CORES = workflow.resource_settings.cores or 1
+CORES_PER_PROCESSOR = math.ceil(CORES / PROCESSORS)
 
 
 wildcard_constraints:

@@ -19,7 +19,7 @@ rule efficiency_of:
     conda:
         ENVIRONMENT
     # All of them, so that nothing runs beside what is timed; it computes with one.
-    threads: workflow.resource_settings.cores or 1
+    threads: CORES
     resources:
         mem_mb=16000,
         runtime=120,
@@ -35,8 +35,7 @@ rule efficiency_of:
         "measuring what inference costs: {wildcards.llm}"
     shell:
         "python -m mend efficiency --spec {input.spec:q} --episodes {input.episodes:q}"
-        " --tasks {input.tasks:q} --output {output:q} --threads 1"
-        " --log {log:q}"
+        " --tasks {input.tasks:q} --output {output:q} --log {log:q}"
 
 
 rule figure3:
