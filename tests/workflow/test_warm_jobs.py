@@ -62,7 +62,7 @@ def test_an_interrupted_workflow_leaves_checkpoints_and_no_process(workflow, num
         os.killpg(process.pid, number)  # Ctrl-C, which clients get as well
     else:
         process.kill()
-    process.wait()
+    process.wait(timeout=120)
     # (A zombie has no command line any more.)
     wait_for(lambda: not servers(workflow.folder))
     asked = "SIGINT" if number == signal.SIGINT else "SIGTERM"
