@@ -21,8 +21,7 @@ min_version("9.0")
 
 sys.path.insert(0, workflow.basedir)
 
-from mend.plan import plan_text
-from mend.warm import start_server
+from mend.planning.plan import plan_text
 
 # A file given with --configfile replaces the default as a whole: merged into it, keys of the
 # default would survive.
@@ -40,17 +39,6 @@ include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/render.smk"
 include: "workflow/rules/report.smk"
-
-
-# Not in a dry run, not on a cluster, and not in the Snakemake that runs a single job of one.
-onstart:
-    if workflow.local_exec and workflow.is_main_process:
-        start_server(llm["path"] for llm in CONFIGURATION["llms"].values())
-        # The limit of 100 new jobs a second spares a cluster's scheduler. Here it would have
-        # Snakemake look at all waiting jobs each second, and once more for each job that has
-        # ended: half a processor, after some hundred jobs.
-        if getattr(workflow, "scheduler", None):
-            workflow.scheduler.job_rate_limiter = None
 
 
 rule all:

@@ -106,7 +106,7 @@ def run() -> tuple[list[dict], list[str]]:
             f"text to chunks, {MEGABYTES} MB, beside the bare tokenizer, one thread",
             ours,
             bare,
-            # Chunks are compared with the plain way's in tests/unit/test_data_corpus.py.
+            # Chunks are compared with the plain way's in tests/data/test_corpus.py.
             same=None,
             goal=0.85,
             repeats=REPEATS,

@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from side_by_side import compare, exit_status
 from torch.nn import functional
 
-from mend.counting import measure_memory
-from mend.llm import Context, FrozenLLM
-from mend.losses import Example, example_losses, teacher_states
+from mend.analysis.profiling import measure_memory
 from mend.methods.base import Method
-from mend.teacher import TeacherStates
+from mend.models.frozen_llm import Context, FrozenLLM
+from mend.training.losses import Example, example_losses, teacher_states
+from mend.training.teacher import TeacherStates
 
 # The paper's contexts are 469 to 848 tokens long (figure 3), its longest is 900.
 CONTEXTS = (469, 652, 639, 848, 818, 469, 652, 639)
@@ -121,7 +121,7 @@ def padded_vectors(method: Distilling, ids: torch.Tensor, mask: torch.Tensor) ->
 
 
 def kept_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> TeacherStates:
-    """Write the teacher's states of a batch as `mend.teacher` does, and open them."""
+    """Write the teacher's states of a batch as `mend.training.teacher` does, and open them."""
     states = [one.cpu() for one in teacher_states(llm, batch, "finetune")]
     starts = torch.tensor([0, *(len(one) for one in states)]).cumsum(0)
     path = folder / "states.safetensors"

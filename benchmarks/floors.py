@@ -13,7 +13,7 @@ import torch
 from models import device
 from torch.utils.flop_counter import FlopCounterMode
 
-from mend.llm import FrozenLLM
+from mend.models.frozen_llm import FrozenLLM
 
 
 @cache

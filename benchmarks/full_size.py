@@ -28,12 +28,12 @@ import yaml
 from chunks import documents, save_documents, save_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from mend.configuration import Configuration, load_configuration
+from mend.configuration.loading import Configuration, load_configuration
+from mend.configuration.task_list import partition_needs, read_task_list
 from mend.data.layout import benchmark_files
-from mend.data.partitions import partition_needs, read_task_list
-from mend.plan_costs import FRAGMENTED, RESERVED
-from mend.plan_jobs import Models, training_job
-from mend.plan_models import KNOWN
+from mend.planning.architectures import KNOWN
+from mend.planning.costs import FRAGMENTED, RESERVED
+from mend.planning.jobs import Models, training_job
 
 ROOT = Path(__file__).parent.parent
 PARTITION = "class_to_class"

@@ -6,9 +6,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from mend.distiller import Distiller
-from mend.llm import FrozenLLM
-from mend.loading import frozen_llm
+from mend.models.distiller import Distiller
+from mend.models.frozen_llm import FrozenLLM
+from mend.models.loading import frozen_llm
 
 VOCABULARY = 50257
 
@@ -52,7 +52,7 @@ def distiller(of: FrozenLLM, length: int) -> Distiller:
 
 
 def write_out(model: torch.nn.Module) -> None:
-    """Give a model back the GELU of several operations that it has without `mend.fusing`."""
+    """Give a model back the GELU of several operations, as it is without our kernels."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, GELUTanh):

@@ -12,9 +12,9 @@ from floors import floor_seconds
 from models import device, distiller, llm, random_tokens, write_out
 from side_by_side import compare, exit_status
 
-from mend.llm import Context, FrozenLLM
+from mend.evaluation.scoring import Question, score_questions
 from mend.methods.base import Method
-from mend.scoring import Question, score_questions
+from mend.models.frozen_llm import Context, FrozenLLM
 
 CONTEXT, QUERY, OPTION = 900, 56, 3
 QUERIES, OPTIONS, VECTORS = 20, 4, 100

@@ -2,11 +2,6 @@
 
 import sys
 
-from mend.warm import run_warm
+from mend.cli import main
 
-status = run_warm(sys.argv[1:])
-if status is None:
-    from mend.cli import main
-
-    status = main()
-sys.exit(status)
+sys.exit(main())

@@ -1,20 +1,263 @@
-"""The command line: one command for each rule of the workflow, usable by hand."""
+"""The command line: one command for each rule of the workflow, usable by hand.
+
+Modules are imported when a command runs, so that drawing a table does not import torch.
+"""
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import resource
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from mend import commands
+from mend.atomic_io import read_json
 from mend.errors import UserError
 from mend.progress import logger, start_logging
-from mend.warm import COMMANDS
+
+
+def pocket_world(options: argparse.Namespace) -> None:
+    """Write the pocket benchmark: tasks in MetaICL's layout and a corpus."""
+    from mend.atomic_io import whole_folder
+    from mend.pocket.world import write_world
+
+    spec = read_json(options.spec)
+    with whole_folder(options.output) as folder:
+        write_world(folder, **spec)
+
+
+def pocket_models(options: argparse.Namespace) -> None:
+    """Pretrain the pocket language models from nothing."""
+    from mend.pocket.pretrain import pretrain_models
+
+    pretrain_models(options.output, steps=options.steps)
+
+
+def download_benchmark(options: argparse.Namespace) -> None:
+    """Fetch the tasks from the hub."""
+    from mend.data.hub import download_benchmark
+
+    download_benchmark(read_json(options.spec), options.output)
+
+
+def download_corpus(options: argparse.Namespace) -> None:
+    """Fetch the corpus from the hub."""
+    from mend.data.hub import download_corpus
+
+    download_corpus(read_json(options.spec), options.output)
+
+
+def local_models(options: argparse.Namespace) -> None:
+    """Train a small tokenizer and two small language models on local tasks' own text."""
+    from mend.models.local_models import train_local_models
+
+    train_local_models(read_json(options.spec), options.folder, options.output)
+
+
+def tasks(options: argparse.Namespace) -> None:
+    """Turn a folder in MetaICL's layout into one Parquet file for each task."""
+    from mend.data.tasks import import_tasks
+
+    import_tasks(read_json(options.spec), options.folder, options.output)
+
+
+def chunks(options: argparse.Namespace) -> None:
+    """Cut a corpus into chunks of tokens."""
+    from mend.data.corpus import write_chunks
+
+    write_chunks(read_json(options.spec), options.files, options.output)
+
+
+def train_episodes(options: argparse.Namespace) -> None:
+    """Draw the episodes that finetuning reads."""
+    from mend.data.episodes import write_training_episodes
+
+    write_training_episodes(read_json(options.spec), options.tasks, options.output)
+
+
+def evaluation_episodes(options: argparse.Namespace) -> None:
+    """Draw the demonstrations of each dev or test row."""
+    from mend.data.episodes import write_evaluation_episodes
+
+    write_evaluation_episodes(read_json(options.spec), options.tasks, options.split, options.output)
+
+
+def teacher(options: argparse.Namespace) -> None:
+    """Keep what the frozen LLM makes of training examples, for every run that distils it."""
+    _limit_threads(options.threads)
+    from mend.training.teacher import write_teacher_states
+
+    write_teacher_states(
+        read_json(options.spec),
+        options.output,
+        chunks=options.chunks,
+        episodes=options.episodes,
+        tasks=options.tasks,
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a method in one stage."""
+    if options.processes > 1 and "LOCAL_RANK" not in os.environ:
+        _start_processes(options.processes)
+    _limit_threads(options.threads)
+    from mend.training.job import run_training
+
+    run_training(
+        read_json(options.spec),
+        options.output,
+        chunks=options.chunks,
+        episodes=options.episodes,
+        tasks=options.tasks,
+        initial=options.initial,
+        dev=options.dev,
+        teacher=options.teacher,
+    )
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Score every option of every test row."""
+    _limit_threads(options.threads)
+    from mend.evaluation.predict import run_prediction
+
+    run_prediction(
+        read_json(options.spec), options.episodes, options.tasks, options.output, options.weights
+    )
+
+
+def efficiency(options: argparse.Namespace) -> None:
+    """Measure what inference costs with one LLM, on a CPU with one thread."""
+    _limit_threads(1)
+    from mend.analysis.efficiency import measure
+
+    measure(read_json(options.spec), options.episodes, options.tasks, options.output)
+
+
+def attention(options: argparse.Namespace) -> None:
+    """Find one LLM's induction heads and where they look."""
+    _limit_threads(options.threads)
+    from mend.analysis.induction_heads import run_attention
+
+    run_attention(
+        read_json(options.spec), options.episodes, options.tasks, options.weights, options.output
+    )
+
+
+def table1(options: argparse.Namespace) -> None:
+    """Write table 1 as CSV, Parquet and HTML."""
+    from mend.reporting.tables.table1 import write_table1
+
+    write_table1(
+        read_json(options.spec),
+        options.tasks,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+    )
+
+
+def table2(options: argparse.Namespace) -> None:
+    """Write table 2 as CSV, Parquet and HTML."""
+    from mend.reporting.tables.table2 import write_table2
+
+    write_table2(
+        read_json(options.spec),
+        options.predictions,
+        options.records,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+    )
+
+
+def table5(options: argparse.Namespace) -> None:
+    """Write table 5 as CSV, Parquet and HTML."""
+    from mend.reporting.tables.table5 import write_table5
+
+    write_table5(
+        read_json(options.spec), csv=options.csv, parquet=options.parquet, html=options.html
+    )
+
+
+def study(options: argparse.Namespace) -> None:
+    """Write a study's table as CSV, Parquet and HTML, and what it claims as JSON."""
+    from mend.reporting.studies import write_study
+
+    write_study(
+        read_json(options.spec),
+        options.predictions,
+        options.records,
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
+        claims=options.claims,
+    )
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw studies that vary something, side by side."""
+    from mend.reporting.figures.study import write_figure
+
+    write_figure(options.specs, options.tables, options.png, options.parquet)
+
+
+def figure3(options: argparse.Namespace) -> None:
+    """Draw what inference costs."""
+    from mend.reporting.figures.efficiency import draw_efficiency
+
+    draw_efficiency(options.parquets, options.png, options.parquet)
+
+
+def figure5(options: argparse.Namespace) -> None:
+    """Draw where induction heads look."""
+    from mend.reporting.figures.attention import draw_attention
+
+    draw_attention(options.parquets, options.png, options.parquet)
+
+
+def figure8(options: argparse.Namespace) -> None:
+    """Draw the induction scores of all heads."""
+    from mend.reporting.figures.attention import draw_heads
+
+    draw_heads(options.parquets, options.png, options.parquet)
+
+
+def tensorboard(options: argparse.Namespace) -> None:
+    """Write the metrics of training runs, finished or not, as TensorBoard's event files."""
+    from mend.reporting.tensorboard import write_events
+
+    write_events(options.results, options.output)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write one page with every result."""
+    from mend.reporting.report import write_report
+
+    write_report(read_json(options.spec), options.output)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what a configuration's tables would cost; nothing is run."""
+    from mend.configuration.loading import load_configuration
+    from mend.planning.plan import configuration_values, plan_text
+
+    files = [str(file) for file in options.configfile]
+    configuration = load_configuration(configuration_values(*files), files)
+    print(plan_text(configuration, options.targets, options.device))
+
+
+def _start_processes(number: int) -> None:
+    """Become torchrun, which starts this same command in `number` processes that train as one."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # After `--` nothing is taken for an option of torchrun itself.
+    command = [f"--nproc-per-node={number}", "-m", "--", "mend", *sys.argv[1:]]
+    os.execv(sys.executable, [*launcher, *command])
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,108 +278,77 @@ def parser() -> argparse.ArgumentParser:
         for name in names:
             sub.add_argument(f"--{name}", type=Path, required=required)
 
-    paths(command(commands.pocket_world), "output")
-    models = command(commands.pocket_models, spec=False)
-    paths(models, "output")
-    models.add_argument("--steps", type=int, help="stop early: a test of the recipe")
-    paths(command(commands.download_benchmark), "output")
-    paths(command(commands.download_corpus), "output")
-    paths(command(commands.local_models), "folder", "output")
-    paths(command(commands.tasks), "folder", "output")
-    sub = command(commands.chunks)
+    def threads(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--threads", type=int, default=1)
+
+    paths(command(pocket_world), "output")
+    sub = command(pocket_models, spec=False)
+    paths(sub, "output")
+    sub.add_argument("--steps", type=int, help="stop early: a test of the recipe")
+    paths(command(download_benchmark), "output")
+    paths(command(download_corpus), "output")
+    paths(command(local_models), "folder", "output")
+    paths(command(tasks), "folder", "output")
+    sub = command(chunks)
     sub.add_argument("--files", type=Path, nargs="+", required=True)
     paths(sub, "output")
-    paths(command(commands.train_episodes), "tasks", "output")
-    sub = command(commands.evaluation_episodes)
+    paths(command(train_episodes), "tasks", "output")
+    sub = command(evaluation_episodes)
     sub.add_argument("--split", choices=("dev", "test"), required=True)
     paths(sub, "tasks", "output")
-    sub = command(commands.teacher)
+    sub = command(teacher)
     paths(sub, "output")
     paths(sub, "chunks", "episodes", "tasks", required=False)
-    sub.add_argument("--threads", type=int, default=1)
-    sub = command(commands.train)
+    threads(sub)
+    sub = command(train)
     paths(sub, "output")
     paths(sub, "chunks", "episodes", "tasks", "initial", "dev", "teacher", required=False)
-    sub.add_argument("--threads", type=int, default=1)
+    threads(sub)
     sub.add_argument(
         "--processes", type=int, default=1, help="train data-parallel in so many processes"
     )
-    sub = command(commands.predict)
+    sub = command(predict)
     paths(sub, "episodes", "tasks", "output")
     paths(sub, "weights", required=False)
-    sub.add_argument("--threads", type=int, default=1)
-    paths(command(commands.efficiency), "episodes", "tasks", "output")
-    sub = command(commands.attention)
+    threads(sub)
+    paths(command(efficiency), "episodes", "tasks", "output")
+    sub = command(attention)
     paths(sub, "episodes", "tasks", "weights", "output")
-    sub.add_argument("--threads", type=int, default=1)
-    for run in (commands.table2, commands.study):
+    threads(sub)
+    for run in (table2, study):
         sub = command(run)
         sub.add_argument("--predictions", type=Path, nargs="+", required=True)
         sub.add_argument("--records", type=Path, nargs="*", default=[])
-        paths(sub, "csv", "parquet", "html", *(["claims"] if run is commands.study else []))
-    paths(command(commands.table1), "tasks", "csv", "parquet", "html")
-    paths(command(commands.table5), "csv", "parquet", "html")
-    paths(command(commands.report), "output")
-    sub = command(commands.figure, spec=False)
+        paths(sub, "csv", "parquet", "html", *(["claims"] if run is study else []))
+    paths(command(table1), "tasks", "csv", "parquet", "html")
+    paths(command(table5), "csv", "parquet", "html")
+    paths(command(report), "output")
+    sub = command(figure, spec=False)
     for name in ("specs", "tables"):
         sub.add_argument(f"--{name}", type=Path, nargs="+", required=True)
     paths(sub, "png")
     paths(sub, "parquet", required=False)
-    for run in (commands.figure3, commands.figure5, commands.figure8):
+    for run in (figure3, figure5, figure8):
         sub = command(run, spec=False)
         sub.add_argument("--parquets", type=Path, nargs="+", required=True)
         paths(sub, "png", "parquet")
-    paths(command(commands.tensorboard, spec=False), "results", "output")
-    sub = command(commands.plan, spec=False)
+    paths(command(tensorboard, spec=False), "results", "output")
+    sub = command(plan, spec=False)
     sub.add_argument("targets", nargs="*", help="tables; all if none is named")
     sub.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")])
     sub.add_argument("--device", default="h100", help="the GPU to plan for")
     return root
 
 
-def main(arguments: Sequence[str] | None = None, *, warm: bool = False) -> int:
-    """Run one command; return 0, or 2 after one clear line about what is wrong.
-
-    warm: this process was forked for the command; see `mend.warm`.
-    """
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after one clear line about what is wrong."""
     options = parser().parse_args(arguments)
-    set_library_defaults()
-    keep_freed_memory()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     start_logging(options.log)
     try:
         options.run(options)
     except UserError as error:
         logger.error("error: %s", error)
         return 2
-    if options.run.__name__ in COMMANDS:
-        # Snakemake's benchmarks do not see a process that was forked elsewhere.
-        logger.info("%s%s", used_resources(), ", started warm" if warm else "")
     return 0
-
-
-def set_library_defaults() -> None:
-    """Set the environment variables that libraries read, some of them when they are imported."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free for the next ones, instead of handing it back.
-
-    Else memory of some megabytes is asked of the system, and cleared by it, again and again, which
-    takes a tenth to a fifth of the time of scoring on a processor. GNU's library alone has this.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # as malloc.h names them
-    with suppress(AttributeError, OSError):
-        library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 32 * 2**20)  # the most that it allows
-        library.mallopt(trim_threshold, 2**31 - 1)
-
-
-def used_resources() -> str:
-    """Return what this process has used, in words."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    # Kilobytes on Linux, bytes on macOS.
-    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    seconds = usage.ru_utime + usage.ru_stime
-    return f"used {seconds:.1f} s of processor time, {megabytes:.0f} MB of memory at most"

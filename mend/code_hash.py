@@ -1,8 +1,8 @@
 """A number for code: it changes when a stage's code does, and not for comments or docstrings.
 
 Snakemake reruns a job whose `params` changed, but does not look into imported modules. A rule
-that has `params: code=code_hash("mend.training")` reruns when `mend.training`, or any module of
-this package that it leads to, is changed.
+that has `params: code=code_hash("mend.training.loop")` reruns when `mend.training.loop`, or any
+module of this package that it leads to, is changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent.name
 def code_hash(*modules: str, root: Path = ROOT) -> str:
     """Return a hash of the syntax trees of the modules and of all they import from the package.
 
-    modules: dotted names, such as "mend.training". Imports within functions count; those under
+    modules: dotted names, such as "mend.training.loop". Imports within functions count; those under
     `if TYPE_CHECKING` do not, and neither do modules that are found at run time by their names.
     Raises ModuleNotFoundError if there is no such module.
     """

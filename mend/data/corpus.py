@@ -16,9 +16,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mend.atomic_io import whole_file
 from mend.errors import UserError
 from mend.progress import Progress, logger
-from mend.records import whole_file
 
 if TYPE_CHECKING:
     import numpy

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mend.data.draws import generator
+from mend.atomic_io import write_parquet
 from mend.data.layout import META_TRAIN_SEED
+from mend.data.seeding import generator
 from mend.data.selection import RETRIEVED, SELECTIONS, source_split
 from mend.data.tasks import load_rows
 from mend.errors import UserError
 from mend.progress import Progress, logger
-from mend.records import write_parquet
 
 if TYPE_CHECKING:
     import numpy

@@ -17,10 +17,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mend.atomic_io import read_json, whole_folder, write_json
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
 from mend.progress import Progress, logger
-from mend.records import read_json, whole_folder, write_json
 
 SOURCE_RECORD = "source.json"
 """Beside the files: {repository, revision (as asked), commit, files}."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mend.data.draws import generator
 from mend.data.layout import Row
+from mend.data.seeding import generator
 from mend.errors import UserError
 from mend.progress import logger
 

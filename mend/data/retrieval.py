@@ -156,8 +156,8 @@ def _language_model(model: str, revision: str | None) -> Embed:
     """
     import torch
 
-    from mend.llm import pad_right
-    from mend.loading import load_llm
+    from mend.models.frozen_llm import pad_right
+    from mend.models.loading import load_llm
 
     try:
         llm = load_llm({"path": model, "revision": revision, "dtype": "float32"})

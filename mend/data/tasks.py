@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mend.atomic_io import whole_folder, write_json
+from mend.configuration.task_list import Task
 from mend.data.layout import (
     META_TRAIN_SEED,
     READER_RULES,
@@ -20,10 +22,8 @@ from mend.data.layout import (
     benchmark_files,
     read_rows,
 )
-from mend.data.partitions import Task
 from mend.errors import UserError
 from mend.progress import Progress
-from mend.records import whole_folder, write_json
 
 if TYPE_CHECKING:
     import pyarrow

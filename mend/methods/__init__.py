@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 
 from mend.errors import UserError
-from mend.llm import FrozenLLM
 from mend.methods.base import Method
+from mend.models.frozen_llm import FrozenLLM
 
 
 def method_classes() -> dict[str, type[Method]]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from mend.errors import UserError
-from mend.llm import Context, FrozenLLM
+from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class Method(nn.Module):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mend.distiller import load_distiller
-from mend.llm import Context, FrozenLLM
 from mend.methods.base import Method
+from mend.models.distiller import load_distiller
+from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class Mend(Method):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mend.llm import Context, FrozenLLM
 from mend.methods.base import Method
+from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class PromptTuning(Method):

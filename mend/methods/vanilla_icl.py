@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mend.llm import Context, FrozenLLM
 from mend.methods.base import Method
+from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class VanillaICL(Method):

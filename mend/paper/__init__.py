@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mend.display_names import method_label
 from mend.errors import UserError
-from mend.labels import method_label
 
 FOLDER = Path(__file__).parent
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from mend.atomic_io import whole_folder, write_text
 from mend.pocket.tokenizer import build_tokenizer
 from mend.progress import Progress
-from mend.records import whole_folder, write_text
 
 ANSWER_WEIGHT = 6.0
 HIDDEN_LEARNING_RATE, OTHER_LEARNING_RATE = 1.8e-3, 1.5e-3

@@ -13,7 +13,7 @@ import io
 import json
 from dataclasses import dataclass
 
-from mend.data.partitions import PARTITIONS
+from mend.configuration.task_list import PARTITIONS
 from mend.pocket.lexicon import PEOPLE, TREES, values_of
 from mend.pocket.rules import QA_KINDS, Rule, attribute_values
 

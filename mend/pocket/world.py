@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
+from mend.atomic_io import whole_folder, write_text
 from mend.pocket.passages import DocumentMaker
 from mend.pocket.rules import Row, RowMaker
 from mend.pocket.universe import TASKS, PocketTask, task_list_csv
-from mend.records import whole_folder, write_text
 
 SEEDS = (13, 21, 42, 87, 100)
 SHOTS = 16

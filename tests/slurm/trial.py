@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "workflow"))
-from conftest import toy_workflow  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+from helpers.workflow import toy_workflow  # noqa: E402
 
 TABLE = "results/table2.csv"
 

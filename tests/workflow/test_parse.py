@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from mend.configuration.task_list import PARTITIONS
 from mend.data.layout import benchmark_files
-from mend.data.partitions import PARTITIONS
 
 NO_TORCH = """
 import sys

@@ -6,11 +6,11 @@ import copy
 import re
 
 import yaml
-from conftest import ROOT
+from helpers.workflow import ROOT
 
-from mend.configuration import load_configuration
-from mend.configuration_report import workflow_rules
-from mend.report.graph import reduced
+from mend.configuration.loading import load_configuration
+from mend.configuration.report_spec import workflow_rules
+from mend.reporting.report.graph import reduced
 
 
 def everything(values: dict) -> dict:

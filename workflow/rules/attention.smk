@@ -26,7 +26,7 @@ rule attention:
         processors=processors,
     params:
         weights=subpath(input.weights, parent=True),
-        code=code("mend.attention", "mend.methods.mend", "mend.methods.vanilla_icl"),
+        code=code("mend.analysis.induction_heads", "mend.methods.mend", "mend.methods.vanilla_icl"),
     message:
         "looking at attention: {wildcards.llm}"
     shell:
@@ -51,7 +51,7 @@ rule attention_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.attention_figures"),
+        code=code("mend.reporting.figures.attention"),
     message:
         "figure: {output.png}"
     shell:

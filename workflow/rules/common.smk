@@ -7,8 +7,8 @@ import sys
 from glob import escape, glob
 
 from mend.code_hash import code_hash
-from mend.configuration import load_configuration
-from mend.configuration_runs import (
+from mend.configuration.loading import load_configuration
+from mend.configuration.runs import (
     DEFAULT,
     default_condition,
     draw_of,
@@ -17,8 +17,8 @@ from mend.configuration_runs import (
     trained_stages,
     uses_distiller,
 )
-from mend.configuration_specs import specification, specification_json
-from mend.configuration_teacher import teacher_path
+from mend.configuration.job_specs import specification, specification_json
+from mend.configuration.teachers import teacher_path
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
 

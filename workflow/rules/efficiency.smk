@@ -26,7 +26,7 @@ rule efficiency_of:
         gpu=1,
     params:
         code=code(
-            "mend.efficiency",
+            "mend.analysis.efficiency",
             "mend.methods.mend",
             "mend.methods.prompt_tuning",
             "mend.methods.vanilla_icl",
@@ -52,7 +52,7 @@ rule figure3:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.efficiency_figure"),
+        code=code("mend.reporting.figures.efficiency"),
     message:
         "figure: {output.png}"
     shell:

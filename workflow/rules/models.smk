@@ -47,7 +47,7 @@ rule local_models:
     params:
         folder=CONFIGURATION.benchmark_folder,
         output=subpath(output[0], ancestor=2),
-        code=code("mend.local_models"),
+        code=code("mend.models.local_models"),
     message:
         "training a small tokenizer and two small language models on the tasks' own text"
     shell:

@@ -21,7 +21,7 @@ rule table2:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.table2"),
+        code=code("mend.reporting.tables.table2"),
     message:
         "table 2: {output.html}"
     shell:
@@ -53,7 +53,7 @@ rule table1:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.table1"),
+        code=code("mend.reporting.tables.table1"),
     message:
         "table 1: {output.html}"
     shell:
@@ -78,7 +78,7 @@ rule table5:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.table5"),
+        code=code("mend.reporting.tables.table5"),
     message:
         "table 5: {output.html}"
     shell:
@@ -108,7 +108,7 @@ rule study:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.studies"),
+        code=code("mend.reporting.studies"),
     message:
         "study: {output.html}"
     shell:
@@ -135,7 +135,7 @@ rule figure:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.studies.figure"),
+        code=code("mend.reporting.figures.study"),
     message:
         "figure: {output.png}"
     shell:
@@ -160,7 +160,7 @@ rule study_figure:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.studies.figure"),
+        code=code("mend.reporting.figures.study"),
     message:
         "figure: {output.png}"
     shell:

@@ -1,7 +1,7 @@
 # Needs: every table and figure of the configuration, and what training runs recorded.
 # Makes: report.html, one page with all of them.
 
-from mend.configuration_report import report_files
+from mend.configuration.report_spec import report_files
 
 
 rule report_page:
@@ -20,7 +20,7 @@ rule report_page:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.report"),
+        code=code("mend.reporting.report"),
     message:
         "report: {output.html}"
     shell:

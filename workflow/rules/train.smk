@@ -30,7 +30,7 @@ rule pretraining_teacher:
         gpu=1,
         processors=processors,
     params:
-        code=code("mend.teacher"),
+        code=code("mend.training.teacher"),
     message:
         "teacher's states of chunks: {wildcards.llm} {wildcards.beta}"
     shell:
@@ -60,7 +60,7 @@ rule finetuning_teacher:
         gpu=1,
         processors=processors,
     params:
-        code=code("mend.teacher"),
+        code=code("mend.training.teacher"),
     message:
         "teacher's states of episodes: {wildcards.llm} {wildcards.partition}"
     shell:
@@ -94,7 +94,7 @@ rule pretrain:
     params:
         folder=subpath(output[0], parent=True),
         optional=lambda wildcards, input: flags(input, "dev", "tasks", "teacher"),
-        code=method_code("mend.training_job"),
+        code=method_code("mend.training.job"),
     message:
         "pretraining: {wildcards.llm} {wildcards.method} {wildcards.variant}"
     shell:
@@ -130,7 +130,7 @@ rule finetune:
     params:
         folder=subpath(output[0], parent=True),
         optional=lambda wildcards, input: flags(input, "dev", "initial", "teacher"),
-        code=method_code("mend.training_job"),
+        code=method_code("mend.training.job"),
     message:
         "finetuning: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
     shell:

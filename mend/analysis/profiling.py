@@ -1,0 +1,236 @@
+"""What reading a context and one query costs: operations, memory and time, part by part.
+
+The parts are `distillation` (making the context: free unless the method has a distiller), `context`
+(the LLM reads it) and `query` (the LLM goes on with a query and its right answer, whose tokens are
+the only ones with logits, as in `mend.evaluation.scoring`). Operations and memory can also be
+counted without a model's weights, from its configuration alone.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
+
+from mend.models.distiller import Distiller, distilling_part
+from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.loading import frozen_llm
+
+PARTS = ("distillation", "context", "query")
+
+#: Turns sequences of demonstration tokens into contexts: a method's `contexts` for one LLM.
+Contexts = Callable[[Sequence[Sequence[int]]], Context]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many tokens are read.
+
+    demonstrations: by the LLM (vanilla ICL); distilled: the same ones as the distiller reads them,
+    which may have another longest context.
+    """
+
+    demonstrations: int
+    distilled: int
+    query: int
+    answer: int
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of tensors made while it is on, as long as they live.
+
+    Works on every device and for tensors without data. What an operation allocates for itself and
+    frees before it returns is not seen; what existed before (weights) is not counted.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing made."""
+        super().__init__()
+        self.live = self.peak = 0
+        self._counted: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an operation and count the storages that it made."""
+        kwargs = kwargs or {}
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        result = func(*args, **kwargs)
+        for storage in _storages(result):
+            key = storage._cdata
+            if key not in given and key not in self._counted:
+                self._counted.add(key)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._forget, key, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _forget(self, key: int, size: int) -> None:
+        self._counted.discard(key)
+        self.live -= size
+
+
+def _storages(values) -> list[torch.UntypedStorage]:
+    tensors = (value for value in tree_leaves(values) if isinstance(value, torch.Tensor))
+    return [tensor.untyped_storage() for tensor in tensors]
+
+
+@torch.no_grad()
+def read_once(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths, part) -> None:
+    """Read one context of `tokens` demonstration tokens and one query with its right answer.
+
+    part: called with each part's name; returns a context manager that measures it. Costs do not
+    depend on which tokens are read.
+    """
+    row = torch.zeros(1, dtype=torch.long, device=llm.device)
+    answer = torch.zeros(1, lengths.answer, dtype=torch.long, device=llm.device)
+    with part("distillation"):
+        context = contexts([[0] * tokens])
+    with part("context"):
+        reading = llm.read(context)
+    with part("query"):
+        # The reading stays for other queries: this one goes on from a copy, as in scoring.
+        after = llm.read_tokens(reading.select(row), [[0] * lengths.query])
+        llm.logits(llm.states_before(after, answer)).float().log_softmax(-1)
+
+
+def count_flops(run: Callable) -> dict[str, int]:
+    """Return the forward floating-point operations of each part of `run`, as PyTorch counts them.
+
+    Matrix products, two for each multiplication and addition. run: `read_once` but for its `part`.
+    The models must have eager attention, which alone is counted on every device; it has the
+    products that a causal mask then hides.
+    """
+    counts = {}
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        with FlopCounterMode(display=False) as counter:
+            yield
+        counts[name] = counter.get_total_flops()
+
+    run(part)
+    return counts
+
+
+def measure_memory(run: Callable, device: torch.device) -> dict[str, int]:
+    """Return each part's peak memory in bytes above what there was before `run`, the weights.
+
+    On CUDA it is the allocator's peak; elsewhere that of living tensors (`LiveMemory`).
+    """
+    peaks = {}
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+
+        @contextmanager
+        def part(name: str) -> Iterator[None]:
+            torch.cuda.reset_peak_memory_stats(device)
+            yield
+            peaks[name] = torch.cuda.max_memory_allocated(device) - before
+
+        run(part)
+        return peaks
+    with LiveMemory() as memory:
+
+        @contextmanager
+        def part(name: str) -> Iterator[None]:
+            memory.peak = memory.live
+            yield
+            peaks[name] = memory.peak
+
+        run(part)
+    return peaks
+
+
+def measure_seconds(run: Callable, device: torch.device) -> dict[str, float]:
+    """Return the seconds that each part of `run` takes, once."""
+    seconds = {}
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        _wait(device)
+        start = time.perf_counter()
+        yield
+        _wait(device)
+        seconds[name] = time.perf_counter() - start
+
+    run(part)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forward_flops(config: PretrainedConfig, lengths: Lengths, **method) -> dict[str, int]:
+    """Return each part's forward operations from configurations alone; see `without_data`."""
+    with without_data(config, lengths, **method) as run:
+        return count_flops(run)
+
+
+@contextmanager
+def without_data(
+    config: PretrainedConfig,
+    lengths: Lengths,
+    vectors: int | None = None,
+    distiller: PretrainedConfig | None = None,
+    distiller_part: str | None = None,
+    protocol: Mapping | None = None,
+    dtype: torch.dtype = torch.float32,
+    query_in: str | None = None,
+) -> Iterator[Callable]:
+    """Yield `read_once`, but for its `part`, of models that are not there.
+
+    Tensors have shapes but no data, so that a model of any size is counted in seconds.
+    vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
+    distiller: the configuration of the model that makes the vectors (MEND); None: they are there
+    (prompt tuning); distiller_part: see `mend.models.distiller.distilling_part`.
+    protocol: a run's, for the distiller's projection and placeholders.
+    query_in: as of the LLM, see `mend.models.loading.frozen_llm`.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        llm = _llm_without_data(config, dtype, query_in)
+        contexts: Contexts = llm.token_context
+        tokens = lengths.demonstrations
+        if distiller is not None:
+            made = _distiller_without_data(
+                distiller, distiller_part, vectors, llm.width, protocol or {}
+            )
+            contexts, tokens = (lambda ids: llm.vector_context(made(ids))), lengths.distilled
+        elif vectors is not None:
+            prompt = torch.zeros(1, vectors, llm.width)
+            contexts, tokens = (lambda ids: llm.vector_context(prompt)), 0
+        yield partial(read_once, llm, contexts, tokens, lengths)
+
+
+def _llm_without_data(
+    config: PretrainedConfig, dtype: torch.dtype, query_in: str | None
+) -> FrozenLLM:
+    model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = model_class.from_config(config, attn_implementation="eager", dtype=dtype)
+    return frozen_llm(model, tokenizer=None, query_in=query_in)
+
+
+def _distiller_without_data(
+    config: PretrainedConfig, part: str | None, length: int, llm_width: int, protocol: Mapping
+) -> Distiller:
+    backbone = AutoModel.from_config(config, attn_implementation="eager")
+    distiller = Distiller(
+        distilling_part(backbone, part),
+        length=length,
+        llm_width=llm_width,
+        projection=protocol.get("projection", "linear-tanh"),
+        placeholder_position=protocol.get("placeholder_position", "after-demonstrations"),
+        padded_length=protocol.get("longest_context", {}).get("distiller"),
+    )
+    # The counter follows modules, and stumbles on what could have a gradient and has none.
+    return distiller.requires_grad_(False).eval()

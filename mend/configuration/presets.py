@@ -1,0 +1,95 @@
+"""Fidelity: which values follow the paper, which the authors' code, and which are ours."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PRESETS = ("default", "paper", "authors-code")
+
+NOTES = """\
+Row 11: an encoder-decoder LLM reads the context in its encoder, query and answer in its
+decoder, as the paper says (`mend/models/encoder_decoder.py`); with `llms.NAME.query_in: encoder`
+the query goes to the encoder too. The authors' code has no T5.
+
+The paper does not say how a T5 distils. By default it is the encoder of the smaller T5: the
+placeholders stand after the demonstrations, and their last states are the vectors, as in the
+decoder-only case; each sees all demonstrations in every layer. With `distiller: {part: decoder}`
+the encoder reads the demonstrations, and the decoder the placeholders. A decoder was pretrained to
+answer from what it reads, an encoder was not: with the pocket T5 the decoder learned to distil
+several times faster (docs/pocket.md), so the pocket configuration has it.
+
+Row 22: a wrong or random label is drawn once for each demonstration, and all methods see the same
+one (`mend/data/perturbation.py`); the authors' code draws it apart for teacher and student, and
+stops with an error at wrong labels.
+
+Row 24: retrieval, induction heads, FLOPs, memory and time are described in the paper and not in
+the authors' release; ours are in `mend/data/`, `mend/analysis/induction_heads.py` and
+`mend/analysis/efficiency.py`.
+"""
+
+
+@cache
+def fidelity() -> dict[str, dict[str, Any]]:
+    """Return mend/configuration/fidelity.yaml: key -> {row, what, default, paper, authors-code}."""
+    return yaml.safe_load(Path(__file__).with_name("fidelity.yaml").read_text(encoding="utf-8"))
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the keys that it leaves out filled in from its preset."""
+    values = copy.deepcopy(values)
+    preset = values["protocol"].get("preset", "default")
+    for key, entry in fidelity().items():
+        place = key.split(".") if "." in key else ["protocol", key]
+        for parent in _places(values, place[:-1]):
+            parent.setdefault(place[-1], copy.deepcopy(entry[preset]))
+    return values
+
+
+def _places(values: Any, place: list[str]) -> list[dict]:
+    """Return the dictionaries at a dotted place, `*` standing for every key."""
+    found = [values]
+    for name in place:
+        found = [
+            child
+            for parent in found
+            for key, child in parent.items()
+            if name in ("*", key) and isinstance(child, dict)
+        ]
+    return found
+
+
+def fidelity_page() -> str:
+    """Return docs/fidelity.md."""
+    lines = [
+        "# What the paper says, what the authors' code does, and what this software does",
+        "",
+        "Where the paper and its released code differ, or the paper is silent, there is a key. Set",
+        "`protocol: {preset: paper}` or `{preset: authors-code}` to choose a column, and any key",
+        "besides it to depart from the column. Keys without a dot stand under `protocol`; those",
+        "with one stand where they say (`*` is every LLM or every stage), and a preset fills them",
+        "in only if the configuration leaves them out.",
+        "",
+        "This page is made from `mend/configuration/fidelity.yaml`:",
+        "`python -m mend.configuration.presets`.",
+        "",
+        "| row | key | what | default | paper | authors-code |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, entry in sorted(fidelity().items(), key=lambda item: item[1]["row"]):
+        cells = [f"`{_shown(entry[preset])}`" for preset in PRESETS]
+        lines.append(f"| {entry['row']} | `{key}` | {entry['what']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\n" + NOTES
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    Path("docs/fidelity.md").write_text(fidelity_page(), encoding="utf-8")

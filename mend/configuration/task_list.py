@@ -1,0 +1,190 @@
+"""Lists of tasks, and the seven meta-train/meta-test partitions of them.
+
+The partitions are those of MetaICL (Min et al., 2022, table 1), which the MEND paper's table 2
+uses; `metaicl_tasks.csv` beside this file holds the 142 tasks. Imported while the Snakefile is
+parsed, so only the standard library is used.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mend.errors import UserError
+
+PARTITIONS = (
+    "class_to_class",
+    "non_class_to_class",
+    "non_nli_to_nli",
+    "non_qa_to_qa",
+    "qa_to_qa",
+    "hr_to_lr",
+    "non_paraphrase_to_paraphrase",
+)
+
+PARTITION_LABELS = {
+    "class_to_class": "Class→Class",
+    "non_class_to_class": "non-Class→Class",
+    "non_nli_to_nli": "non-NLI→NLI",
+    "non_qa_to_qa": "non-QA→QA",
+    "qa_to_qa": "QA→QA",
+    "hr_to_lr": "HR→LR",
+    "non_paraphrase_to_paraphrase": "non-Para→Para",
+}
+"""How the paper's tables name the partitions."""
+
+TASK_TYPES = ("classification", "multi-choice", "free-form")
+
+METAICL_TASK_LIST = Path(__file__).parents[1] / "data/metaicl_tasks.csv"
+"""The 142 tasks of MetaICL with their types, options and partitions."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a task list.
+
+    `options` holds the label words of a classification task where they are the same in every
+    row, else it is empty. `roles` maps each partition to a subset of {"train", "test", "unseen"};
+    "unseen" marks a meta-test task of a domain that no meta-train task has.
+    """
+
+    name: str
+    type: str
+    options: tuple[str, ...]
+    roles: Mapping[str, frozenset[str]]
+
+
+def read_task_list(path: str | Path) -> dict[str, Task]:
+    """Read a task list: a CSV with columns task, type, options and the seven partitions.
+
+    Cells of a partition hold "", "train", "test", "test+unseen" or "train+test"; options is a JSON
+    list or empty. Returns the tasks by name, in file order.
+
+    Raises:
+        UserError: naming the file and line, for whatever the list must not hold.
+    """
+    path = Path(path)
+    columns = ("task", "type", "options", *PARTITIONS)
+    tasks: dict[str, Task] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}, line 1: missing columns: {', '.join(missing)}")
+            for cells in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in cells or None in cells.values():
+                    raise UserError(f"{where}: it has more or fewer cells than line 1")
+                task = _read_task(cells, where)
+                if task.name in tasks:
+                    raise UserError(f"{where}: task {task.name} is listed twice")
+                tasks[task.name] = task
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such task list") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    if not tasks:
+        raise UserError(f"{path}: it lists no tasks")
+    return tasks
+
+
+def _read_task(cells: Mapping[str, str], where: str) -> Task:
+    name, type_ = cells["task"].strip(), cells["type"].strip()
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"{where}: {name!r} cannot be a task's name (it also names its files)")
+    if type_ not in TASK_TYPES:
+        raise UserError(f"{where}: type is {type_!r}, not one of {', '.join(TASK_TYPES)}")
+    options: Any = []
+    if cells["options"].strip():
+        try:
+            options = json.loads(cells["options"])
+        except ValueError:
+            options = None
+        if (
+            not isinstance(options, list)
+            or not all(isinstance(option, str) for option in options)
+            or len(options) < 2
+        ):
+            raise UserError(
+                f"{where}: options must be empty or a JSON list of at least two strings, "
+                f"not {cells['options']!r}"
+            )
+    roles = {}
+    for partition in PARTITIONS:
+        role = frozenset(cells[partition].strip().split("+")) - {""}
+        if not role <= {"train", "test", "unseen"} or ("unseen" in role and "test" not in role):
+            raise UserError(
+                f"{where}: {partition} is {cells[partition]!r}, not empty, train, test, "
+                "test+unseen or train+test"
+            )
+        if "test" in role and type_ == "free-form":
+            raise UserError(
+                f"{where}: {partition} has the free-form task {name} in meta-test, but only tasks "
+                "with options can be scored"
+            )
+        roles[partition] = role
+    return Task(name, type_, tuple(options), roles)
+
+
+def train_tasks(
+    tasks: Mapping[str, Task], partition: str, protocol: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Names of the meta-train tasks of a partition, in the order of the task list.
+
+    Of `protocol`, the key drop_tasks_in_both leaves out a task that the partition also has in its
+    meta-test (faithfulness: sick in non_nli_to_nli).
+    """
+    in_both = set()
+    if (protocol or {}).get("drop_tasks_in_both", False):
+        in_both = set(test_tasks(tasks, partition, protocol))
+    return tuple(name for name in _with_role(tasks, partition, "train") if name not in in_both)
+
+
+def test_tasks(
+    tasks: Mapping[str, Task],
+    partition: str,
+    protocol: Mapping[str, Any] | None = None,  # noqa: PT028 (no test of pytest's)
+) -> tuple[str, ...]:
+    """Names of the meta-test tasks of a partition, in the order of the task list.
+
+    Of `protocol`, the key excluded_test_tasks ({partition: [task, ...]}) leaves tasks out;
+    names that a task list lacks are ignored, as a preset serves every task list.
+    """
+    names = _with_role(tasks, partition, "test")
+    excluded = (protocol or {}).get("excluded_test_tasks", {}).get(partition, ())
+    return tuple(name for name in names if name not in excluded)
+
+
+def partition_needs(
+    tasks: Mapping[str, Task],
+    partitions: Sequence[str],
+    protocol: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What each partition reads: {partition: {"train": task names, "test": task names}}.
+
+    Raises:
+        UserError: if the task list gives a partition no meta-train or no meta-test task.
+    """
+    needs = {}
+    for partition in partitions:
+        needs[partition] = {
+            "train": train_tasks(tasks, partition, protocol),
+            "test": test_tasks(tasks, partition, protocol),
+        }
+        for role, names in needs[partition].items():
+            if not names:
+                raise UserError(
+                    f"benchmark.partitions: {partition} has no meta-{role} task in the task list"
+                )
+    return needs
+
+
+def _with_role(tasks: Mapping[str, Task], partition: str, role: str) -> tuple[str, ...]:
+    if partition not in PARTITIONS:
+        raise UserError(f"benchmark.partitions: {partition} is not one of {', '.join(PARTITIONS)}")
+    return tuple(name for name, task in tasks.items() if role in task.roles[partition])

@@ -1,0 +1,231 @@
+"""From records on disk to token ids: training examples and test questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import pyarrow.compute
+import pyarrow.parquet
+
+from mend.data.perturbation import Shown, perturb_rows
+from mend.data.selection import RETRIEVED, source_split
+from mend.data.tasks import TaskRows, load_rows
+from mend.data.template import Template
+from mend.errors import UserError
+from mend.evaluation.scoring import Question
+from mend.progress import logger
+from mend.training.losses import Example
+
+if TYPE_CHECKING:
+    from mend.training.teacher import TeacherStates
+
+
+class ChunkExamples:
+    """Pretraining examples: a chunk's first part is D, the rest is x (section 3.2)."""
+
+    def __init__(
+        self,
+        chunks: str | Path,
+        beta: float,
+        limits: dict[str, int],
+        seed: int,
+        teacher: TeacherStates | None = None,
+    ) -> None:
+        """Read the chunks' Parquet.
+
+        beta: the share of a chunk that is D. limits: the longest D for `llm` and `distiller`,
+        in tokens (faithfulness row 1); of a longer one the last tokens stay, which x follows.
+        seed: the order in which chunks come. teacher: its states, where they are kept.
+        """
+        table = pyarrow.parquet.read_table(chunks, columns=["input_ids"])
+        if not table.num_rows:
+            raise UserError(f"{chunks}: no chunk; the corpus is shorter than one window")
+        # Lists of one Arrow column stay in Arrow: a chunk becomes Python numbers when it is read.
+        self.ids = table["input_ids"].combine_chunks()
+        self.beta, self.limits = beta, limits
+        self.order = numpy.random.default_rng(seed).permutation(len(self.ids))
+        self.teacher = teacher
+
+    def __len__(self) -> int:
+        """How many different examples there are."""
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Example:
+        """Return example `index`; after the last chunk the first comes again."""
+        index %= len(self.order)
+        ids = self.ids[int(self.order[index])].as_py()
+        cut = min(max(1, int(self.beta * len(ids))), len(ids) - 1)
+        return Example(
+            demonstrations=ids[max(0, cut - self.limits["distiller"]) : cut],
+            teacher_demonstrations=ids[max(0, cut - self.limits["llm"]) : cut],
+            queries=[(ids[cut:], [])],
+            teacher_states=None if self.teacher is None else self.teacher[index],
+        )
+
+
+class EpisodeExamples:
+    """Finetuning examples: K demonstrations of a meta-training task and the queries after them."""
+
+    def __init__(
+        self,
+        episodes: str | Path,
+        tasks: str | Path,
+        template: Template,
+        limits: dict[str, int],
+        teacher: TeacherStates | None = None,
+    ) -> None:
+        """Read the episodes' Parquet and the rows of their tasks.
+
+        limits: as in `ChunkExamples`. teacher: its states, where they are kept.
+        """
+        table = pyarrow.parquet.read_table(episodes)
+        self.task = table["task"].to_pylist()
+        self.demonstrations = table["demonstrations"]
+        self.queries = table["queries"]
+        self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
+        self.template, self.limits, self.teacher = template, limits, teacher
+
+    def __len__(self) -> int:
+        """How many different examples there are."""
+        return len(self.task)
+
+    def __getitem__(self, index: int) -> Example:
+        """Return example `index`; after the last episode the first comes again."""
+        index %= len(self.task)
+        rows = self.rows[self.task[index]].rows("meta_train")
+        shown = [rows[row][:2] for row in self.demonstrations[index].as_py()]
+        queries = [
+            self.template.answered_query(*rows[row][:2], after_context=True)
+            for row in self.queries[index].as_py()
+        ]
+        return Example(
+            demonstrations=self.template.demonstrations(shown, self.limits["distiller"]),
+            teacher_demonstrations=self.template.demonstrations(shown, self.limits["llm"]),
+            queries=queries,
+            teacher_states=None if self.teacher is None else self.teacher[index],
+        )
+
+
+class DemonstrationReader:
+    """Turns the demonstrations of an evaluation row into the token ids of its context."""
+
+    def __init__(
+        self,
+        template: Template,
+        limit: int,
+        selection: str = "train",
+        perturbation: str | None = None,
+        draw_seed: int = 0,
+        group: int | None = None,
+    ) -> None:
+        """Set up for one file of episodes.
+
+        limit: the longest context in tokens. Where demonstrations exceed it, the template's rule
+        holds; of retrieved ones the last stay, which are the nearest.
+        selection: how they were chosen (see `write_evaluation_episodes`).
+        perturbation, draw_seed: see `mend.data.perturbation`.
+        group: so many demonstrations at a time are a context of their own; None for all.
+        """
+        self.template, self.limit, self.group = template, limit, group
+        self.split = source_split(selection)
+        self.nearest_last = selection in RETRIEVED
+        self.perturbation, self.draw_seed = perturbation, draw_seed
+        self._shown: dict[tuple[str, int], Sequence[Shown]] = {}
+        #: Contexts (or groups) that were made, and those that no demonstration fitted into.
+        self.made = self.empty = 0
+
+    def __call__(
+        self, rows: TaskRows, task: str, seed: int, numbers: Sequence[int]
+    ) -> list[int] | list[list[int]]:
+        """Return the token ids of the rows `numbers`; of each group of them, if there are groups.
+
+        Without demonstrations there is one empty group.
+        """
+        if (task, seed) not in self._shown:
+            self._shown[task, seed] = self._read(rows, task, seed)
+        shown = [self._shown[task, seed][number] for number in numbers]
+        if self.group is None:
+            return self._tokens(shown)
+        starts = range(0, max(1, len(shown)), self.group)
+        return [self._tokens(shown[start : start + self.group]) for start in starts]
+
+    def _tokens(self, shown: Sequence[Shown]) -> list[int]:
+        fit = self.template.last_that_fit(shown, self.limit) if self.nearest_last else shown
+        ids = self.template.demonstrations(fit, self.limit)
+        self.made += 1
+        self.empty += bool(shown and not ids)
+        return ids
+
+    def _read(self, rows: TaskRows, task: str, seed: int) -> Sequence[Shown]:
+        found = rows.rows(self.split, seed)
+        if self.perturbation is None:
+            return [row[:2] for row in found]
+        return perturb_rows(found, self.perturbation, self.draw_seed, task, seed, self.split)
+
+
+def read_questions(
+    episodes: str | Path,
+    tasks: str | Path,
+    split: str,
+    template: Template,
+    limit: int,
+    only: Sequence[str],
+    seeds: Sequence[int] | None = None,
+    rows_per_task: int | None = None,
+    after_context: bool = True,
+    reads_demonstrations: bool = True,
+    **shown,
+) -> tuple[list[dict], list[Question]]:
+    """Return evaluation rows and, in the same order, the questions that they ask.
+
+    split: "dev" or "test", where the queries are; limit: the longest context in tokens.
+    only, seeds, rows_per_task: leave out the rest.
+    after_context: whether anything stands before the query.
+    reads_demonstrations: if not, all questions share one context without demonstrations.
+    shown: perturbation, draw_seed and group, as in `DemonstrationReader`.
+    A row is a dictionary of task, seed, row, gold (the right option's index) and options.
+    """
+    table = pyarrow.parquet.read_table(episodes)
+    table = table.filter(pyarrow.compute.is_in(table["task"], pyarrow.array(list(only))))
+    missing = sorted(set(only) - set(table["task"].to_pylist()))
+    if missing:
+        raise UserError(f"{episodes}: no rows of {', '.join(missing)}")
+    selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
+    read = DemonstrationReader(template, limit, selection, **shown)
+    task_rows = {task: load_rows(tasks, task) for task in only}
+    contexts: dict[int, list] = {} if reads_demonstrations else {0: []}
+    taken: dict[tuple[str, int], int] = {}
+    rows, questions = [], []
+    for record in table.to_pylist():
+        task, seed = record["task"], record["seed"]
+        if seeds is not None and seed not in seeds:
+            continue
+        taken[task, seed] = taken.get((task, seed), 0) + 1
+        if rows_per_task is not None and taken[task, seed] > rows_per_task:
+            continue
+        context = record["context"] if reads_demonstrations else 0
+        if context not in contexts:
+            contexts[context] = read(task_rows[task], task, seed, record["demonstrations"])
+        x, y, options = task_rows[task].rows(split, seed)[record["row"]]
+        query = template.query(x, after_context, template.longest(options))
+        rows.append(
+            {
+                "task": task,
+                "seed": seed,
+                "row": record["row"],
+                "gold": options.index(y),
+                "options": options,
+            }
+        )
+        encoded = [template.option(option) for option in options]
+        questions.append(Question(context, contexts[context], query, encoded))
+    if read.empty:
+        logger.warning(
+            "%s: %d of %d contexts are empty, because not one demonstration fits the longest "
+            "context of %d tokens",
+            *(episodes, read.empty, read.made, limit),
+        )
+    return rows, questions

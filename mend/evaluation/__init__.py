@@ -1,0 +1,1 @@
+"""Scores: of options, of tasks, and what they say together."""

@@ -1,0 +1,78 @@
+"""Demonstrations beyond the window: distilled a group at a time, their vectors joined in order.
+
+The paper leaves demonstrations that exceed the distiller's context to future work. Here K of them
+become K/n groups of n, each truncated and distilled by itself, and the LLM reads (K/n) l vectors.
+Methods know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mend.errors import UserError
+from mend.methods.base import Method
+from mend.models.frozen_llm import Context, FrozenLLM
+
+
+class GroupedMethod(Method):
+    """A method that distils, for contexts that are sequences of groups of demonstrations."""
+
+    distils = True
+
+    def __init__(self, method: Method, length: int, protocol: Mapping[str, Any]) -> None:
+        """Wrap a built method.
+
+        length: l, the vectors of one group; protocol: its longest context is read.
+        Raises UserError if the method does not distil.
+        """
+        super().__init__(None, {}, {})
+        if not method.distils:
+            raise UserError(
+                f"group: {method.name} does not distil demonstrations, so it has no vectors to "
+                "join; leave `group` out for it"
+            )
+        self.method, self.length = method, length
+        self.room = protocol["longest_context"]["llm"]
+
+    def longest_context(self, protocol: dict) -> int:
+        """Return how many tokens of one group are read at most."""
+        return self.method.longest_context(protocol)
+
+    def check_groups(self, groups: int) -> None:
+        """Raise UserError if the LLM has no room for the vectors of so many groups."""
+        if groups * self.length > self.room:
+            raise UserError(
+                f"group: {groups} groups of {self.length} vectors (length) are "
+                f"{groups * self.length}, but a context has at most {self.room} "
+                f"(protocol.longest_context.llm): at most {self.room // self.length} groups fit; "
+                "make `group` larger or `shots` smaller"
+            )
+
+    def contexts(
+        self, llm: FrozenLLM, demonstrations: Sequence[Sequence[Sequence[int]]]
+    ) -> Context:
+        """Return the joined vectors of each sequence of groups, in their order.
+
+        demonstrations: for each context its groups, at least one, as token ids. As many groups are
+        distilled at once as there are contexts, which bounds the memory.
+        Raises UserError as `check_groups`.
+        """
+        self.check_groups(max(len(groups) for groups in demonstrations))
+        single = [ids for groups in demonstrations for ids in groups]
+        at_once = len(demonstrations)
+        parts = [
+            self.method.contexts(llm, single[start : start + at_once]).embeddings
+            for start in range(0, len(single), at_once)
+        ]
+        vectors = torch.cat(parts).split([len(groups) for groups in demonstrations])
+        joined = [part.flatten(0, 1) for part in vectors]
+        longest = max(len(part) for part in joined)
+        embeddings = joined[0].new_zeros(len(joined), longest, llm.width)
+        mask = torch.zeros(len(joined), longest, dtype=torch.long, device=llm.device)
+        for row, part in enumerate(joined):
+            embeddings[row, longest - len(part) :] = part
+            mask[row, longest - len(part) :] = 1
+        return Context(embeddings, mask)

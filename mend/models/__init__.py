@@ -1,0 +1,1 @@
+"""Language models behind one face, and the distiller: tensors of any LLM."""

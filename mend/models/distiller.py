@@ -1,0 +1,215 @@
+"""The distiller: a small language model that turns demonstrations into l vectors (section 3)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from mend.errors import UserError
+from mend.models.frozen_llm import FrozenLLM, longest_input, pad_left, pad_right
+from mend.models.kernels.activations import fuse_activations
+from mend.models.kernels.partial_prefill import read_for_later
+from mend.models.kernels.shared_bias import share_position_bias
+from mend.progress import logger
+
+
+class Distiller(nn.Module):
+    """S = MEND(concat(E_D, E_placeholders))[-l:], the paper's section 3.
+
+    The demonstrations D are followed by l trained placeholder vectors; the last hidden states of
+    the placeholders are the distilled vectors. Where the distiller is narrower or wider than the
+    LLM, a linear layer and a tanh bring them to the LLM's width (faithfulness row 8).
+
+    The distiller of an encoder-decoder LLM is a smaller one of its family: its encoder, which reads
+    the demonstrations and the placeholders after them, or all of it, whose decoder reads the
+    placeholders (faithfulness row 11).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        length: int,
+        llm_width: int,
+        projection: str = "linear-tanh",
+        placeholder_initialisation: str = "vocabulary",
+        placeholder_position: str = "after-demonstrations",
+        padded_length: int | None = None,
+    ) -> None:
+        """Build around a base model (without its language-modelling head).
+
+        length: l, the number of distilled vectors.
+        padded_length: where the placeholders start if they come `after-padding`
+            (faithfulness row 10).
+        """
+        super().__init__()
+        self.backbone = share_position_bias(fuse_activations(backbone))
+        self.decodes = hasattr(backbone, "encoder") and hasattr(backbone, "decoder")
+        embedding = backbone.get_input_embeddings()
+        width = embedding.weight.shape[1]
+        if placeholder_initialisation == "vocabulary":
+            # Clone: the placeholders are trained apart from the words they start as.
+            words = torch.randint(embedding.weight.shape[0], (length,))
+            start = embedding.weight[words].detach().clone().float()
+        else:
+            start = torch.randn(length, width) * embedding.weight.detach().float().std()
+        self.placeholders = nn.Parameter(start)
+        if width == llm_width:
+            self.projection: nn.Module = nn.Identity()
+        else:
+            layers: list[nn.Module] = [nn.Linear(width, llm_width)]
+            if projection == "linear-tanh":
+                layers.append(nn.Tanh())
+            self.projection = nn.Sequential(*layers)
+        self.padded_length = padded_length if placeholder_position == "after-padding" else None
+        self.positions = longest_input(backbone.config)
+        self._takes_positions = "position_ids" in inspect.signature(backbone.forward).parameters
+
+    @property
+    def length(self) -> int:
+        """l, the number of distilled vectors."""
+        return self.placeholders.shape[0]
+
+    def longest_context(self, protocol: dict) -> int:
+        """Return how many tokens fit before the placeholders, at most the protocol's longest."""
+        return min(protocol["longest_context"]["distiller"], self.positions - self.length)
+
+    def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
+        """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
+        device = self.placeholders.device
+        if self.decodes:
+            return self._decode(demonstrations)
+        if self.padded_length is None:
+            ids, mask = pad_left(demonstrations, device)
+            positions = None
+        else:
+            ids, mask = pad_right(demonstrations, device)
+            missing = max(0, self.padded_length - ids.shape[1])
+            ids = nn.functional.pad(ids, (0, missing))
+            mask = nn.functional.pad(mask, (0, missing))
+            positions = torch.arange(ids.shape[1] + self.length, device=device)[None]
+        rows = len(demonstrations)
+        words = self.backbone.get_input_embeddings()(ids)
+        placeholders = self.placeholders.expand(rows, -1, -1).to(self.backbone.dtype)
+        whole_mask = torch.cat([mask, mask.new_ones(rows, self.length)], dim=1)
+        if positions is None:
+            # Only real tokens count: the vectors do not depend on the batch's padding.
+            positions = whole_mask.cumsum(1).sub(1).clamp(min=0)
+        positions = positions.expand(rows, -1)
+
+        def inputs(of: slice) -> dict[str, Tensor]:
+            return {"position_ids": positions[:, of]} if self._takes_positions else {}
+
+        before = ids.shape[1]
+        if before and not self.backbone.config.is_encoder_decoder:
+            # Only the placeholders' states are used: the demonstrations are read for their sake.
+            cache = read_for_later(self.backbone, words, mask, **inputs(slice(before)))
+            embeddings, later = placeholders, {"past_key_values": cache, "use_cache": True}
+            later |= inputs(slice(before, None))
+        else:
+            embeddings = torch.cat([words, placeholders], dim=1)
+            later = {"use_cache": False, **inputs(slice(None))}
+        states = self.backbone(
+            inputs_embeds=embeddings, attention_mask=whole_mask, **later
+        ).last_hidden_state
+        return self.projection(states[:, -self.length :].float())
+
+    def _decode(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
+        # Attention needs something to look at: no demonstrations are one end of text.
+        end = [self.backbone.config.eos_token_id]
+        ids, mask = pad_left([one or end for one in demonstrations], self.placeholders.device)
+        placeholders = self.placeholders.expand(len(demonstrations), -1, -1)
+        states = self.backbone(
+            input_ids=ids,
+            attention_mask=mask,
+            decoder_inputs_embeds=placeholders.to(self.backbone.dtype),
+            use_cache=False,
+        ).last_hidden_state
+        return self.projection(states.float())
+
+
+def distilling_part(backbone: nn.Module, part: str | None) -> nn.Module:
+    """Return what of a base model distils: of an encoder-decoder its encoder, or all of it.
+
+    part: "encoder" (the default) or "decoder". Raises UserError if it is given for another model.
+    """
+    if backbone.config.is_encoder_decoder:
+        return backbone if part == "decoder" else backbone.get_encoder()
+    if part:
+        raise UserError(
+            f"llms: distiller.part: {part} is for encoder-decoder models; leave it out for "
+            f"{backbone.config.model_type}"
+        )
+    return backbone
+
+
+def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
+    """Build the distiller that a specification's `method` part describes.
+
+    Raises UserError if its model cannot be loaded, is of another vocabulary than the LLM's, or has
+    no position left beside l placeholders.
+    """
+    source = method["distiller"]
+    try:
+        backbone = AutoModel.from_pretrained(
+            source["path"],
+            revision=source.get("revision"),
+            local_files_only=source.get("local_files_only", False),
+            dtype=torch.float32,
+        )
+    except OSError as error:
+        raise UserError(f"llms: cannot load the distiller {source['path']!r}: {error}") from error
+    backbone = distilling_part(backbone, source.get("part"))
+    if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
+        raise UserError(
+            f"llms: the distiller {source['path']!r} knows fewer tokens than the LLM's tokenizer; "
+            "both must share one tokenizer"
+        )
+    _check_tokenizer(source, llm)
+    distiller = Distiller(
+        backbone,
+        length=method["length"],
+        llm_width=llm.width,
+        projection=protocol["projection"],
+        placeholder_initialisation=protocol["placeholder_initialisation"],
+        placeholder_position=protocol["placeholder_position"],
+        padded_length=min(
+            protocol["longest_context"]["distiller"],
+            longest_input(backbone.config) - method["length"],
+        ),
+    )
+    if distiller.longest_context(protocol) < 1:
+        raise UserError(
+            f"length: {method['length']} vectors leave no room for demonstrations: the distiller "
+            f"{source['path']!r} has {distiller.positions} positions"
+        )
+    if (limit := distiller.longest_context(protocol)) < protocol["longest_context"]["distiller"]:
+        logger.info(
+            "the distiller reads at most %d tokens of demonstrations: its %d positions less l",
+            limit,
+            distiller.positions,
+        )
+    return distiller.to(llm.device)
+
+
+def _check_tokenizer(source: dict, llm: FrozenLLM) -> None:
+    """Raise UserError if the distiller came with another tokenizer than the LLM's."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source["path"],
+            revision=source.get("revision"),
+            local_files_only=source.get("local_files_only", False),
+        )
+    except (OSError, ValueError):
+        return  # it came with none
+    own, other = tokenizer.get_vocab(), llm.tokenizer.get_vocab()
+    differing = next((word for word, index in other.items() if own.get(word) != index), None)
+    if differing is not None:
+        raise UserError(
+            f"llms: the distiller {source['path']!r} has another tokenizer than the LLM: "
+            f"{differing!r} is token {other[differing]} of the LLM and "
+            f"{own.get(differing, 'none')} of the distiller; choose a distiller of the same family"
+        )

@@ -1,0 +1,1 @@
+"""What is only speed: faster ways of the same numbers."""

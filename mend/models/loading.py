@@ -1,0 +1,66 @@
+"""Loading an LLM that the configuration names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from mend.errors import UserError
+from mend.models.decoder_only import DecoderOnlyLLM
+from mend.models.devices import choose_device
+from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
+from mend.models.frozen_llm import FrozenLLM
+
+
+def frozen_llm(
+    model: torch.nn.Module, tokenizer: Any, dropout: bool = False, query_in: str | None = None
+) -> FrozenLLM:
+    """Return a model behind the face that the rest of the library knows.
+
+    query_in: where an encoder-decoder's queries go, "decoder" (the default) or "encoder"
+    (faithfulness row 11). Raises UserError if it is given for a decoder-only LLM.
+    """
+    if model.config.is_encoder_decoder:
+        face = EncoderQueryLLM if query_in == "encoder" else EncoderDecoderLLM
+        return face(model, tokenizer, dropout)
+    if query_in:
+        raise UserError(
+            f"llms: query_in: {query_in} is for encoder-decoder LLMs; leave it out for "
+            f"{model.config.model_type}"
+        )
+    return DecoderOnlyLLM(model, tokenizer, dropout)
+
+
+def load_llm(spec: dict, dropout: bool = False) -> FrozenLLM:
+    """Load the LLM that a specification's `llm` part names.
+
+    Keys: path (a local folder or a hub name), revision, dtype, int8, local_files_only, query_in.
+    Raises UserError if it cannot be loaded.
+    """
+    device = choose_device()
+    options: dict = {"dtype": getattr(torch, spec["dtype"])}
+    if spec.get("int8"):
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        options["device_map"] = {"": device}
+    where = {
+        "revision": spec.get("revision"),
+        "local_files_only": spec.get("local_files_only", False),
+    }
+    try:
+        config = AutoConfig.from_pretrained(spec["path"], **where)
+        tokenizer = AutoTokenizer.from_pretrained(spec["path"], **where)
+        model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = model_class.from_pretrained(spec["path"], **where, **options)
+    except OSError as error:
+        raise UserError(f"llms: cannot load {spec['path']!r}: {error}") from error
+    if spec.get("sharded"):
+        from mend.models.sharding import shard_blocks
+
+        shard_blocks(model, device)
+    if not spec.get("int8"):
+        model = model.to(device)
+    return frozen_llm(model, tokenizer, dropout, spec.get("query_in"))

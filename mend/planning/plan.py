@@ -1,0 +1,287 @@
+"""What a configuration's tables and figures cost, told before anything is spent.
+
+Only the configuration is read: no job runs, nothing is downloaded, and torch is not imported. Each
+number is an estimate by the formulas of `mend.planning.costs` with the assumptions of
+`mend.planning.jobs`; hours also hang on a device's assumed utilisation. What several studies share
+is counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mend.configuration.loading import Configuration
+from mend.configuration.runs import draw_of, study_runs, trained_stages
+from mend.errors import UserError
+from mend.planning.architectures import BYTES
+from mend.planning.costs import DEVICES, LAYER_SECONDS, UTILISATION, Work
+from mend.planning.jobs import (
+    ANSWER,
+    OPTIONS,
+    TEST_ROWS,
+    Job,
+    Models,
+    prediction_job,
+    teacher_job,
+    teacher_of,
+    training_job,
+)
+
+STAGES = ("teacher", "pretrain", "finetune", "predict")
+#: Assumed, of the benchmark and the corpus on the hub: downloaded, and as chunks and rows besides.
+DATA_BYTES = 5e9
+HEADERS = ("LLM", "stage", "jobs", "steps", "PFLOP", "hours", "longest job", "memory GB", "disk GB")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One LLM's jobs of one stage. seconds, longest: of all jobs, and of the longest one."""
+
+    llm: str
+    stage: str
+    jobs: int
+    steps: int
+    work: Work
+    seconds: float
+    longest: float
+    memory: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the targets cost on a device.
+
+    data_jobs: jobs without a GPU; models, data, checkpoints: bytes on disk besides the rows'.
+    risks: sentences on what may not work, or costs more than it needs to.
+    """
+
+    targets: Sequence[str]
+    device: str
+    rows: Sequence[Row]
+    data_jobs: int
+    models: float
+    data: float
+    checkpoints: float
+    risks: Sequence[str]
+
+
+def plan(configuration: Configuration, targets: Iterable[str] = (), device: str = "h100") -> Plan:
+    """Return what targets cost: names of studies or figures, or their files; all without any.
+
+    Raises UserError for a target or a device that there is not, or a model of unknown size.
+    """
+    if device not in DEVICES:
+        raise UserError(f"plan: no numbers of the device {device}; there are {', '.join(DEVICES)}")
+    studies = _studies(configuration, targets)
+    runs = [run for study in studies for run in study_runs(configuration, study)]
+    models = Models(configuration.values)
+    trainings = {
+        stage: run.method
+        for run in runs
+        for stage in trained_stages(
+            configuration.values, run.llm, run.method, run.variant, run.partition
+        )
+    }
+    kept = dict.fromkeys(filter(None, (teacher_of(configuration, path) for path in trainings)))
+    jobs = [teacher_job(configuration, models, path) for path in kept]
+    jobs += [training_job(configuration, models, path) for path in trainings]
+    paths = dict.fromkeys(f"{run.folder}/predict" for run in runs)
+    jobs += [prediction_job(configuration, models, path) for path in paths]
+    rows = [
+        _row(llm, stage, group, device)
+        for llm in dict.fromkeys(run.llm for run in runs)
+        for stage in STAGES
+        if (group := [job for job in jobs if (job.llm, job.stage) == (llm, stage)])
+    ]
+    return Plan(
+        studies,
+        device,
+        rows,
+        data_jobs=_data_jobs(configuration, runs, trainings),
+        models=_download(configuration, models, {run.llm for run in runs}),
+        data=DATA_BYTES if configuration["benchmark"]["tasks"]["source"] == "hub" else 0.0,
+        checkpoints=max((job.meanwhile for job in jobs), default=0.0),
+        risks=_risks(jobs, rows, device),
+    )
+
+
+def plan_text(
+    configuration: Configuration, targets: Iterable[str] = (), device: str = "h100"
+) -> str:
+    """Return a plan as text; raises UserError as `plan` does."""
+    found = plan(configuration, targets, device)
+    half, single, memory = DEVICES[device]
+    cells = [HEADERS, *map(_cells, found.rows), _totals(found)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADERS))]
+    lines = [f"Plan of {', '.join(found.targets)} on {device}: estimates, nothing was run.", ""]
+    for row in cells:
+        words = [
+            word.ljust(width) if column < 2 else word.rjust(width)
+            for column, (word, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(words).rstrip())
+    on_disk = found.models + found.data + found.checkpoints
+    lines += [
+        "",
+        f"Besides: {found.data_jobs} jobs without a GPU (data, settings not counted); on disk "
+        f"{on_disk / 1e9:.1f} GB: models {found.models / 1e9:.1f}, data {found.data / 1e9:.1f}, "
+        f"the largest job's checkpoint {found.checkpoints / 1e9:.1f}.",
+        "",
+        f"Hours are of one {device} ({half:g} TFLOPS in bfloat16, {single:g} in float32, "
+        f"{memory:g} GB), assumed to reach {UTILISATION:.0%} of its peak, and at least "
+        f"{1000 * LAYER_SECONDS:g} ms a layer and pass. Trainings are counted to their last step, "
+        "though most stop early.",
+        "FLOPs of a query: 2 x parameters x tokens for each forward pass (student, distiller, and "
+        "the teacher, once for all runs where its states are kept: training.*.teacher_cache), as "
+        "much again backward through the frozen LLM, twice as much through the distiller, and "
+        "attention. Demonstrations are assumed to fill the longest context; a row to have "
+        f"{OPTIONS} options of {ANSWER} tokens"
+        + _assumed_rows(configuration)
+        + ". Memory is rough: +/- a third.",
+    ]
+    if found.risks:
+        lines += ["", "Before you start:", *(f"- {risk}" for risk in found.risks)]
+    return "\n".join(lines)
+
+
+def _studies(configuration: Configuration, targets: Iterable[str]) -> list[str]:
+    """Return the studies behind targets."""
+    studies, figures = configuration["studies"], configuration.values.get("figures", {})
+    names = [target.rsplit("/", 1)[-1].partition(".")[0] for target in targets]
+    if not names or {"all", "tables"} & set(names):
+        return list(studies)
+    found: dict[str, None] = {}
+    for name in names:
+        if name not in studies and name not in figures:
+            known = ", ".join([*studies, *figures])
+            raise UserError(f"plan: {name} is neither a study nor a figure; there are {known}")
+        found.update(dict.fromkeys(figures.get(name, [name])))
+    return list(found)
+
+
+def _row(llm: str, stage: str, jobs: Sequence[Job], device: str) -> Row:
+    seconds = [job.work.seconds(device, job.dtype) for job in jobs]
+    return Row(
+        *(llm, stage, len(jobs), sum(job.steps for job in jobs)),
+        work=sum((job.work for job in jobs), Work()),
+        seconds=sum(seconds),
+        longest=max(seconds),
+        memory=max(job.memory for job in jobs),
+        disk=sum(job.disk for job in jobs),
+    )
+
+
+def _data_jobs(configuration: Configuration, runs: Sequence, trainings: Mapping[str, str]) -> int:
+    """Count the jobs that make what training and prediction read."""
+    pretrained = {path.split("/")[1] for path in trainings if path.endswith("/pretrain")}
+    finetuned = {path.split("/")[4] for path in trainings if path.endswith("/finetune")}
+    draws = {draw_of(run.condition) for run in runs}
+    sources = [configuration["benchmark"][name]["source"] for name in ("tasks", "corpus")]
+    made = sum(source in ("hub", "pocket") for source in sources[: 1 if "pocket" in sources else 2])
+    stages = (configuration["training"][stage] for stage in ("pretrain", "finetune"))
+    stopping = any(stage["early_stopping"] for stage in stages)
+    return made + 1 + len(pretrained) + len(finetuned) + len(draws) + stopping
+
+
+def _download(configuration: Configuration, models: Models, llms: Iterable[str]) -> float:
+    """Return the bytes of the models that a configuration names."""
+    paths = {}
+    for name in llms:
+        llm = configuration["llms"][name]
+        paths[llm["path"]] = models(f"llms.{name}.path", llm["path"])
+        distiller = llm["distiller"]["path"]
+        paths[distiller] = models(f"llms.{name}.distiller.path", distiller)
+    return sum(model.parameters * BYTES.get(model.published, 4) for model in paths.values())
+
+
+def _risks(jobs: Sequence[Job], rows: Sequence[Row], device: str) -> list[str]:
+    half, single, memory = DEVICES[device]
+    risks = [
+        f"{row.llm} begins with some {row.memory / 1e9:.0f} GB to {row.stage}, {device} has "
+        f"{memory:g}: less is computed at once where memory runs out"
+        for row in rows
+        if row.memory > memory * 1e9
+    ]
+    if slow := sorted({job.llm for job in jobs if job.dtype == "float32"}):
+        risks.append(
+            f"{', '.join(slow)}: float32 is {half / single:.0f} times slower than bfloat16"
+        )
+    if waiting := sum(_waits(job, device) for job in jobs):
+        risks.append(
+            f"{waiting} trainings read one example at a time and leave {device} waiting for "
+            "Python: a larger micro_batch_size is faster and gives the same gradients"
+        )
+    return risks
+
+
+def _waits(job: Job, device: str) -> bool:
+    started = job.work.passes * LAYER_SECONDS
+    return job.one_by_one and started >= job.work.seconds(device, job.dtype)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.llm,
+        row.stage,
+        str(row.jobs),
+        f"{row.steps:,}" if row.steps else "",
+        _number(row.work.flops / 1e15),
+        _number(row.seconds / 3600),
+        f"{_number(row.longest / 3600)} h",
+        f"{row.memory / 1e9:.1f}",
+        f"{row.disk / 1e9:.1f}",
+    )
+
+
+def _totals(found: Plan) -> tuple[str, ...]:
+    rows = found.rows
+    return (
+        *("all", "", str(sum(row.jobs for row in rows))),
+        f"{sum(row.steps for row in rows):,}",
+        _number(sum(row.work.flops for row in rows) / 1e15),
+        _number(sum(row.seconds for row in rows) / 3600),
+        f"{_number(max((row.longest for row in rows), default=0) / 3600)} h",
+        f"{max((row.memory for row in rows), default=0) / 1e9:.1f}",
+        f"{sum(row.disk for row in rows) / 1e9:.1f}",
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value else "0"
+
+
+def _assumed_rows(configuration: Configuration) -> str:
+    if configuration["benchmark"].get("test_rows"):
+        return ""
+    return f"; a meta-test task to have {TEST_ROWS:,} rows"
+
+
+def configuration_values(*files: str) -> dict[str, Any]:
+    """Return what configuration files hold, the later over the earlier, as Snakemake merges them.
+
+    Raises UserError if one cannot be read.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            with open(file, encoding="utf-8") as text:
+                found = yaml.safe_load(text)
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{file}: not a configuration: it has no keys")
+        _merge(values, found)
+    return values
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value

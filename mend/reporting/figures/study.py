@@ -1,0 +1,264 @@
+"""Pictures of studies: the score by the last axis, or by what is read, a line for each run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pyarrow
+import seaborn
+
+from mend.atomic_io import read_json, whole_file, write_parquet
+from mend.errors import UserError
+from mend.reporting.figures.styles import line_styles
+from mend.reporting.studies.names import axis_label, is_number, point_text, value_text
+from mend.reporting.studies.numbers import Point, points_of, study_axes
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.artist import Artist  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+
+PANEL = (3.2, 2.5)
+"""Width and height of a panel, in inches; more than `NAMES` names make it wider."""
+
+NAMES = 5
+ABREAST = 4
+"""Panels side by side, at most."""
+
+BAND = 0.15
+"""How opaque the interval around a line is."""
+
+Study = tuple[Mapping[str, Any], pd.DataFrame]
+
+
+def write_figure(
+    specs: Iterable[str | Path],
+    tables: Iterable[str | Path],
+    png: str | Path,
+    parquet: str | Path | None = None,
+) -> None:
+    """Draw studies side by side, from their specifications and Parquet files, in the same order.
+
+    `parquet`, if given, holds what is drawn: study, llm, panel (axes between the first and the
+    last), run, axis, value, position (on the x axis), and score, low, high in per cent, or the
+    average rank without low and high. Raises UserError for a study that varies nothing.
+    """
+    studies = [
+        (read_json(spec), pd.read_parquet(table)) for spec, table in zip(specs, tables, strict=True)
+    ]
+    drawn = draw(studies, png)
+    if parquet is not None:
+        write_parquet(pyarrow.Table.from_pandas(drawn, preserve_index=False), parquet)
+
+
+def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
+    """Draw (specification, table) of each study; returns what is drawn, as `write_figure` says.
+
+    Rows of panels for each LLM (or a panel for each LLM); a panel for each study and each value of
+    the axes between `run` and the last one, which is along the bottom; panels of several studies
+    have letters. Numbers are as far apart as on a log scale if the largest is 8 times the smallest
+    or more; names are apart alike, and not joined by lines. With `context_share_of` the study's
+    context_share is along the bottom instead. A run has the same colour, line and marker in all
+    panels. 300 dpi; the same bytes for the same numbers.
+    """
+    panels = []
+    for spec, table in studies:
+        axes = study_axes(spec)
+        if len(axes) < 2:
+            raise UserError(f"studies.{spec['name']} varies nothing that could be drawn (vary)")
+        between = dict(list(axes.items())[1:-1])
+        panels += [(spec, table, axes, place) for place in points_of(between)]
+    llms = list(dict.fromkeys(llm["name"] for spec, _ in studies for llm in spec["llms"]))
+    runs = list(dict.fromkeys(run for spec, _ in studies for run in study_axes(spec)["run"]))
+    sizes = {"linewidth": 1.2, "markersize": 4}
+    styles = {name: style | sizes for name, style in line_styles(runs).items()}
+    # A block is what stands together: the panels of an LLM, or of all LLMs if each has but one.
+    blocks = [[(llm, panel) for panel in panels] for llm in llms]
+    if len(panels) == 1:
+        blocks = [[item for block in blocks for item in block]]
+    size = len(blocks[0])
+    lines = math.ceil(size / ABREAST)
+    abreast = math.ceil(size / lines)
+    widths = [_width(spec, axes) for _, (spec, _, axes, _) in blocks[0]]
+    widths = [max(widths[column::abreast]) for column in range(abreast)]
+    handles = _legend(studies, runs, styles)
+    # A letter of 8 points is some 0.065 inches wide, the line before a name half an inch.
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = max(1, min(len(handles), int(sum(widths) / (0.065 * longest + 0.5))))
+    height = PANEL[1] * len(blocks) * lines + 0.2 * math.ceil(len(handles) / columns) + 0.1
+    drawn = []
+    with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8}):
+        figure, grid = pyplot.subplots(
+            *(len(blocks) * lines, abreast),
+            figsize=(sum(widths), height),
+            width_ratios=widths,
+            squeeze=False,
+            layout="constrained",
+        )
+        for number, block in enumerate(blocks):
+            places = grid[number * lines : (number + 1) * lines].ravel()
+            for axis in places[size:]:
+                axis.set_visible(False)
+            for letter, axis, (llm, (spec, table, axes, place)) in zip(
+                ascii_lowercase, places, block, strict=False
+            ):
+                if llm not in {entry["name"] for entry in spec["llms"]}:
+                    axis.set_visible(False)
+                    continue
+                drawn.append(_panel(axis, spec, table, axes, place, llm, styles))
+                titles = [llm] * (len(llms) > 1) + [point_text(place)] * bool(place)
+                lettered = [f"({letter})"] * (len(studies) > 1)
+                axis.set_title(" ".join([*lettered, ", ".join(titles)]).strip(), parse_math=False)
+            _share_heights(places[:size], [(llm, panel[0]["name"]) for llm, panel in block])
+        if handles:
+            figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        with whole_file(png) as temporary:
+            figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    return pd.concat(drawn, ignore_index=True)
+
+
+def _width(spec: Mapping[str, Any], axes: Mapping[str, Sequence]) -> float:
+    """Width of a study's panels, in inches."""
+    values = list(axes.values())[-1]
+    joined = _by_share(spec) or _places(values)[0]
+    return PANEL[0] * (1 if joined else max(1, len(values) / NAMES))
+
+
+def _legend(
+    studies: Sequence[Study], runs: Sequence[str], styles: Mapping[str, Mapping[str, Any]]
+) -> list[Artist]:
+    """What the legend names: the runs, if there are several, and what intervals look like."""
+    kinds = {
+        _by_share(spec) or _places(list(study_axes(spec).values())[-1])[0] for spec, _ in studies
+    }
+    only_markers = {} if True in kinds else {"linestyle": ""}
+    named = runs if len(runs) > 1 else []
+    handles: list[Artist] = [
+        Line2D([], [], label=run, **styles[run] | only_markers) for run in named
+    ]
+    if all(spec.get("score") == "rank" for spec, _ in studies):
+        return handles
+    if True in kinds:
+        band = {"facecolor": "grey", "alpha": 2 * BAND, "linewidth": 0}
+        return [*handles, Patch(label="95 % interval", **band)]
+    bar = {"color": "grey", "linestyle": "", "marker": "|", "markersize": 9}
+    return [*handles, Line2D([], [], label="95 % interval", **bar)]
+
+
+def _share_heights(row: Sequence[Axes], names: Sequence[tuple[str, str]]) -> None:
+    """Give panels of the same name (LLM and study) the same y axis, so that they compare."""
+    for name in set(names):
+        panels = [axis for axis, other in zip(row, names, strict=True) if other == name]
+        ends = list(zip(*(axis.get_ylim() for axis in panels), strict=True))
+        if not panels[0].yaxis_inverted():
+            for axis in panels:
+                axis.set_ylim(min(ends[0]), max(ends[1]))
+
+
+def _panel(
+    axis: Axes,
+    spec: Mapping[str, Any],
+    table: pd.DataFrame,
+    axes: Mapping[str, Sequence],
+    place: Point,
+    llm: str,
+    styles: Mapping[str, Mapping[str, Any]],
+) -> pd.DataFrame:
+    """Draw one panel; a point's last row is its AVG, or its only partition."""
+    name, values = list(axes.items())[-1]
+    numbers, places, log = _places(values)
+    by_share = _by_share(spec)
+    ranked = spec.get("score") == "rank"
+    rows = table[table["llm"] == llm].drop_duplicates(list(axes), keep="last")
+    for key, value in place.items():
+        rows = rows[rows[key] == value]
+    parts = []
+    for i, run in enumerate(axes["run"]):
+        own = rows[rows["run"] == run].set_index(name).loc[values].reset_index()
+        low, high = (own[key] if not ranked else np.nan for key in ("ci_low", "ci_high"))
+        part = pd.DataFrame(
+            {
+                **{"study": spec["name"], "llm": llm, "panel": point_text(place), "run": run},
+                **{"axis": name, "value": [value_text(value) for value in values]},
+                "position": own["context_share"] if by_share else places,
+                "score": own["average_rank" if ranked else "mean"],
+                **{"low": low, "high": high},
+            }
+        )
+        part = part.sort_values("position", kind="stable")
+        parts.append(part)
+        style = dict(styles[run])
+        if numbers or by_share:
+            axis.plot(part["position"], part["score"], **style)
+            if not ranked:
+                ends = (part["position"], part["low"], part["high"])
+                axis.fill_between(*ends, color=style["color"], alpha=BAND, lw=0)
+                # Bands that lie over each other are told apart by their edges.
+                for edge in ("low", "high"):
+                    axis.plot(part["position"], part[edge], color=style["color"], alpha=0.4, lw=0.5)
+        else:
+            aside = (i - (len(axes["run"]) - 1) / 2) * min(0.2, 0.7 / len(axes["run"]))
+            reach = None if ranked else [part["score"] - part["low"], part["high"] - part["score"]]
+            style["linestyle"] = ""
+            axis.errorbar(np.array(places) + aside, part["score"], reach, capsize=2, **style)
+    drawn = pd.concat(parts, ignore_index=True)
+    if by_share:
+        axis.set_xlabel(f"Context that is read (% of {spec['context_share_of']}’s longest)")
+        _share_ticks(axis, drawn["position"])
+    else:
+        axis.set_xlabel(axis_label(name))
+        _ticks(axis, [value_text(value) for value in values], places, log)
+    axis.set_ylabel("Average rank (1 is best)" if ranked else "Score (%)")
+    if ranked:
+        axis.set_ylim(len(values) + 0.2, 0.8)
+        axis.set_yticks(range(1, len(values) + 1))
+    axis.grid(axis="y", linewidth=0.4, alpha=0.5)
+    seaborn.despine(ax=axis)
+    return drawn
+
+
+def _by_share(spec: Mapping[str, Any]) -> bool:
+    return bool(spec.get("context_share_of"))
+
+
+def _places(values: Sequence[Any]) -> tuple[bool, list[float], bool]:
+    """Whether values are numbers, their places along the axis, and whether these are of a log."""
+    if not all(map(is_number, values)):
+        return False, list(map(float, range(len(values)))), False
+    numbers = list(map(float, values))
+    return True, numbers, min(numbers) > 0 and max(numbers) >= 8 * min(numbers)
+
+
+def _ticks(axis: Axes, labels: Sequence[str], places: Sequence[float], log: bool) -> None:
+    if log:
+        axis.set_xscale("log")
+        axis.minorticks_off()
+    # Names that would not fit side by side stand at an angle.
+    long = sum(map(len, labels)) > 30
+    angle = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axis.set_xticks(places, labels, **angle)
+
+
+def _share_ticks(axis: Axes, shares: pd.Series) -> None:
+    """Ticks at round shares; on a log scale, which is linear below the least share above 0."""
+    low, high = shares[shares > 0].min(), shares.max()
+    if not high >= 8 * low:
+        return
+    nothing = bool((shares == 0).any())
+    axis.set_xscale("symlog", linthresh=low) if nothing else axis.set_xscale("log")
+    axis.minorticks_off()
+    steps = (1,) if high >= 300 * low else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [0.0] * nothing + [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

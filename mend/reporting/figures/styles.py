@@ -1,0 +1,36 @@
+"""How pictures draw runs: a method has the same colour, marker and line in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import seaborn
+
+from mend.display_names import METHOD_LABELS
+
+COLOURS = (
+    *seaborn.color_palette("colorblind", len(METHOD_LABELS)).as_hex(),
+    *("#333333", "#882255", "#6b6b00", "#7a4b1e", "#8a8a8a"),
+)
+"""Of the methods, and of other runs: the palette's other colours are too pale for lines."""
+
+MARKERS = "os^DvPX*<>"
+LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+
+
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line (as of matplotlib) of methods and of runs with these names.
+
+    Names are those that pictures show, as of `mend.display_names.method_label`.
+    """
+    known = [*reversed(METHOD_LABELS.values())]
+    every = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": LINES[i % len(LINES)],
+        }
+        for i, name in enumerate(every)
+    }

@@ -1,0 +1,146 @@
+"""The paper's table 1: tasks of each side of the partitions, and how long a demonstration is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+
+from mend.atomic_io import write_parquet, write_text
+from mend.configuration.task_list import PARTITION_LABELS
+from mend.data.corpus import load_tokenizer
+from mend.data.tasks import load_rows
+from mend.data.template import SHORTEST_QUERY, Template
+from mend.evaluation.statistics import to_csv
+from mend.paper import paper_table
+from mend.progress import Progress
+from mend.reporting.pages import render
+
+ROWS = 500
+"""Rows of a task whose length is measured, at most; they are spread evenly over the task."""
+
+SPLITS = {"train": "meta-train", "test": "meta-test"}
+COLUMNS = ["split", "setting", "llm", "tasks", "rows", "length", "length_uncut"]
+
+
+def write_table1(
+    spec: Mapping[str, Any],
+    tasks_folder: str | Path,
+    csv: str | Path,
+    parquet: str | Path,
+    html: str | Path,
+) -> None:
+    """Measure table 1 and write it as `csv`, `parquet` (the same numbers) and `html`.
+
+    Columns: split (meta-train or meta-test), setting (as the paper names that side of a partition),
+    llm (whose tokens are counted), tasks, rows (measured, all tasks together), length and
+    length_uncut: tokens of a demonstration x + y with its separators, mean over a task's rows and
+    then over tasks; `length` as it is read, cut by longest_example. A meta-train task's rows are
+    its `meta_train` split, a meta-test task's the `train` splits of the seeds.
+
+    Args:
+        spec: {"llms": [{name, path, revision, local_files_only}], "partitions": {partition:
+            {"train": tasks, "test": tasks}}, "seeds", "benchmark": the source of the tasks,
+            "protocol": what `Template` reads, "command"}.
+        tasks_folder: the folder of `mend.data.tasks.import_tasks`.
+        csv, parquet, html: the files to write.
+
+    Raises:
+        UserError: naming a tokenizer or a task that cannot be read.
+    """
+    sides = _sides(spec["partitions"])
+    parts = []
+    for llm in spec["llms"]:
+        lengths = _lengths(spec, llm, tasks_folder, sides)
+        for (split, setting), names in sides.items():
+            # (tasks, 3): rows, and mean tokens cut and uncut.
+            found = np.array([lengths[split, name] for name in names])
+            means = found[:, 1:].mean(axis=0).round(4)
+            row = (SPLITS[split], setting, llm["name"], len(names), int(found[:, 0].sum()), *means)
+            parts.append(row)
+    table = pd.DataFrame(parts, columns=COLUMNS)
+    page = _page(spec, table)
+    write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)
+    write_text(page, html)
+    write_text(to_csv(table), csv)
+
+
+def _sides(
+    partitions: Mapping[str, Mapping[str, Sequence[str]]],
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The tasks of each (train or test, name of that side), meta-train first.
+
+    A side that two partitions share is there once, unless a protocol gives them other tasks.
+    """
+    sides: dict[tuple[str, str], tuple[str, ...]] = {}
+    for place, split in enumerate(SPLITS):
+        for partition, roles in partitions.items():
+            label = PARTITION_LABELS.get(partition, partition)
+            setting, names = label.split("→")[place], tuple(roles[split])
+            if sides.setdefault((split, setting), names) != names:
+                sides[split, f"{setting} ({label})"] = names
+    return sides
+
+
+def _lengths(
+    spec: Mapping[str, Any],
+    llm: Mapping[str, Any],
+    tasks_folder: str | Path,
+    sides: Mapping[tuple[str, str], Sequence[str]],
+) -> dict[tuple[str, str], tuple[int, float, float]]:
+    """For each (train or test, task): rows measured, mean tokens cut and uncut."""
+    tokenizer, protocol = load_tokenizer(llm), spec["protocol"]
+    positions = protocol["longest_context"]["llm"] + SHORTEST_QUERY + 1
+    whole = {**protocol, "longest_example": 10**9}
+    templates = [Template(tokenizer, reading, positions) for reading in (protocol, whole)]
+    wanted = dict.fromkeys((split, name) for (split, _), names in sides.items() for name in names)
+    progress = Progress(f"tasks, tokens of {llm['name']}", len(wanted))
+    lengths = {}
+    for count, (split, name) in enumerate(wanted, start=1):
+        rows = list(_demonstrations(spec, split, name, tasks_folder))
+        chosen = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).round().astype(int)
+        tokens = [
+            [sum(map(len, template.example(*rows[i], first=False))) for template in templates]
+            for i in chosen
+        ]
+        lengths[split, name] = (len(chosen), *np.mean(tokens, axis=0))
+        progress.update(count, name)
+    return lengths
+
+
+def _demonstrations(
+    spec: Mapping[str, Any], split: str, name: str, tasks_folder: str | Path
+) -> Iterator[tuple[str, str]]:
+    """(input, output) of the rows that demonstrations of a task are drawn from."""
+    task = load_rows(tasks_folder, name)
+    if split == "train":
+        yield from (row[:2] for row in task.rows("meta_train"))
+        return
+    for seed in spec["seeds"]:
+        yield from (row[:2] for row in task.rows("train", seed))
+
+
+def _page(spec: Mapping[str, Any], table: pd.DataFrame) -> str:
+    paper = {
+        (row["split"], row["setting"]): row for row in paper_table("table1").to_dict("records")
+    }
+    llms = [llm["name"] for llm in spec["llms"]]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in table.to_dict("records"):
+        key = (row["split"], row["setting"])
+        rows.setdefault(key, {**row, "paper": paper.get(key), "llms": []})["llms"].append(row)
+    return render(
+        "table1.html.j2",
+        title="Table 1: the partitions’ tasks, and how long a demonstration is",
+        spec=spec,
+        llms=llms,
+        splits={
+            split: [row for key, row in rows.items() if key[0] == split]
+            for split in SPLITS.values()
+        },
+        most_rows=ROWS,
+    )

@@ -1,0 +1,121 @@
+"""The paper's table 5: the hyperparameters in force, beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+
+from mend.atomic_io import write_parquet, write_text
+from mend.display_names import method_label
+from mend.errors import UserError
+from mend.evaluation.statistics import to_csv
+from mend.paper import paper_table
+from mend.reporting.pages import render
+from mend.reporting.training_costs import STAGES
+
+COLUMNS = ["source", "stage", "llm", "method", "hyperparameter", "value"]
+PAPER = {
+    "num steps": "steps",
+    "batch size": "batch_size",
+    "learning rate": "learning_rate",
+    "precision": "dtype",
+    "optimizer": "betas",
+    "LLM in 8 bit": "int8",
+    "early stop patience": "early_stopping.patience",
+    "beta (searched)": "beta",
+    "lambda (searched)": "losses.distill",
+}
+"""The paper's hyperparameters by ours; its optimizer, AdamW, is the one whose betas we set."""
+
+LABELS = {
+    "length": "length (l)",
+    "beta": "beta (β)",
+    "betas": "betas of AdamW",
+    "dtype": "precision of the LLM",
+    "int8": "LLM in 8 bit",
+}
+
+
+def write_table5(
+    spec: Mapping[str, Any], csv: str | Path, parquet: str | Path, html: str | Path
+) -> None:
+    """Write table 5 as `csv`, `parquet` (the same) and `html`.
+
+    Columns: source (`here` or `paper`), stage, llm, method (empty in the paper's rows),
+    hyperparameter (our key), value (text). `spec`: {"runs": [{llm, method, stage, settings: {flat
+    key: value}}], "seed": of training, "command"}. Raises UserError if no method is trained.
+    """
+    rows = [
+        ("here", run["stage"], run["llm"], run["method"], key, _text(value))
+        for run in spec["runs"]
+        for key, value in run["settings"].items()
+    ]
+    if not rows:
+        raise UserError("table 5: none of the methods of studies.table2 is trained; add one")
+    rows += _paper_rows()
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    page = _page(spec, table)
+    write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)
+    write_text(page, html)
+    write_text(to_csv(table), csv)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return str(value)
+
+
+def _paper_rows() -> list[tuple[str, ...]]:
+    table = paper_table("table5").set_index("hyperparameter")
+    rows = []
+    for column in table.columns:
+        stage, llm = column.split()
+        for name, value in table[column].items():
+            if value != "N/A":
+                text = str(value)
+                text = text.lower() if text in ("True", "False") else text
+                rows.append(("paper", stage, llm, "", PAPER[name], text))
+    return rows
+
+
+def _page(spec: Mapping[str, Any], table: pd.DataFrame) -> str:
+    """A column for each stage and LLM; in a cell, whose a value is where methods differ."""
+    ours = table[table["source"] == "here"]
+    keys = list(dict.fromkeys(ours["hyperparameter"]))
+    stages = []
+    for stage in (name for name in STAGES if name in set(ours["stage"])):
+        groups = table[table["stage"] == stage].groupby(["source", "llm"], sort=False)
+        columns = [
+            {"llm": llm, "paper": source == "paper", "cells": [_cell(part, key) for key in keys]}
+            for (source, llm), part in groups
+        ]
+        stages.append({"name": stage, "columns": columns})
+    return render(
+        "table5.html.j2",
+        title="Table 5: hyperparameters",
+        spec=spec,
+        keys=[LABELS.get(key, key.replace("_", " ").replace(".", ": ")) for key in keys],
+        stages=stages,
+    )
+
+
+def _cell(part: pd.DataFrame, key: str) -> list[tuple[str, str]]:
+    """(methods, value) of an LLM in a stage; without methods where all have the same value."""
+    own = part[part["hyperparameter"] == key]
+    methods: dict[str, list[str]] = {}
+    for method, value in zip(own["method"], own["value"], strict=True):
+        methods.setdefault(value, []).append(method_label(method))
+    if len(methods) == 1 and len(own) == part["method"].nunique():
+        return [("", own["value"].iloc[0])]
+    return [(", ".join(names), value) for value, names in methods.items()]

@@ -1,0 +1,107 @@
+"""What the training runs of a table cost, added up from their records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mend.atomic_io import read_json
+from mend.errors import UserError
+
+Record = Mapping[str, Any]
+STAGES = ("pretrain", "finetune")
+
+
+def read_record(path: str | Path) -> Record:
+    """The record of a training run; raises UserError if it does not say whose it is."""
+    record = read_json(path)
+    missing = [key for key in ("llm", "method", "stage") if not record.get(key)]
+    if missing:
+        raise UserError(f"{path}: the record of a training run lacks {', '.join(missing)}")
+    return record
+
+
+def costs(records: Sequence[Record], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for each LLM, method and stage, in the order of `methods`.
+
+    Keys: llm, method, stage, runs, steps, examples, parameters ((least, most) of a run each),
+    seconds (of all runs), seconds_per_run, flops_per_run, peak_memory_bytes (largest), devices,
+    stopped_early (runs). None where no record says.
+    """
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["llm"], record["method"], record["stage"]), []).append(record)
+
+    def order(key: tuple) -> tuple:
+        _, method, stage = key
+        method_place = methods.index(method) if method in methods else len(methods)
+        return method_place, STAGES.index(stage) if stage in STAGES else len(STAGES), stage
+
+    llms = list(dict.fromkeys(llm for llm, _, _ in groups))
+    rows = []
+    for key in sorted(groups, key=lambda key: (llms.index(key[0]), order(key))):
+        group = groups[key]
+        seconds = _values(group, "seconds")
+        flops = _values(group, "flops")
+        rows.append(
+            {
+                "llm": key[0],
+                "method": key[1],
+                "stage": key[2],
+                "runs": len(group),
+                "steps": _range(group, "steps"),
+                "examples": _range(group, "examples"),
+                "seconds": sum(seconds) if seconds else None,
+                "seconds_per_run": sum(seconds) / len(seconds) if seconds else None,
+                "flops_per_run": sum(flops) / len(flops) if flops else None,
+                "peak_memory_bytes": max(_values(group, "peak_memory_bytes"), default=None),
+                "devices": sorted({_device(record) for record in group} - {""}),
+                "parameters": _range(group, "parameters_trained"),
+                "stopped_early": sum(bool(record.get("stopped_early")) for record in group),
+            }
+        )
+    return rows
+
+
+def same_steps(
+    records: Sequence[Record], first: str = "mend", second: str = "hypertuning"
+) -> bool | None:
+    """Whether two methods took the same steps in each stage and partition; None if unknown."""
+    steps: dict[str, Counter] = {first: Counter(), second: Counter()}
+    for record in records:
+        if record["method"] in steps and record.get("steps") is not None:
+            place = (record["llm"], record["stage"], record.get("partition"), record["steps"])
+            steps[record["method"]][place] += 1
+    if not steps[first] or not steps[second]:
+        return None
+    return steps[first] == steps[second]
+
+
+def versions(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Each package's versions over all runs; more than one means that a table mixes them."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in (record.get("versions") or {}).items():
+            found.setdefault(name, set()).add(str(version))
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def commits(records: Sequence[Record]) -> list[str]:
+    """The commits that the runs' code came from."""
+    return sorted({str(record["commit"]) for record in records if record.get("commit")})
+
+
+def _values(group: Sequence[Record], key: str) -> list:
+    return [record[key] for record in group if record.get(key) is not None]
+
+
+def _range(group: Sequence[Record], key: str) -> tuple | None:
+    values = _values(group, key)
+    return (min(values), max(values)) if values else None
+
+
+def _device(record: Record) -> str:
+    device, processor = record.get("device") or "", record.get("cpu") or ""
+    return f"{device} ({processor})" if device == "cpu" and processor else str(device)

@@ -1,0 +1,1 @@
+"""Training a method: losses, gradients, checkpoints, several processes."""

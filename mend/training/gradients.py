@@ -1,0 +1,143 @@
+"""The gradients of a whole batch, from pieces that fit the memory and the LLM's number format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.utils.flop_counter import FlopCounterMode
+
+from mend.errors import UserError
+from mend.methods.base import Method
+from mend.models.frozen_llm import FrozenLLM
+from mend.models.sharding import is_sharded
+from mend.progress import logger
+from mend.training.distributed import Processes
+from mend.training.losses import Example, example_losses
+
+
+class BatchGradients:
+    """Computes the gradients of batches; what it learns about memory and scale it remembers.
+
+    micro_batch_size: how many examples are computed at once; halved when memory runs out.
+    A float16 LLM loses small gradients on their way through it, so its loss is scaled up, by as
+    much as its range allows, and the gradients are scaled down again in float32.
+    """
+
+    def __init__(
+        self,
+        llm: FrozenLLM,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        training: dict,
+        protocol: dict,
+        processes: Processes,
+    ) -> None:
+        """Compute for `method`, whose trained parameters are the optimizer's."""
+        self.llm, self.method, self.optimizer = llm, method, optimizer
+        self.training, self.protocol, self.processes = training, protocol, processes
+        self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        self.micro_batch_size = training.get("micro_batch_size") or training["batch_size"]
+        self.scaler = torch.amp.GradScaler(llm.device.type, enabled=llm.dtype == torch.float16)
+
+    def state(self) -> dict:
+        """Return what it remembers, for a checkpoint."""
+        return {"micro_batch_size": self.micro_batch_size, "scaler": self.scaler.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        """Remember what `state` returned."""
+        self.micro_batch_size = state["micro_batch_size"]
+        self.scaler.load_state_dict(state["scaler"])
+
+    def compute(
+        self, batch: Sequence[Example], count_flops: bool = False
+    ) -> tuple[dict[str, float], float, float]:
+        """Leave the clipped gradients of all processes' batches in the parameters.
+
+        Returns the losses (their weighted sum as `loss`), the gradient's norm before it was
+        clipped, and the floating-point operations of all processes (0 if not counted).
+        """
+        while True:
+            losses, flops = self._within_memory(batch, count_flops)
+            self.processes.sum_gradients(self.parameters)
+            self.scaler.unscale_(self.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training["gradient_clip"])
+            norm = float(norm)
+            if not self.scaler.is_enabled():
+                return losses, norm, flops
+            scale = self.scaler.get_scale()
+            self.scaler.update()  # halves the scale if a gradient is not finite
+            if math.isfinite(norm) or not math.isfinite(losses["loss"]) or scale <= 1:
+                return losses, norm, flops
+            self.optimizer.zero_grad(set_to_none=True)  # the same batch again, with half the scale
+
+    def _within_memory(
+        self, batch: Sequence[Example], count_flops: bool
+    ) -> tuple[dict[str, float], float]:
+        """Add up the batch's gradients, with smaller pieces when memory runs out."""
+        [queries] = self.processes.total([sum(len(example.queries) for example in batch)])
+        while True:
+            try:
+                with FlopCounterMode(display=False) if count_flops else nullcontext() as counter:
+                    losses = self._accumulate(batch, queries)
+                break
+            except RuntimeError as error:
+                if not (
+                    isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+                ):
+                    raise
+                self._halve(min(self.micro_batch_size, len(batch)))
+            # Outside of the block above: the error keeps the tensors of the failed piece.
+            self.optimizer.zero_grad(set_to_none=True)
+            clear_device_cache(garbage_collection=True)
+        flops = float(counter.get_total_flops()) if counter else 0.0
+        *sums, flops = self.processes.total([*losses.values(), flops])
+        losses = dict(zip(losses, sums, strict=True))
+        total = sum(self.training["losses"][name] * value for name, value in losses.items())
+        return {"loss": total, **losses}, flops
+
+    def _halve(self, size: int) -> None:
+        """Halve the pieces; raises UserError if they are of one example, or the LLM is sharded."""
+        if is_sharded(self.llm.model):
+            # The others wait for this one's part of a block, in the middle of their pieces.
+            raise UserError(
+                f"training.{self.training['stage']}.micro_batch_size: {size} examples at once do "
+                f"not fit the memory of {self.llm.device}; a sharded LLM needs it set lower"
+            ) from None
+        if size <= 1:
+            raise UserError(
+                f"training.{self.training['stage']}: one example does not fit the memory of "
+                f"{self.llm.device}; shorten protocol.longest_context, lower queries_per_episode, "
+                "choose a smaller dtype or int8 for the LLM, or a larger GPU"
+            ) from None
+        self.micro_batch_size = size // 2
+        logger.warning(
+            "out of memory: from here on %d examples at once; the batch is still of %d",
+            self.micro_batch_size,
+            self.training["batch_size"],
+        )
+
+    def _accumulate(self, batch: Sequence[Example], queries: float) -> dict[str, float]:
+        """Add the gradients of this process's examples piece by piece; return its losses' part.
+
+        queries: how many the batches of all processes have; each counts alike.
+        """
+        weights, size = self.training["losses"], self.micro_batch_size
+        sums: dict[str, float] = {}
+        if size < len(batch):
+            # Those of similar length together: less padding. The whole is the same.
+            batch = sorted(batch, key=lambda example: len(example.demonstrations))
+        for start in range(0, len(batch), size):
+            piece = batch[start : start + size]
+            share = sum(len(example.queries) for example in piece) / queries
+            values = example_losses(
+                self.llm, self.method, piece, weights, self.training["stage"], self.protocol
+            )
+            loss = sum(weights[name] * value for name, value in values.items()) * share
+            self.scaler.scale(loss).backward()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * share
+        return sums

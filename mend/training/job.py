@@ -1,0 +1,217 @@
+"""The training job: from a specification and records on disk to a folder of weights."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+import transformers
+
+from mend import __version__
+from mend.atomic_io import whole_folder, write_json
+from mend.data.examples import ChunkExamples, EpisodeExamples
+from mend.data.template import Template
+from mend.errors import UserError
+from mend.evaluation.metrics import task_score, uses_macro_f1
+from mend.evaluation.predict import llm_name, questions_for, score_once
+from mend.methods import build_method
+from mend.methods.base import Method
+from mend.models.frozen_llm import FrozenLLM
+from mend.models.loading import load_llm
+from mend.progress import logger
+from mend.training.checkpoint import Checkpoint
+from mend.training.distributed import Processes, joined_processes
+from mend.training.loop import Outcome, train, write_metrics
+from mend.training.signals import Stopped, StopSignals
+from mend.training.teacher import TeacherStates
+
+
+def run_training(
+    spec: dict,
+    output: str | Path,
+    chunks: str | Path | None = None,
+    episodes: str | Path | None = None,
+    tasks: str | Path | None = None,
+    initial: str | Path | None = None,
+    dev: str | Path | None = None,
+    teacher: str | Path | None = None,
+) -> None:
+    """Train a method in one stage and write weights.safetensors, record.json, metrics.jsonl.
+
+    spec: llm, method, protocol, training.
+    chunks: Parquet of a pretraining job; episodes: Parquet of a finetuning job, with `tasks`,
+    the folder of task Parquet files. initial: the folder of the stage before, if there was one.
+    dev: evaluation episodes for early stopping; without them the last weights are kept.
+    teacher: what `mend.training.teacher` wrote for these examples; without it the teacher runs at
+    each step. With several processes (see `mend.training.distributed`) the first alone writes.
+    A job that was killed goes on from the checkpoint beside `output`. On SIGTERM, SIGINT or
+    SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
+    """
+    with joined_processes() as processes:
+        _train(spec, output, processes, chunks, episodes, tasks, initial, dev, teacher)
+
+
+def _train(
+    spec: dict,
+    output: str | Path,
+    processes: Processes,
+    chunks: str | Path | None,
+    episodes: str | Path | None,
+    tasks: str | Path | None,
+    initial: str | Path | None,
+    dev: str | Path | None,
+    teacher: str | Path | None,
+) -> None:
+    """Do what `run_training` says, as one of `processes`."""
+    training, protocol = spec["training"], spec["protocol"]
+    torch.manual_seed(training["seed"])
+    llm = load_llm(spec["llm"], dropout=protocol["llm_dropout_in_training"])
+    method = build_method(llm, spec["method"], protocol)
+    if initial:
+        method.load(Path(initial) / "weights.safetensors")
+    limits = {"llm": protocol["longest_context"]["llm"]}
+    limits["distiller"] = method.longest_context(protocol)
+    states = TeacherStates(teacher) if teacher else None
+    if training["stage"] == "pretrain":
+        examples = ChunkExamples(chunks, training["beta"], limits, training["seed"], states)
+    else:
+        template = Template(llm.tokenizer, protocol, llm.positions)
+        examples = EpisodeExamples(episodes, tasks, template, limits, states)
+    needed = min(training["steps"] * training["batch_size"], len(examples))
+    if states and len(states) < needed:
+        raise UserError(
+            f"{teacher}: states of {len(states)} examples, and {needed} are trained on; remove the "
+            "file, and it is made again"
+        )
+    name = f"{training['stage']} {llm_name(spec)}"
+    checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec)
+    dev_score = DevScore(llm, method, spec, dev, tasks) if dev else None
+    with StopSignals() as signals:
+        try:
+            outcome = train(
+                llm,
+                method,
+                examples,
+                training,
+                protocol,
+                dev_score=dev_score,
+                checkpoint=checkpoint,
+                name=name,
+                asked_to_stop=lambda: signals.asked,
+                processes=processes,
+            )
+        except Stopped as stopped:
+            logger.warning("%s", stopped)
+            raise SystemExit(stopped.exit_status) from None
+        if processes.is_first:
+            _write_results(spec, llm, method, outcome, processes, output)
+            checkpoint.remove()
+    logger.info(
+        "%s: %d steps in %.0f s, weights of step %d",
+        name,
+        outcome.steps,
+        outcome.seconds,
+        outcome.best_step,
+    )
+
+
+def _write_results(
+    spec: dict,
+    llm: FrozenLLM,
+    method: Method,
+    outcome: Outcome,
+    processes: Processes,
+    output: str | Path,
+) -> None:
+    """Write the folder that a training job makes, all of it or nothing."""
+    training = spec["training"]
+    record = {
+        "llm": spec["llm"]["name"],
+        "method": spec["method"]["name"],
+        "variant": training.get("variant", "default"),
+        "partition": training.get("partition"),
+        "stage": training["stage"],
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "stopped_early": outcome.stopped_early,
+        "examples": outcome.examples,
+        "seconds": outcome.seconds,
+        "flops": outcome.flops,
+        "parameters_trained": sum(value.numel() for value in method.parameters()),
+        "seed": training["seed"],
+        "processes": processes.count,
+        **provenance(llm),
+    }
+    with whole_folder(output) as folder:
+        method.save(folder / "weights.safetensors")
+        write_metrics(outcome.metrics, folder / "metrics.jsonl")
+        write_json(record, folder / "record.json")
+
+
+class DevScore:
+    """Mean score over the meta-test tasks' dev rows, in per cent (faithfulness row 23)."""
+
+    def __init__(
+        self, llm: FrozenLLM, method: Method, spec: dict, dev: str | Path, tasks: str | Path | None
+    ) -> None:
+        """Read the dev rows that `training.early_stopping` names: tasks, seed, rows_per_task."""
+        if tasks is None:
+            raise UserError("train: --dev needs --tasks, the folder of task rows")
+        self.llm, self.method, self.protocol = llm, method, spec["protocol"]
+        stopping = spec["training"]["early_stopping"]
+        self.types = stopping["tasks"]
+        self.rows, self.questions = questions_for(
+            llm,
+            method,
+            self.protocol,
+            dev,
+            tasks,
+            "dev",
+            list(self.types),
+            seeds=[stopping["seed"]],
+            rows_per_task=stopping["rows_per_task"],
+        )
+
+    def __call__(self) -> float:
+        """Score the method as it is now."""
+        scores = score_once(self.llm, self.method, self.questions, self.protocol)
+        by_task: dict[str, list[tuple]] = {}
+        for row, values in zip(self.rows, scores, strict=True):
+            best = max(range(len(values)), key=values.__getitem__)
+            by_task.setdefault(row["task"], []).append((row, best))
+        total = 0.0
+        for task, answers in by_task.items():
+            kind = self.types[task]
+            gold = [row["gold"] for row, _ in answers]
+            predicted = [best for _, best in answers]
+            if uses_macro_f1(kind, self.protocol["metrics"]):
+                gold = [row["options"][row["gold"]] for row, _ in answers]
+                predicted = [row["options"][best] for row, best in answers]
+            total += task_score(gold, predicted, kind, self.protocol["metrics"])
+        return total / len(by_task)
+
+
+def provenance(llm: FrozenLLM) -> dict:
+    """Return what a result was made with: versions, commit, device."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    cuda = llm.device.type == "cuda"
+    return {
+        "versions": {
+            "mend": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "commit": commit or None,
+        "device": torch.cuda.get_device_name(llm.device) if cuda else "cpu",
+        "cpu": platform.processor() or platform.machine(),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(llm.device) if cuda else None,
+    }

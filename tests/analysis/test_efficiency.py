@@ -1,0 +1,137 @@
+"""Efficiency: measured from files to files, what many queries cost, and the picture of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+from matplotlib import pyplot
+from test_jobs import SEED, data, specification  # noqa: F401 (data is a fixture)
+
+from mend.analysis import efficiency
+from mend.analysis.efficiency import EFFICIENCY_SCHEMA, costs, measure, paper_costs
+from mend.errors import UserError
+from mend.paper import paper_table
+from mend.reporting.figures.efficiency import _write_values, break_even, draw_efficiency
+
+
+def rows_of(table: pd.DataFrame, **values) -> pd.DataFrame:
+    for name, value in values.items():
+        table = table[table[name] == value]
+    return table
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) -> None:  # noqa: F811
+    spec = specification(tmp_path, architecture, "mend")
+    spec["efficiency"] = {"tasks": {"class_to_class": "parity"}, "seed": SEED, "prompt_length": 4}
+    output = tmp_path / "efficiency.parquet"
+    measure(spec, data / "test.parquet", data / "tasks", output)
+    table = pd.read_parquet(output)
+    totals = rows_of(table, part="total").set_index("method")
+    # Three demonstrations of two words and an answer of one or two; l = 2.
+    assert totals.loc["vanilla-icl", "context_tokens"] in range(9, 13)
+    assert list(totals.loc[["prompt-tuning", "mend"], "context_tokens"]) == [4, 2]
+    assert totals["seconds"].gt(0).all()
+    assert totals["peak_memory_bytes"].gt(0).all()
+    parts = rows_of(table, method="mend", queries=1).set_index("part")["flops"]
+    assert parts["total"] == parts["distillation"] + parts["context"] + parts["query"]
+    assert parts["distillation"] > 0
+    weights = rows_of(table, part="weights").set_index("method")["peak_memory_bytes"]
+    assert weights["prompt-tuning"] - weights["vanilla-icl"] == 4 * 16 * 4
+    assert weights["mend"] > weights["prompt-tuning"]
+
+    draw_efficiency([output], tmp_path / "figure.png", tmp_path / "figure.parquet")
+    image = pyplot.imread(tmp_path / "figure.png")
+    assert image.shape[1] == 2160
+    drawn = pd.read_parquet(tmp_path / "figure.parquet")
+    shown = rows_of(drawn, panel="flops", method="mend", part="total")["value"]
+    assert list(shown) == [totals.loc["mend", "flops"]]
+    assert set(drawn["panel"]) == {
+        *("flops", "peak_memory_bytes", "seconds", "queries", "break-even")
+    }
+
+
+def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    spec = specification(tmp_path, "gpt2", "mend")
+    spec["efficiency"] = {"tasks": {"class_to_class": "parity"}, "seed": 7, "prompt_length": 4}
+    with pytest.raises(UserError, match="no rows of parity for seed 7"):
+        measure(spec, data / "test.parquet", data / "tasks", tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_many_queries_read_the_context_once_or_again() -> None:
+    flops = {"distillation": 1000, "context": 100, "query": 10}
+    seconds = {"distillation": 3.0, "context": 2.0, "query": 1.0}
+    table = pd.DataFrame(costs(flops, {"query": 7, "context": 9, "distillation": 8}, seconds))
+    at_5 = rows_of(table, queries=5).set_index("part")
+    assert list(at_5.loc[["cached", "reread"], "flops"]) == [1150, 1550]
+    assert list(at_5.loc[["cached", "reread"], "seconds"]) == [10.0, 18.0]
+    total = rows_of(table, part="total").iloc[0]
+    assert (total["flops"], total["peak_memory_bytes"], total["seconds"]) == (1110, 9, 6.0)
+    assert set(table["queries"]) == {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}
+
+
+@pytest.mark.parametrize(
+    ("icl", "mend", "queries"),
+    [
+        ((80, 4), (90, 3), 10),  # 80 + 10 * 4 = 90 + 10 * 3
+        ((80, 4), (90.5, 3), 11),
+        ((80, 4), (20, 3), 1),
+        ((80, 4), (90, 4), None),
+        ((80, 4), (80, 4), 1),
+        ((80, 3), (20, 4), None),  # cheaper at first, not from some number on
+    ],
+)
+def test_break_even(icl: tuple, mend: tuple, queries: int | None) -> None:
+    assert break_even(icl, mend) == queries
+    if queries:
+        assert mend[0] + queries * mend[1] <= icl[0] + queries * icl[1]
+    if queries and queries > 1:
+        assert mend[0] + (queries - 1) * mend[1] > icl[0] + (queries - 1) * icl[1]
+
+
+def test_the_papers_setting_is_counted_beside_its_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(
+        efficiency.PAPER_LLMS, "gpt2-large", {"n_embd": 16, "n_layer": 1, "n_head": 2}
+    )
+    numbers = paper_table("figure3")
+    numbers = numbers[numbers["partition"] == "class_to_class"]
+    monkeypatch.setattr(efficiency, "paper_table", lambda name: numbers)
+    written = pyarrow.Table.from_pylist(paper_costs("gpt2-large"), schema=EFFICIENCY_SCHEMA)
+    pyarrow.parquet.write_table(written, tmp_path / "counted.parquet")
+    table = written.to_pandas()
+    paper = rows_of(table, part="paper").set_index("method")
+    assert paper.loc["vanilla-icl", "flops"] == 2.38e12
+    assert paper.loc["mend", "peak_memory_bytes"] == 360_000_000
+    assert set(table["context_tokens"]) == {469, 100}
+    assert set(rows_of(table, part="total")["device"]) == {"counted"}
+    assert paper_costs("t5-lm-large") == paper_costs(None) == []
+
+    twice = [tmp_path / "counted.parquet"] * 2  # two LLMs that stand for the same one
+    draw_efficiency(twice, tmp_path / "figure.png", tmp_path / "figure.parquet")
+    drawn = pd.read_parquet(tmp_path / "figure.parquet")
+    assert len(rows_of(drawn, panel="flops", part="paper")) == 3
+    assert set(rows_of(drawn, panel="seconds")["part"]) == {"paper"}
+
+
+def test_values_are_written_only_where_they_do_not_overlap() -> None:
+    figure, (wide, narrow) = pyplot.subplots(1, 2)
+    wide.bar(range(3), range(3))
+    narrow.bar(range(300), range(300))
+    figure.canvas.draw()
+    _write_values(figure)
+    assert [text.get_text() for text in wide.texts] == ["0", "1", "2"]
+    assert list(narrow.texts) == []
+    pyplot.close(figure)
+
+
+def test_drawing_does_not_import_torch() -> None:
+    code = "import sys, mend.reporting.figures.efficiency; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

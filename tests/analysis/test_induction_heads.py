@@ -1,0 +1,201 @@
+"""Attention behind the LLM's face, induction heads, and what they look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from helpers.models import CONFIGURATIONS, ENCODER_DECODERS, random_llm, random_tokens
+from matplotlib import pyplot
+from test_jobs import SEED, data, specification  # noqa: F401 (data is a fixture)
+
+from mend.analysis.induction_heads import (
+    best_heads,
+    described,
+    induction_scores,
+    pooled,
+    run_attention,
+)
+from mend.errors import UserError
+from mend.evaluation.scoring import Question
+from mend.methods import build_method
+from mend.models.frozen_llm import Attentions
+from mend.models.loading import frozen_llm, load_llm
+from mend.reporting.figures.attention import draw_attention, draw_heads
+
+CONTEXTS = [random_tokens(9, 1), random_tokens(4, 2)]
+QUERIES = [random_tokens(3, 3), random_tokens(5, 4)]
+
+
+def face(name: str):
+    if name == "query-in-encoder":
+        llm = random_llm("t5")
+        return frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+    return random_llm(name)
+
+
+FACES = [*CONFIGURATIONS, *ENCODER_DECODERS, "query-in-encoder"]
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_batch_and_padding_change_no_attention(name: str) -> None:
+    llm = face(name)
+    together = llm.query_attentions(llm.token_context(CONTEXTS), QUERIES)
+    for row, (context, query) in enumerate(zip(CONTEXTS, QUERIES, strict=True)):
+        alone = llm.query_attentions(llm.token_context([context]), [query])
+        assert alone.to_context.shape == (2, 1, 4, 1, len(context))
+        start = alone.to_tokens.shape[-1] - len(query)
+        assert start in (0, 1)
+        padding = len(CONTEXTS[0]) - len(context)
+        of_row = together.to_context[:, row]
+        torch.testing.assert_close(of_row[..., padding:], alone.to_context[:, 0])
+        tokens = together.to_tokens[:, row]
+        read = len(query) + start
+        torch.testing.assert_close(tokens[..., :read], alone.to_tokens[:, 0])
+        assert not of_row[..., :padding].any()
+        assert not tokens[..., read:].any()
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_attention_sums_to_one(name: str) -> None:
+    llm = face(name)
+    for ask in (llm.query_attentions, llm.text_attentions):
+        read = ask(llm.token_context(CONTEXTS[:1]), QUERIES[:1])
+        sums = [part.sum(-1) for part in (read.to_context, read.to_tokens)]
+        two = name in ENCODER_DECODERS or (
+            name == "query-in-encoder" and ask == llm.text_attentions
+        )
+        for total in sums if two else [sums[0] + sums[1]]:
+            torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_looking_at_attention_leaves_the_llm_as_it_was(name: str) -> None:
+    llm = face(name)
+    usual = llm.model.config._attn_implementation
+    assert usual != "eager"
+    text = llm.text_attentions(llm.token_context(CONTEXTS[:1]), QUERIES[:1])
+    query = llm.query_attentions(llm.token_context(CONTEXTS[:1]), QUERIES[:1])
+    assert llm.model.config._attn_implementation == usual
+    # What predicts the answer is the query's last token.
+    torch.testing.assert_close(query.to_context, text.to_context[:, :, :, -1:])
+    torch.testing.assert_close(query.to_tokens, text.to_tokens[:, :, :, -1:])
+
+
+class HandMade:
+    """An LLM of 2 layers of 3 heads: (1, 2) is an induction head, (0, 1) half of the time."""
+
+    positions = 24
+    tokenizer = range(50)
+    embedding = torch.nn.Embedding(50, 4)
+
+    def token_context(self, sequences):
+        assert len(set(sequences[0])) == len(sequences[0]) == 12  # half of the positions
+        return sequences
+
+    def text_attentions(self, context, sequences):
+        assert context == sequences  # the same sequence twice
+        weights = torch.zeros(2, 1, 3, 12, 12)
+        for here, token in enumerate(sequences[0]):
+            where = context[0].index(token) + 1
+            if where < 12:
+                weights[1, 0, 2, here, where] = 1
+                weights[0, 0, 1, here, where] = 0.5
+            weights[0, 0, 0, here, where - 1] = 1  # looks at the same token: no induction
+        return Attentions(weights, torch.zeros(2, 1, 3, 12, 12))
+
+
+def test_a_hand_made_induction_head_is_found() -> None:
+    scores = induction_scores(HandMade())
+    expected = torch.zeros(2, 3)
+    expected[1, 2], expected[0, 1] = 1, 0.5
+    torch.testing.assert_close(scores, expected)
+    assert best_heads(scores, 2) == [(1, 2), (0, 1)]
+    assert len(best_heads(scores)) == 4
+
+
+def test_the_pocket_models_heads_that_match_are_its_induction_heads() -> None:
+    llm = load_llm({"path": "mend/pocket/models/gpt2", "dtype": "float32"})
+    scores = induction_scores(llm, length=32)
+    assert set(best_heads(scores, 3)) == {(1, 0), (1, 1), (1, 2)}
+    assert scores[1, :3].min() > 0.05
+    # Those of the first block that look one, two and three tokens back are none.
+    assert scores[0, :3].max() < 0.02
+
+
+def test_pooling_takes_the_largest() -> None:
+    attention = torch.arange(40.0)[None]
+    assert pooled(attention).tolist() == [list(range(1, 40, 2))]
+    assert pooled(attention[:, :16]).shape == (1, 16)
+
+
+def test_means_are_over_rows_of_different_lengths() -> None:
+    llm = random_llm()
+    # Queries of 40, 3 and 2 tokens: the first is too long to be shown word by word.
+    looks = [(torch.full((1, n), 0.01 * n), torch.full((1, m), 0.1)) for n, m in
+             ((30, 40), (25, 3), (20, 2))]  # fmt: skip
+    questions = [Question(0, [], [7] * tokens.shape[1], [[1]]) for _, tokens in looks]
+    rows = [{"task": name} for name in ("long", "first", "second")]
+    table = pd.DataFrame(described(llm, rows, questions, looks, [(0, 1)]))
+    mean = table[table["kind"] == "mean"]
+    assert list(mean.loc[mean["region"] == "context", "value"]) == pytest.approx([0.25] * 20)
+    assert list(mean.loc[mean["region"] == "query", "position"]) == [-2, -1]
+    share = table[table["kind"] == "share"]
+    assert list(share["value"]) == pytest.approx([(9 + 6.25 + 4) / 3])
+    example = table[table["kind"] == "example"]
+    assert set(example["task"]) == {"first"}
+    assert list(example.loc[example["region"] == "query", "token"]) == ["w7"] * 3
+
+
+def with_weights(folder: Path, architecture: str) -> dict:
+    """Return a job's specification, and save untrained weights of MEND for it."""
+    spec = specification(folder, architecture, "mend")
+    spec["attention"] = {"partition": "class_to_class", "tasks": ["parity"], "seed": SEED}
+    method = build_method(load_llm(spec["llm"]), spec["method"], spec["protocol"])
+    (folder / "mend").mkdir()
+    method.save(folder / "mend/weights.safetensors")
+    return spec
+
+
+def test_from_files_to_pictures(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    outputs = []
+    for architecture in ("gpt2", "t5"):
+        folder = tmp_path / architecture
+        folder.mkdir()
+        spec = with_weights(folder, architecture)
+        outputs.append(folder / "attention.parquet")
+        run_attention(spec, data / "test.parquet", data / "tasks", folder / "mend", outputs[-1])
+        table = pd.read_parquet(outputs[-1])
+        assert (table["kind"] == "induction").sum() == 2 * 4
+        mean = table[(table["kind"] == "mean") & (table["region"] == "context")]
+        widths = mean.groupby("method")["position"].nunique()
+        assert widths["mend"] == spec["method"]["length"] == 2
+        assert 9 <= widths["vanilla-icl"] <= 12
+        assert set(mean["rows"]) == {6}
+        example = table[(table["kind"] == "example") & (table["region"] == "query")]
+        words = example[(example["method"] == "mend")].drop_duplicates("position")["token"]
+        assert list(words)[-2:] == ["w1", "w6"]  # row 0 of the test split: 200
+    draw_heads(outputs, tmp_path / "heads.png", tmp_path / "heads.parquet")
+    assert len(pd.read_parquet(tmp_path / "heads.parquet")) == 2 * 2 * 4
+    draw_attention(outputs, tmp_path / "attention.png", tmp_path / "attention.parquet")
+    drawn = pd.read_parquet(tmp_path / "attention.parquet")
+    assert set(drawn["kind"]) == {"mean", "share", "example"}
+    for name in ("heads", "attention"):
+        image = pyplot.imread(tmp_path / f"{name}.png")
+        assert image[..., :3].std() > 0.1
+        again = tmp_path / f"{name}-again.png"
+        draw = draw_heads if name == "heads" else draw_attention
+        draw(outputs, again, tmp_path / "again.parquet")
+        assert again.read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+
+
+def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    spec = with_weights(tmp_path, "gpt2")
+    spec["attention"]["seed"] = 7
+    with pytest.raises(UserError, match="no test rows of parity for seed 7"):
+        run_attention(
+            *(spec, data / "test.parquet", data / "tasks", tmp_path / "mend"), tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()

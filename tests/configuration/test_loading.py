@@ -1,0 +1,236 @@
+"""The configuration: what is refused, how it is filled in, and which tasks are there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from helpers.configurations import ROOT, default_values, put
+
+from mend.configuration.job_specs import specification
+from mend.configuration.loading import load_configuration
+from mend.configuration.presets import fidelity, fidelity_page
+from mend.configuration.schema import SCHEMA
+from mend.configuration.task_list import PARTITIONS
+from mend.data.layout import benchmark_files
+from mend.errors import UserError
+
+
+@pytest.fixture
+def values(tmp_path, monkeypatch) -> dict:
+    monkeypatch.chdir(ROOT)
+    return default_values(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("benchmark/test_rowz", 5, ["benchmark.test_rowz: unknown key (did you mean test_rows?)"]),
+        ("protocol/metric", "metaicl", ["protocol.metric: unknown key (did you mean metrics?)"]),
+        ("benchmark/shots", "16", ["benchmark.shots", '"16" is not a whole number', "write 16"]),
+        ("benchmark/shots", 0, ["benchmark.shots", "0 is not allowed", "at least 1"]),
+        ("benchmark/shots", True, ["benchmark.shots", "true is not a whole number"]),
+        ("benchmark/seeds", "[1]", ["benchmark.seeds", "not a list", "--config passes text"]),
+        ("benchmark/seeds", ["13"], ["benchmark.seeds[0]", '"13" is not a whole number']),
+        ("benchmark/seeds", [13, 13], ["benchmark.seeds", "twice"]),
+        ("benchmark/seeds", [7], ["benchmark.seeds", "13, 21, 42, 87, 100", "7"]),
+        ("training/finetune/learning_rate", "3e-4", ["learning_rate", "write 3.0e-4"]),
+        ("training/finetune/learning_rate", -1.0, ["learning_rate", "more than 0"]),
+        ("training/pretrain/beta", 1.0, ["training.pretrain.beta", "less than 1"]),
+        ("training/pretrain/steps", None, ["training.pretrain.steps: missing", "Optimiser steps"]),
+        ("protocol/preset", "papr", ["protocol.preset", "did you mean paper?"]),
+        ("protocol/task_mean", "median", ["protocol.task_mean", "plain, authors"]),
+        ("benchmark/partitions", ["class_to_klass"], ["benchmark.partitions[0]", "class_to_class"]),
+        ("methods/mond", {}, ["methods.mond: no such method", "did you mean mend?"]),
+        ("methods/a b", {}, ["methods.a b: a name may hold"]),
+        ("studies/table2/methods", ["mond"], ["studies.table2.methods", "did you mean mend?"]),
+        ("studies/table2/llms", ["gpt5"], ["studies.table2.llms", "gpt5", "pocket-gpt2"]),
+        ("methods/mend/length", None, ["methods.mend.length: missing"]),
+        ("methods/mend/length", 120, ["methods.mend", "length (l) is 120", "128 positions"]),
+        ("methods/mend/length", 130, ["methods.mend", "128 positions"]),
+        ("methods/mend/pretrain/losses", {"pred": 1.0}, ["methods.mend.pretrain.losses.pred"]),
+        ("methods/mend/finetune/losses", {"pred": 0, "distill": 0}, ["all weights are 0"]),
+        ("protocol/longest_context", {"llm": 125, "distiller": 9}, ["no room for a query", "119"]),
+        ("benchmark/corpus/window", 129, ["benchmark.corpus.window", "129", "128 positions"]),
+        ("benchmark/task_list", "nothing.csv", ["nothing.csv"]),
+        ("benchmark/tasks", {"source": "folder"}, ["benchmark.tasks.folder: missing"]),
+        ("benchmark/tasks", {"source": "hub", "repository": "a/b"}, ["benchmark.tasks.revision"]),
+        ("pocket", None, ["pocket: missing"]),
+        (
+            "benchmark/tasks",
+            {"source": "folder", "folder": "no/such"},
+            ["benchmark.tasks.folder", "no folder no/such", "--config"],
+        ),
+        (
+            "benchmark/tasks",
+            {"source": "hub", "repository": "a/b", "revision": "c"},
+            ["benchmark.corpus.source", "pocket"],
+        ),
+        ("llms/pocket-gpt2/path", "no/such/model", ["llms.pocket-gpt2.path", "no/such/model"]),
+        (
+            "llms/pocket-gpt2/distiller/path",
+            "./model",
+            ["llms.pocket-gpt2.distiller.path", "no folder ./model"],
+        ),
+        ("training/finetune/early_stopping/seed", 7, ["early_stopping.seed", "benchmark.seeds"]),
+        (
+            "training/pretrain/early_stopping",
+            {"rows_per_task": 1, "partition": "class_to_class", "sead": 1},
+            ["training.pretrain.early_stopping.sead", "did you mean seed?"],
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(values, key, value, words) -> None:
+    with pytest.raises(UserError) as caught:
+        load_configuration(put(values, key, value))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_llm_is_either_in_8_bit_or_sharded(values) -> None:
+    values["llms"]["pocket-gpt2"].update(int8=True, sharded=True)
+    with pytest.raises(UserError, match="llms.pocket-gpt2.sharded: not together with int8"):
+        load_configuration(values)
+
+
+def test_the_unchanged_configuration_is_accepted(values) -> None:
+    assert load_configuration(values).results == values["results"]
+
+
+def test_all_problems_are_told_at_once_with_the_file_they_stand_in(values, tmp_path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("results: 5\nbenchmark: {shots: 16}\n")
+    second.write_text("benchmark: {shots: many}\n")
+    values = put(put(values, "results", 5), "benchmark/shots", "many")
+    values = put(values, "benchmark/seed", "x")
+    with pytest.raises(UserError) as caught:
+        load_configuration(values, [first, second])
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["--config", "benchmark.seed"],
+        [str(second), "benchmark.shots"],
+        [str(first), "results"],
+    ]
+
+
+def test_a_key_that_yaml_reads_as_a_number_is_refused(values) -> None:
+    values["methods"][13] = {}
+    with pytest.raises(UserError, match=r"13 must be text"):
+        load_configuration(values)
+
+
+def test_every_object_of_the_schema_is_strict_and_every_leaf_described() -> None:
+    schema = json.loads(SCHEMA.read_text())
+
+    def check(rule: dict, place: str) -> None:
+        if rule.get("type") == "object" or "properties" in rule:
+            assert rule["additionalProperties"] is False, place
+        for name, child in [*rule.get("properties", {}).items(), *rule.get("$defs", {}).items()]:
+            leaf = not ({"properties", "patternProperties", "$ref", "items"} & set(child))
+            assert not leaf or "description" in child, f"{place}.{name}"
+            check(child, f"{place}.{name}")
+        for child in rule.get("patternProperties", {}).values():
+            check(child, f"{place}.*")
+
+    check(schema, "")
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "authors-code"])
+def test_a_preset_fills_in_what_the_configuration_leaves_out(values, preset) -> None:
+    values["protocol"] = {"preset": preset, "longest_context": {"llm": 77, "distiller": 77}}
+    del values["training"]["finetune"]["learning_rate"]
+    configuration = load_configuration(values)
+    protocol = configuration["protocol"]
+    for key, entry in fidelity().items():
+        if "." not in key and key != "longest_context":
+            assert protocol[key] == entry[preset], key
+    assert protocol["longest_context"] == {"llm": 77, "distiller": 77}
+    rate = {"authors-code": 1e-5}.get(preset, 5e-5)
+    assert configuration["training"]["finetune"]["learning_rate"] == rate
+    assert configuration["llms"]["pocket-gpt2"]["int8"] is False  # the configuration says so
+
+
+def test_the_schema_and_the_presets_have_the_same_protocol_keys() -> None:
+    schema = json.loads(SCHEMA.read_text())["properties"]["protocol"]["properties"]
+    assert set(schema) - {"preset"} == {key for key in fidelity() if "." not in key}
+
+
+def test_every_protocol_key_is_read_and_every_key_that_is_read_is_known() -> None:
+    files = [file for file in ROOT.glob("mend/**/*.py") if "configuration" not in file.name]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    keys = {key for key in fidelity() if "." not in key}
+    assert set(re.findall(r"protocol\[\"(\w+)\"\]", text)) <= keys
+    assert {key for key in keys if f'"{key}"' not in text} == set()
+
+
+def test_the_fidelity_page_is_up_to_date() -> None:
+    assert (ROOT / "docs/fidelity.md").read_text(encoding="utf-8") == fidelity_page()
+
+
+@pytest.fixture
+def folder_values(values, tmp_path):
+    """The configuration with a folder of rows in MetaICL's layout and a task list of three."""
+    folder = tmp_path / "rows"
+    for file in benchmark_files(["train_me"], ["test_me", "lost"], [13]):
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"task": file.task, "input": "a b", "output": "yes", "options": ["yes", "no"]}
+        path.write_text(f"{json.dumps(row)}\n" * 20)
+    columns = ["task", "type", "options", *PARTITIONS]
+    lines = [",".join(columns)]
+    for task, role in (("train_me", "train"), ("test_me", "test"), ("lost", "test")):
+        lines.append(",".join([task, "classification", "", *([role] * len(PARTITIONS))]))
+    (tmp_path / "tasks.csv").write_text("\n".join(lines) + "\n")
+    values["benchmark"].update(
+        tasks={"source": "folder", "folder": str(folder)},
+        corpus={"source": "folder", "files": ["data/*/*_16384_*"], "column": "input", "window": 64},
+        task_list=str(tmp_path / "tasks.csv"),
+        seeds=[13],
+    )
+    values["training"]["finetune"]["early_stopping"]["seed"] = 13
+    return values
+
+
+def test_a_folder_is_read_and_its_missing_tasks_named(folder_values) -> None:
+    folder = Path(folder_values["benchmark"]["tasks"]["folder"])
+    assert load_configuration(folder_values).needs["qa_to_qa"]["test"] == ("test_me", "lost")
+    for file in (folder / "data" / "lost").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"lost") as caught:
+        load_configuration(folder_values)
+    assert "test_me" not in str(caught.value)
+
+
+def test_missing_tasks_are_left_out_if_asked(folder_values, caplog) -> None:
+    folder = Path(folder_values["benchmark"]["tasks"]["folder"])
+    (folder / "data/lost/lost_16_13_dev.jsonl").unlink()
+    folder_values["benchmark"]["missing_tasks"] = "skip"
+    configuration = load_configuration(folder_values)
+    assert configuration.needs["qa_to_qa"] == {"train": ("train_me",), "test": ("test_me",)}
+    assert "lost" in caplog.text
+    assert specification(configuration, "table2")["skipped"]["qa_to_qa"] == ["lost"]
+
+
+def test_a_partition_without_tasks_is_left_out_and_none_left_is_an_error(folder_values) -> None:
+    folder = Path(folder_values["benchmark"]["tasks"]["folder"])
+    (folder / "data/train_me/train_me_16384_100_train.jsonl").rename(folder / "rows.jsonl")
+    folder_values["benchmark"]["missing_tasks"] = "skip"
+    folder_values["benchmark"]["corpus"]["files"] = ["rows.jsonl"]
+    with pytest.raises(UserError, match="no partition"):
+        load_configuration(folder_values)
+
+
+def test_a_bad_row_is_named_by_file_and_line(folder_values) -> None:
+    folder = Path(folder_values["benchmark"]["tasks"]["folder"])
+    path = folder / "data/test_me/test_me_16_13_test.jsonl"
+    path.write_text(path.read_text().replace("\n", "\n{\n", 1))
+    with pytest.raises(UserError, match=r"test_me_16_13_test\.jsonl, line 2"):
+        load_configuration(folder_values)
+
+
+def test_a_corpus_pattern_without_a_file_is_an_error(folder_values) -> None:
+    folder_values["benchmark"]["corpus"]["files"] = ["nothing-*.jsonl"]
+    with pytest.raises(UserError, match=r"benchmark\.corpus\.files"):
+        load_configuration(folder_values)

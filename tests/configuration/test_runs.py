@@ -1,0 +1,241 @@
+"""Runs and studies: what a run is called, what studies share, and what cannot be asked for."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.configurations import ROOT, default_values
+
+from mend.configuration.job_specs import specification
+from mend.configuration.loading import load_configuration
+from mend.configuration.runs import (
+    draw_of,
+    method_settings,
+    parse_settings,
+    pretraining_variant,
+    settings_text,
+    study_points,
+    study_runs,
+    trained_stages,
+)
+from mend.errors import UserError
+
+LLM = "pocket-gpt2"
+
+
+@pytest.fixture
+def values(tmp_path, monkeypatch) -> dict:
+    monkeypatch.chdir(ROOT)
+    return default_values(tmp_path)
+
+
+def with_study(values: dict, **content) -> dict:
+    study = {"llms": [LLM], "partitions": ["qa_to_qa"], "methods": ["mend"], **content}
+    if "runs" in content:
+        del study["methods"]
+    return {**values, "studies": {**values["studies"], "mine": study}}
+
+
+def points(values: dict, **content) -> list[tuple]:
+    configuration = load_configuration(with_study(values, **content))
+    return [point[1:4] for point in study_points(configuration, "mine")]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"length": 4},
+        {"pretrain": None, "finetune.learning_rate": 1e-5, "finetune.schedule": "cosine"},
+        {"pretrain.losses.distill": 0.01, "pretrain.beta": 0.8},
+    ],
+)
+def test_settings_can_be_read_back_from_a_path(settings) -> None:
+    text = settings_text(settings)
+    assert parse_settings(text) == settings
+    assert "/" not in text
+
+
+def test_axes_are_crossed_and_runs_named_by_what_differs(values) -> None:
+    assert points(values, vary={"length": [4, 16], "shots": [1, 16]}) == [
+        ("mend", "length=4", "shots=1"),
+        ("mend", "length=4", "shots=16"),
+        ("mend", "default", "shots=1"),
+        ("mend", "default", "shots=16"),
+    ]
+
+
+def test_what_a_run_fixes_is_not_varied(values) -> None:
+    runs = {"varied": {"method": "mend"}, "fixed": {"method": "mend", "length": 4}}
+    found = points(values, runs=runs, set={"length": 3}, vary={"length": [1, 2]})
+    assert [variant for _, variant, _ in found] == [f"length={n}" for n in (1, 2, 4, 4)]
+
+
+def test_settings_that_a_method_does_not_have_change_nothing(values) -> None:
+    found = points(
+        values,
+        methods=["zero-shot", "vanilla-icl", "prompt-tuning"],
+        set={"length": 4, "pretrain.steps": 9, "finetune.losses.distill": 0.5},
+    )
+    assert found == [
+        ("zero-shot", "default", "shots=16"),
+        ("vanilla-icl", "default", "shots=16"),
+        ("prompt-tuning", "finetune.losses.distill=0.5,length=4", "shots=16"),
+    ]
+
+
+def test_what_is_configured_anyway_is_no_difference(values) -> None:
+    configured = {
+        "finetune.losses.distill": 1.0,
+        "pretrain.losses.clm": 0,
+        "selection": "train",
+        "perturbation": "none",
+        "pretrain.beta": 0.8,
+    }
+    assert points(values, set=configured) == [("mend", "default", "shots=16")]
+
+
+def test_named_settings_make_an_axis(values) -> None:
+    named = {"random": {}, "no label": {"perturbation": "no-label"}, "BM25": {"selection": "bm25"}}
+    configuration = load_configuration(with_study(values, vary={"demonstrations": named}))
+    found = [
+        (point[3], point[4]["demonstrations"]) for point in study_points(configuration, "mine")
+    ]
+    assert found == [
+        ("shots=16", "random"),
+        ("perturbation=no-label,shots=16", "no label"),
+        ("selection=bm25,shots=16", "BM25"),
+    ]
+
+
+def test_runs_that_differ_in_finetuning_share_their_pretraining(values) -> None:
+    configuration = load_configuration(
+        with_study(values, vary={"finetune.losses.distill": [0, 1]}, set={"length": 4})
+    )
+    stages = [
+        trained_stages(configuration, run.llm, run.method, run.variant, run.partition)
+        for run in study_runs(configuration, "mine")
+    ]
+    assert stages[0][0] == stages[1][0] == f"runs/{LLM}/mend/length=4/pretrain"
+    assert stages[0][1] != stages[1][1]
+    assert pretraining_variant("finetune.losses.distill=0,length=4") == "length=4"
+
+
+def test_a_stage_can_be_left_out(values) -> None:
+    runs = {
+        "neither": {"method": "mend", "pretrain": "none", "pretrain.beta": 0.1},
+        "pretrained": {"method": "mend", "finetune": "none"},
+    }
+    configuration = load_configuration(with_study(values, runs=runs))
+    neither, pretrained = study_runs(configuration, "mine")
+    assert (neither.variant, neither.partition) == ("pretrain=none", "qa_to_qa")
+    assert (pretrained.variant, pretrained.partition) == ("finetune=none", "all")
+    place = (LLM, "mend", pretrained.variant, "all")
+    assert trained_stages(configuration, *place) == [f"runs/{LLM}/mend/default/pretrain"]
+
+
+def test_an_llm_has_training_settings_of_its_own(values) -> None:
+    values["llms"][LLM]["training"] = {"pretrain": {"steps": 7}, "finetune": {"steps": 8}}
+    values["llms"][LLM]["methods"] = {"mend": {"finetune": {"steps": 9}}}
+    configuration = load_configuration(values)
+    steps = {
+        method: {
+            stage: method_settings(configuration, LLM, method, "default")[stage]["steps"]
+            for stage in ("pretrain", "finetune")
+        }
+        for method in ("mend", "hypertuning")
+    }
+    assert steps == {
+        "mend": {"pretrain": 7, "finetune": 9},
+        "hypertuning": {"pretrain": 7, "finetune": 8},
+    }
+
+
+def test_the_condition_tells_the_draw_and_the_prediction(values) -> None:
+    values["templates"] = {"newline": {"input_output": "\n", "demonstrations": "\n\n\n"}}
+    condition = "longest_context=9,perturbation=no-label,selection=pool,shots=32,template=newline"
+    configuration = load_configuration({**values, "benchmark": {**values["benchmark"], "pool": 64}})
+    assert draw_of(condition) == "selection=pool,shots=32"
+    episodes = specification(configuration, f"data/episodes/{draw_of(condition)}/test")
+    assert (episodes["selection"], episodes["shots"], episodes["pool"]) == ("pool", 32, 64)
+    spec = specification(configuration, f"runs/{LLM}/vanilla-icl/default/all/{condition}/predict")
+    assert spec["predict"]["perturbation"] == "no-label"
+    assert spec["protocol"]["separators"] == values["templates"]["newline"]
+    assert spec["protocol"]["longest_context"] == {"llm": 9, "distiller": 9}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"runs": {"a": {"method": "mned"}}}, "mine.runs.a.method: mned .*mean mend"),
+        ({"vary": {"lenght": [1]}}, "vary.lenght.*unknown key.*mean length"),
+        ({"vary": {"length": [0]}}, "length: 0 is not allowed"),
+        ({"vary": {"length": 4}}, "vary.length: 4 is not a list or a mapping"),
+        ({"vary": {"a": {"b": 4}}}, "needs its settings"),
+        ({"vary": {"a": {"b": {"lenght": 4}}}}, "vary.a.b.lenght: unknown key"),
+        ({"vary": {"run": {"b": {}}}}, "rename the axis"),
+        ({"vary": {"shots": [64]}}, "64 shots, but"),
+        ({"vary": {"template": ["newline"]}}, "no template newline"),
+        ({"vary": {"selection": ["dense"]}}, "needs benchmark.dense_retrieval"),
+        ({"set": {"pretrain": "none", "finetune": "none"}}, "neither pretrained nor finetuned"),
+        ({"methods": ["vanilla-icl"], "set": {"group": 4}}, "vanilla-icl does not distil"),
+        ({"reference": {"run": "mend"}}, "mend is not one of MEND"),
+        ({"reference": {"length": 1}}, "no axis length"),
+        (
+            {"claims": [{"text": "a", "higher": {"run": "MEND"}, "lower": {"run": "ICL"}}]},
+            r"claims\[0\].lower.run: ICL is not one of MEND",
+        ),
+        (
+            {"claims": [{"text": "a", "higher": {"run": "MEND"}, "lower": {"length": 1}}]},
+            "name the same axes",
+        ),
+        (
+            {
+                "vary": {"shots": [1, 2]},
+                "claims": [{"text": "a", "higher": {"shots": 1}, "lower": {"shots": [2, 3]}}],
+            },
+            r"claims\[0\].lower.shots: 3 is not one of 1, 2",
+        ),
+        (
+            {
+                "vary": {"shots": [1, 2]},
+                "claims": [{"text": "a", "higher": {"shots": [1]}, "lower": {"shots": [2, 1]}}],
+            },
+            r"mine.claims\[0\]: the lists of one claim go together",
+        ),
+        ({"vary": {"shots": [1]}, "context_share_of": "mend"}, "share_of.run: mend is not one of"),
+        ({"context_share_of": "MEND"}, "context_share_of: the study varies nothing"),
+        ({"vary": {"context_length": [1]}}, "every table has such a column"),
+        ({"vary": {"length": [300]}}, r"length \(l\) is 300"),
+    ],
+)
+def test_a_study_that_cannot_be_made_is_refused(values, content, words) -> None:
+    with pytest.raises(UserError, match=words):
+        load_configuration(with_study(values, **content))
+
+
+def test_a_name_that_is_taken_is_refused(values) -> None:
+    study = with_study(values)["studies"]["mine"]
+    values["studies"]["report"] = study
+    with pytest.raises(UserError, match="report: the workflow makes something else"):
+        load_configuration(values)
+
+
+def test_either_methods_or_runs(values) -> None:
+    study = with_study(values, runs={"a": {"method": "mend"}})
+    study["studies"]["mine"]["methods"] = ["mend"]
+    with pytest.raises(UserError, match="either methods or runs"):
+        load_configuration(study)
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"figure9": ["minne"]}, "minne is not in studies .*mean mine"),
+        ({"figure9": ["table2"]}, "varies nothing"),
+        ({"mine": ["mine"]}, "choose another"),
+    ],
+)
+def test_a_figure_of_no_study_is_refused(values, figures, words) -> None:
+    study = with_study(values, vary={"length": [1, 2]})
+    with pytest.raises(UserError, match=words):
+        load_configuration({**study, "figures": figures})

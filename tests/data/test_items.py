@@ -1,0 +1,223 @@
+"""From episodes to questions: which rows are shown, how perturbed, in which groups, how many."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from helpers.models import PROTOCOL, random_llm, word_tokenizer
+
+from mend.data.episodes import write_evaluation_episodes
+from mend.data.examples import read_questions
+from mend.data.perturbation import perturb
+from mend.data.tasks import import_tasks, load_rows
+from mend.data.template import Template
+from mend.errors import UserError
+from mend.evaluation.predict import run_prediction
+from mend.evaluation.scoring import score_questions
+from mend.methods.vanilla_icl import VanillaICL
+from mend.methods.zero_shot import ZeroShot
+
+SEEDS = [13, 21]
+OPTIONS = ["w50", "w51", "w52 w53"]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    """A task whose rows have three tokens in x and one or two in y."""
+    folder = tmp_path_factory.mktemp("questions")
+    for number, seed in enumerate(SEEDS):
+        parts = [("16", "train", 4), ("16", "dev", 4), ("16", "test", 6), ("9", "train", 9)]
+        for part, (rows, split, count) in enumerate(parts):
+            path = folder / f"raw/data/t/t_{rows}_{seed}_{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = []
+            for row in range(count):
+                words = f"w{row} w{10 + part} w{20 + number}"
+                record = {"task": "t", "input": words, "output": OPTIONS[row % 3]}
+                lines.append(json.dumps({**record, "options": OPTIONS}) + "\n")
+            path.write_text("".join(lines))
+    spec = {"train_tasks": [], "test_tasks": ["t"], "seeds": SEEDS, "pool": 9}
+    import_tasks(spec, folder / "raw", folder / "tasks")
+    return folder / "tasks"
+
+
+def draw(tasks: Path, output: Path, **changes) -> Path:
+    spec = {"tasks": ["t"], "shots": 4, "seeds": SEEDS, "rows": None, "seed": 0}
+    spec["demonstrations_at_test"] = "per-row"
+    write_evaluation_episodes({**spec, **changes}, tasks, "test", output / "test.parquet")
+    return output / "test.parquet"
+
+
+def read(tasks: Path, output: Path, limit: int = 40, draws: dict | None = None, **options) -> list:
+    """[(row, demonstrations)], the demonstrations as text, or as a list of texts for groups."""
+    template = Template(word_tokenizer(), PROTOCOL, 96)
+    path = draw(tasks, output, **(draws or {}))
+    rows, questions = read_questions(path, tasks, "test", template, limit, ["t"], **options)
+    return [(row, as_text(q.demonstrations)) for row, q in zip(rows, questions, strict=True)]
+
+
+def as_text(demonstrations: list) -> str | list[str]:
+    if demonstrations and not isinstance(demonstrations[0], int):
+        return [as_text(group) for group in demonstrations]
+    return " ".join(f"w{number}" for number in demonstrations)
+
+
+def shown_rows(tasks: Path, output: Path, split: str, **draws) -> list[list]:
+    """For each evaluation row the (number, row) of its demonstrations."""
+    records = pyarrow.parquet.read_table(draw(tasks, output, **draws)).to_pylist()
+    return [
+        [
+            (number, load_rows(tasks, "t").rows(split, record["seed"])[number])
+            for number in record["demonstrations"]
+        ]
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selection", "split"), [("train", "train"), ("pool", "pool"), ("bm25", "pool")]
+)
+def test_demonstrations_are_rows_of_what_they_were_chosen_from(tasks, tmp_path, selection, split):
+    expected = [
+        " ".join(f"{row.input} {row.output}" for _, row in rows)
+        for rows in shown_rows(tasks, tmp_path, split, selection=selection)
+    ]
+    found = [text for _, text in read(tasks, tmp_path, draws={"selection": selection})]
+    assert found == expected
+    assert all((f"w{'10' if split == 'train' else '13'} " in text) for text in found)
+
+
+@pytest.mark.parametrize("kind", ["no-label", "no-input", "random-label", "wrong-label"])
+@pytest.mark.parametrize("split", ["train", "pool"])
+def test_each_demonstration_is_perturbed_once(tasks, tmp_path, kind, split):
+    expected = []
+    records = read(tasks, tmp_path, draws={"selection": split})
+    for (record, _), rows in zip(
+        records, shown_rows(tasks, tmp_path, split, selection=split), strict=True
+    ):
+        parts = [
+            part
+            for number, row in rows
+            for part in perturb(*row, kind, (7, "t", record["seed"], split, number))
+            if part is not None
+        ]
+        expected.append(" ".join(parts))
+    options = {"perturbation": kind, "draw_seed": 7, "draws": {"selection": split}}
+    found = [text for _, text in read(tasks, tmp_path, **options)]
+    assert found == expected
+    assert found != [text for _, text in records]
+
+
+def test_groups_follow_each_other_and_are_cut_on_their_own(tasks, tmp_path):
+    whole = [text for _, text in read(tasks, tmp_path, draws={"shots": 3})]
+    pairs = [text for _, text in read(tasks, tmp_path, draws={"shots": 3}, group=2)]
+    assert [" ".join(groups) for groups in pairs] == whole
+    assert {len(groups) for groups in pairs} == {2}
+    for rows, groups in zip(shown_rows(tasks, tmp_path, "train", shots=3), pairs, strict=True):
+        ends = [" ".join(f"{row.input} {row.output}" for _, row in rows[i : i + 2]) for i in (0, 2)]
+        assert groups == ends
+    # 9 tokens are at most two demonstrations, in each group, and four in one context of 20.
+    draws = {"selection": "pool", "shots": 9}
+    cut = [text for _, text in read(tasks, tmp_path, 10, draws, group=3)]
+    for rows, groups in zip(shown_rows(tasks, tmp_path, "pool", **draws), cut, strict=True):
+        assert len(groups) == 3
+        for place, group in enumerate(groups):
+            start = rows[3 * place][1]
+            assert group.startswith(f"{start.input} {start.output}")
+            assert 8 <= len(group.split()) <= 10
+    none = [text for _, text in read(tasks, tmp_path, draws={"shots": 0}, group=3)]
+    assert none == [[""]] * len(none)
+
+
+def test_of_retrieved_demonstrations_the_nearest_stay(tasks, tmp_path):
+    rows = shown_rows(tasks, tmp_path, "pool", selection="bm25")
+    cut = [text for _, text in read(tasks, tmp_path, 10, {"selection": "bm25"})]
+    drawn = shown_rows(tasks, tmp_path, "pool", selection="pool")
+    cut_drawn = [text for _, text in read(tasks, tmp_path, 10, {"selection": "pool"})]
+    assert all(4 < len(text.split()) <= 10 for text in cut)
+    for text, shown in zip(cut, rows, strict=True):
+        assert text.endswith(f"{shown[-1][1].input} {shown[-1][1].output}")
+    for text, shown in zip(cut_drawn, drawn, strict=True):
+        assert text.startswith(f"{shown[0][1].input} {shown[0][1].output}")
+
+
+def test_a_short_context_has_fewer_whole_demonstrations(tasks, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="mend"):
+        found = read(tasks, tmp_path, 9)
+    assert not caplog.text
+    for (_, text), rows in zip(found, shown_rows(tasks, tmp_path, "train"), strict=True):
+        whole = [f"{row.input} {row.output}" for _, row in rows]
+        assert text in (whole[0], " ".join(whole[:2]))
+    assert {len(text.split()) for _, text in found} <= {5, 8, 9}
+
+
+def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="mend"):
+        found = read(tasks, tmp_path, 4, {"selection": "pool"})
+    empty = [text for _, text in found if not text]
+    rows = shown_rows(tasks, tmp_path, "pool", selection="pool")
+    assert len(empty) == sum(row[0][1].output == OPTIONS[2] for row in rows) > 0
+    assert len(empty) < len(found)
+    expected = (
+        f"{len(empty)} of {len(found)} contexts are empty, because not one demonstration fits"
+    )
+    assert expected in caplog.text
+    assert "longest context of 4 tokens" in caplog.text
+
+
+def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_path):
+    llm = random_llm()
+    template = Template(llm.tokenizer, PROTOCOL, llm.positions)
+    path = draw(tasks, tmp_path, selection="pool")
+    _, questions = read_questions(path, tasks, "test", template, 4, ["t"])
+    together = score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions)
+    assert {len(question.demonstrations) for question in questions} == {0, 4}
+    for question, scores in zip(questions, together, strict=True):
+        if not question.demonstrations:
+            [alone] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [question])
+            assert scores == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
+    for name, width in (("llm", 16), ("distiller", 8)):
+        llm = random_llm("gpt2", width)
+        llm.model.save_pretrained(tmp_path / name)
+        llm.tokenizer.save_pretrained(tmp_path / name)
+    llm = {"name": "tiny", "path": str(tmp_path / "llm"), "dtype": "float32"}
+    method = {"name": "mend", "length": 2, "distiller": {"path": str(tmp_path / "distiller")}}
+    spec = {"llm": llm, "method": method, "protocol": PROTOCOL}
+    named = {"tasks": ["t"], "partition": "all", "variant": "default", "condition": "shots=4"}
+
+    lengths = []
+
+    def scores(method: dict = method, **predict) -> list[list[float]]:
+        torch.manual_seed(3)  # of the placeholders and the projection, which nobody trained
+        job = {**spec, "method": method, "predict": {**named, **predict}}
+        run_prediction(job, path, tasks, tmp_path / "predictions.parquet", None)
+        table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
+        assert table.column_names[:4] == ["llm", "method", "variant", "condition"]
+        assert set(table["condition"].to_pylist()) == {"shots=4"}
+        lengths.append(set(table["context_length"].to_pylist()))
+        return table["scores"].to_pylist()
+
+    path = draw(tasks, tmp_path)
+    plain = scores()
+    assert scores() == plain
+    assert scores(group=4) == plain
+    assert lengths == [{2}] * 3
+    different = [scores(group=2), scores(group=1)]
+    assert lengths[3:] == [{4}, {8}]
+    different += [scores(perturbation=kind, seed=0) for kind in ("no-label", "wrong-label")]
+    for number, found in enumerate(different):
+        assert found not in [plain, *different[:number]]
+    assert scores(perturbation="wrong-label", seed=1) != different[-1]
+    with pytest.raises(UserError, match="group: vanilla-icl does not distil"):
+        scores({**method, "name": "vanilla-icl"}, group=2)
+    # PROTOCOL has contexts of at most 40 tokens.
+    with pytest.raises(UserError, match="4 groups of 11 vectors .* at most 3 groups fit"):
+        scores({**method, "length": 11}, group=1)

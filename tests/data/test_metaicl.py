@@ -1,0 +1,68 @@
+"""The real rows of MetaICL, where a copy of them lies beside the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mend.configuration.task_list import (
+    METAICL_TASK_LIST,
+    PARTITIONS,
+    partition_needs,
+    read_task_list,
+)
+from mend.data.layout import benchmark_files, read_rows
+from mend.data.tasks import check_benchmark, import_tasks, load_rows, remaining_needs
+from mend.errors import UserError
+
+METAICL = Path(__file__).parents[2].parent / "shared" / "metaicl"
+
+pytestmark = pytest.mark.skipif(not METAICL.is_dir(), reason=f"MetaICL's rows are not at {METAICL}")
+
+
+def test_real_rows_of_metaicl(tmp_path):
+    tasks = read_task_list(METAICL_TASK_LIST)
+    seeds = [13, 21, 42, 87, 100]
+    there = {path.name for path in (METAICL / "data").iterdir()}
+    assert len(there) == 86
+    assert there <= set(tasks)
+    pools = [
+        name for name in tasks if (METAICL / f"data/{name}/{name}_16384_100_train.jsonl").exists()
+    ]
+    scored = [name for name in tasks if name in there and tasks[name].type != "free-form"]
+    # Every file of every task that can be scored, and every pool.
+    needs = {"class_to_class": {"train": pools, "test": scored}}
+    assert check_benchmark(METAICL, tasks, needs, seeds, tmp_path / "stamp.json") == {}
+    # The small files of the free-form tasks are no meta-test files, but they are rows too.
+    rest = benchmark_files([], sorted(there - set(scored)), seeds)
+    rows = sum(1 for file in rest for _ in read_rows(METAICL / file.name, options_required=False))
+    assert rows > 10_000
+
+    chosen = {"train_tasks": ["glue-mrpc", "kilt_nq"], "test_tasks": ["glue-mrpc", "codah"]}
+    import_tasks({**chosen, "seeds": seeds}, METAICL, tmp_path / "tasks")
+    mrpc, codah = load_rows(tmp_path / "tasks", "glue-mrpc"), load_rows(tmp_path / "tasks", "codah")
+    assert 100 < len(mrpc.rows("meta_train")) <= 1000
+    assert {option for row in mrpc.rows("meta_train") for option in row.options} == {
+        "equivalent",
+        "not_equivalent",
+    }
+    for seed in seeds:
+        assert len(codah.rows("train", seed)) == 16
+        assert codah.rows("test", seed) == codah.rows("test", 13)
+        assert all(row.output in row.options for row in codah.rows("test", seed))
+    assert not any(
+        row.options for row in load_rows(tmp_path / "tasks", "kilt_nq").rows("meta_train")
+    )
+
+
+def test_real_partitions_say_what_is_missing(tmp_path):
+    tasks = read_task_list(METAICL_TASK_LIST)
+    needs = partition_needs(tasks, PARTITIONS)
+    with pytest.raises(UserError, match=r"class_to_class, meta-train: .*imdb \(no folder\)"):
+        check_benchmark(METAICL, tasks, needs, [13], tmp_path / "stamp.json")
+    missing = check_benchmark(METAICL, tasks, needs, [13], tmp_path / "stamp.json", "skip")
+    left = remaining_needs(needs, missing)
+    assert set(left) == set(PARTITIONS)
+    assert len(left["class_to_class"]["test"]) == 11
+    assert "dbpedia_14" in missing["class_to_class"]["test"]

@@ -1,0 +1,109 @@
+"""Cached, batched scoring equals one plain forward pass for each option."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.models import CONFIGURATIONS, PROTOCOL, random_llm, random_tokens
+
+from mend.errors import UserError
+from mend.evaluation.scoring import Question, score_questions
+from mend.methods.vanilla_icl import VanillaICL
+from mend.methods.zero_shot import ZeroShot
+from mend.models.frozen_llm import FrozenLLM
+
+
+def plain_score(llm: FrozenLLM, prefix: list[int], option: list[int], score: str) -> float:
+    logits = llm.model(torch.tensor([prefix + option])).logits[0].log_softmax(-1)
+    where = range(len(prefix) - 1, len(prefix) + len(option) - 1)
+    values = [logits[place, token].item() for place, token in zip(where, option, strict=True)]
+    return sum(values) / (len(values) if score == "mean" else 1)
+
+
+def questions() -> list[Question]:
+    contexts = {0: random_tokens(11, 1), 1: random_tokens(4, 2), 2: random_tokens(25, 3)}
+    made = []
+    for index in range(9):
+        options = [random_tokens(length, 90 + index + length) for length in (1, 3, 2)]
+        context = index % 3
+        query = random_tokens(3 + index, 40 + index)
+        made.append(Question(context, contexts[context], query, options[: 2 + index % 2]))
+    return made
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+@pytest.mark.parametrize("score", ["mean", "sum"])
+def test_equal_to_plain_forward_passes(architecture: str, score: str) -> None:
+    llm = random_llm(architecture)
+    method = VanillaICL(llm, {}, PROTOCOL)
+    # Small groups: contexts and questions are cut in several places.
+    found = score_questions(
+        llm, method, questions(), score, contexts_at_once=2, questions_at_once=2
+    )
+    for question, scores in zip(questions(), found, strict=True):
+        prefix = [*question.demonstrations, *question.query]
+        expected = [plain_score(llm, prefix, list(o), score) for o in question.options]
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_zero_shot_reads_the_query_alone() -> None:
+    llm = random_llm()
+    question = questions()[4]
+    alone = Question(0, [], question.query, question.options)
+    [found] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
+    expected = [plain_score(llm, list(question.query), list(o), "mean") for o in question.options]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_how_much_was_read_before_the_query_is_told_for_each_context() -> None:
+    llm = random_llm()
+    lengths: dict[int, int] = {}
+    method = VanillaICL(llm, {}, PROTOCOL)
+    score_questions(llm, method, questions(), contexts_at_once=2, context_lengths=lengths)
+    assert lengths == {0: 11, 1: 4, 2: 25}
+    lengths.clear()
+    alone = [Question(7, [], question.query, question.options) for question in questions()]
+    score_questions(llm, ZeroShot(llm, {}, PROTOCOL), alone, context_lengths=lengths)
+    assert lengths == {7: 0}
+
+
+def test_options_of_one_token() -> None:
+    llm = random_llm()
+    question = Question(0, random_tokens(6, 1), random_tokens(3, 2), [[4], [9], [30]])
+    [found] = score_questions(llm, VanillaICL(llm, {}, PROTOCOL), [question])
+    prefix = [*question.demonstrations, *question.query]
+    expected = [plain_score(llm, prefix, list(o), "mean") for o in question.options]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("fits", [1, 2])
+def test_where_memory_runs_out_fewer_are_scored_at_once(monkeypatch, fits: int) -> None:
+    llm = random_llm()
+    method = VanillaICL(llm, {}, PROTOCOL)
+    expected = score_questions(llm, method, questions())
+    read = type(llm).read
+    sizes = []
+
+    def reads_few(self, context):
+        sizes.append(len(context.mask))
+        if len(context.mask) > fits:
+            raise torch.OutOfMemoryError
+        return read(self, context)
+
+    monkeypatch.setattr(type(llm), "read", reads_few)
+    found = score_questions(llm, method, questions())
+    for scores, values in zip(found, expected, strict=True):
+        assert scores == pytest.approx(values, abs=1e-4)
+    assert max(sizes) == 3
+    assert sizes[-1] <= fits
+
+
+def test_no_memory_for_one_question_is_told(monkeypatch) -> None:
+    llm = random_llm()
+
+    def never(self, context):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(llm), "read", never)
+    with pytest.raises(UserError, match="memory ran out while one question was scored"):
+        score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions())

@@ -1,0 +1,84 @@
+"""Tiny training jobs for tests: records on disk, models, and what a job is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers.models import PROTOCOL, random_llm
+from mend.data.corpus import write_chunks
+from mend.data.episodes import write_evaluation_episodes, write_training_episodes
+from mend.data.tasks import import_tasks
+
+SEED = 13
+
+
+def write_rows(path: Path, count: int, start: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "task": "parity",
+            "input": f"w{1 + number % 40} w{2 + number % 7}",
+            "output": ("w50", "w51 w52")[number % 2],
+            "options": ["w50", "w51 w52"],
+        }
+        for number in range(start, start + count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_data(folder: Path) -> None:
+    """Write tasks, episodes and text, as the workflow's first rules leave them."""
+    files = folder / "raw/data/parity"
+    write_rows(files / "parity_16384_100_train.jsonl", 30, 0)
+    for number, split in enumerate(("train", "dev", "test")):
+        write_rows(files / f"parity_16_{SEED}_{split}.jsonl", 6, 100 * number)
+    spec = {"train_tasks": ["parity"], "test_tasks": ["parity"], "seeds": [SEED]}
+    import_tasks(spec, folder / "raw", folder / "tasks")
+    training = {"tasks": ["parity"], "shots": 3, "queries_per_episode": 2, "episodes": 8}
+    training |= {"seed": 0, "task_sampling": "uniform"}
+    write_training_episodes(training, folder / "tasks", folder / "train.parquet")
+    evaluation = {"tasks": ["parity"], "shots": 3, "seeds": [SEED], "rows": None, "seed": 0}
+    evaluation["demonstrations_at_test"] = "per-row"
+    for split in ("dev", "test"):
+        write_evaluation_episodes(evaluation, folder / "tasks", split, folder / f"{split}.parquet")
+    text = [" ".join(f"w{(7 * row + word) % 59}" for word in range(24)) for row in range(20)]
+    (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
+
+
+def specification(folder: Path, architecture: str, method: str, **training) -> dict:
+    """Save tiny models, and return what a job is told about them."""
+    for name, width in (("llm", 16), ("distiller", 8)):
+        llm = random_llm(architecture, width)
+        llm.model.save_pretrained(folder / name)
+        llm.tokenizer.save_pretrained(folder / name)
+    source = {"path": str(folder / "llm"), "dtype": "float32", "local_files_only": True}
+    return {
+        "llm": {"name": architecture, **source},
+        "method": {"name": method, "length": 2, "distiller": {"path": str(folder / "distiller")}},
+        "protocol": PROTOCOL,
+        "training": {
+            "steps": 4,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "warmup_fraction": 0.0,
+            "schedule": "constant",
+            "weight_decay": 0.0,
+            "gradient_clip": 1.0,
+            "betas": [0.9, 0.98],
+            "early_stopping": None,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "seed": 0,
+            **training,
+        },
+    }
+
+
+def pretraining(data: Path, folder: Path, **training) -> dict:
+    """Write models and chunks for a GPT-2's pretraining, and return its specification."""
+    stage = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
+    spec = specification(folder, "gpt2", "mend", **stage | training)
+    chunks = {"llm": spec["llm"], "window": 16, "pretraining_chunks": "fixed-windows"}
+    write_chunks(chunks | {"documents": None}, [data / "text.txt"], folder / "chunks.parquet")
+    return spec

@@ -1,0 +1,125 @@
+"""Groups of demonstrations: each distilled by itself, their vectors joined in order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.models import PROTOCOL, random_distiller, random_llm, random_tokens
+
+from mend.errors import UserError
+from mend.evaluation.scoring import Question, score_questions
+from mend.methods.base import Method
+from mend.methods.grouping import GroupedMethod
+from mend.methods.mend import Mend
+from mend.methods.vanilla_icl import VanillaICL
+from mend.models.frozen_llm import FrozenLLM
+
+LENGTH = 3
+
+
+class Distilling(Mend):
+    """MEND around a random distiller; notes the lengths of what it is given at once."""
+
+    def __init__(self, llm: FrozenLLM) -> None:
+        Method.__init__(self, llm, {}, {})
+        self.distiller = random_distiller(llm, length=LENGTH)
+        self.given: list[list[int]] = []
+
+    def contexts(self, llm, demonstrations):
+        self.given.append([len(ids) for ids in demonstrations])
+        return super().contexts(llm, demonstrations)
+
+
+@pytest.fixture(scope="module")
+def llm() -> FrozenLLM:
+    return random_llm()
+
+
+@pytest.fixture
+def plain(llm: FrozenLLM) -> Distilling:
+    return Distilling(llm)
+
+
+@pytest.fixture
+def grouped(plain: Distilling) -> GroupedMethod:
+    return GroupedMethod(plain, LENGTH, PROTOCOL)
+
+
+A, B, C, D = (random_tokens(length, length) for length in (5, 9, 2, 7))
+
+
+def ask(demonstrations: list, context: int = 0) -> Question:
+    options = [random_tokens(2, 91), random_tokens(1, 92)]
+    return Question(context, demonstrations, random_tokens(4, 90), options)
+
+
+def test_one_group_of_all_is_as_without_groups(llm, plain, grouped) -> None:
+    expected = plain.contexts(llm, [A, B, C])
+    found = grouped.contexts(llm, [[A], [B], [C]])
+    assert torch.equal(found.embeddings, expected.embeddings)
+    assert torch.equal(found.mask, expected.mask)
+    without = score_questions(llm, plain, [ask(ids, n) for n, ids in enumerate((B, A, C))])
+    assert without == score_questions(
+        llm, grouped, [ask([ids], n) for n, ids in enumerate((B, A, C))]
+    )
+
+
+def test_groups_are_joined_in_order_and_do_not_see_each_other(llm, plain, grouped) -> None:
+    found = grouped.contexts(llm, [[A, B, C], [C, A, D]])
+    assert found.embeddings.shape == (2, 3 * LENGTH, llm.width)
+    assert found.mask.all()
+    for row, groups in enumerate(([A, B, C], [C, A, D])):
+        for place, ids in enumerate(groups):
+            alone = plain.contexts(llm, [ids]).embeddings[0]
+            part = found.embeddings[row, place * LENGTH : (place + 1) * LENGTH]
+            assert torch.allclose(part, alone, atol=1e-5)
+    assert not torch.allclose(found.embeddings[0, :LENGTH], found.embeddings[0, LENGTH:-LENGTH])
+
+
+def test_the_order_of_groups_matters_to_the_llm(llm, grouped) -> None:
+    first, second = score_questions(llm, grouped, [ask([A, B]), ask([B, A], 1)])
+    assert first != pytest.approx(second, abs=1e-3)
+
+
+def test_a_batch_is_as_single_contexts(llm, grouped) -> None:
+    batch = [[A], [B, C, D], [C, D], [[]], [D, []]]
+    found = grouped.contexts(llm, batch)
+    assert found.embeddings.shape == (5, 3 * LENGTH, llm.width)
+    assert found.mask.sum(1).tolist() == [3, 9, 6, 3, 6]
+    for row, groups in enumerate(batch):
+        alone = grouped.contexts(llm, [groups])
+        assert alone.mask.all()
+        kept = found.embeddings[row][found.mask[row].bool()]
+        assert torch.allclose(kept, alone.embeddings[0], atol=1e-5)
+        assert not found.embeddings[row][~found.mask[row].bool()].any()
+    questions = [ask(groups, n) for n, groups in enumerate(batch)]
+    together = score_questions(llm, grouped, questions)
+    for question, scores in zip(questions, together, strict=True):
+        [single] = score_questions(llm, grouped, [question])
+        assert scores == pytest.approx(single, abs=1e-4)
+
+
+def test_no_more_sequences_at_once_than_contexts(llm, plain, grouped) -> None:
+    grouped.contexts(llm, [[A, B, C], [D]])
+    assert plain.given == [[5, 9], [2, 7]]
+
+
+def test_contexts_of_similar_length_are_read_together(llm, plain, grouped) -> None:
+    asked = [ask(groups, n) for n, groups in enumerate(([B], [C, A], [D, B], [C]))]
+    score_questions(llm, grouped, asked, contexts_at_once=2)
+    assert plain.given == [[2, 2], [5], [9, 7], [9]]
+
+
+def test_a_method_that_does_not_distil_is_refused(llm) -> None:
+    with pytest.raises(UserError, match="group: vanilla-icl does not distil"):
+        GroupedMethod(VanillaICL(llm, {}, PROTOCOL), LENGTH, PROTOCOL)
+
+
+def test_more_vectors_than_the_llm_has_room_for(llm, grouped) -> None:
+    # PROTOCOL has contexts of at most 40 tokens: 13 groups of 3 vectors.
+    grouped.contexts(llm, [[C] * 13])
+    with pytest.raises(UserError) as raised:
+        grouped.contexts(llm, [[C], [C] * 14])
+    message = str(raised.value)
+    assert "14 groups of 3 vectors (length) are 42, but a context has at most 40" in message
+    assert "at most 13 groups fit" in message

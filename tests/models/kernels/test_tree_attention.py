@@ -1,0 +1,172 @@
+"""Queries with their options as trees: laid out, and read as plain rows are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.models import CONFIGURATIONS, PROTOCOL, VOCABULARY, random_llm, random_tokens
+from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, Qwen2Config
+
+from mend.evaluation.scoring import Question, score_questions
+from mend.methods.vanilla_icl import VanillaICL
+from mend.methods.zero_shot import ZeroShot
+from mend.models.decoder_only import Reading
+from mend.models.frozen_llm import FrozenLLM
+from mend.models.kernels.tree_attention import fill_rows, reads_trees, tree_rows
+from mend.models.loading import frozen_llm
+
+TREE = ([1, 2], [[3, 4, 5], [6], [7, 8]])  # 2 + 2 + 0 + 1 tokens are read
+
+
+def test_a_row_has_neighbours_of_one_owner_that_fit() -> None:
+    assert fill_rows([TREE] * 4, [0, 0, 0, 0], width=10) == [[0, 1], [2, 3]]
+    assert fill_rows([TREE] * 4, [0, 0, 0, 0], width=9) == [[0], [1], [2], [3]]
+    assert fill_rows([TREE] * 4, [0, 0, 0, 0], width=15) == [[0, 1, 2], [3]]
+    assert fill_rows([TREE] * 4, [0, 1, 1, 0], width=100) == [[0], [1, 2], [3]]
+    assert fill_rows([TREE] * 2, [5, 5], width=0) == [[0], [1]]
+
+
+def test_what_each_token_sees_and_predicts() -> None:
+    rows = tree_rows([[TREE, ([9], [[1], [2, 3]])], [([5], [[6]])]], torch.device("cpu"))
+    assert rows.tokens.tolist() == [[1, 2, 3, 4, 7, 9, 2], [5, 0, 0, 0, 0, 0, 0]]
+    assert rows.positions[0].tolist() == [0, 1, 2, 3, 2, 0, 1]
+    seen = [[j for j in range(7) if rows.visible[0, i, j]] for i in range(7)]
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [5, 6]]
+    assert rows.visible[1, 0].tolist() == [True] + [False] * 6
+    assert rows.visible.any(2).all(), "a token that sees nothing has no attention"
+    where = list(zip(rows.row.tolist(), rows.place.tolist(), strict=True))
+    predicted = [
+        (option, where[state], target)
+        for option, state, target in zip(
+            rows.option.tolist(), rows.state.tolist(), rows.target.tolist(), strict=True
+        )
+    ]
+    assert predicted == [
+        *[(0, (0, 1), 3), (0, (0, 2), 4), (0, (0, 3), 5), (1, (0, 1), 6)],
+        *[(2, (0, 1), 7), (2, (0, 4), 8)],
+        *[(3, (0, 5), 1), (4, (0, 5), 2), (4, (0, 6), 3)],
+        (5, (1, 0), 6),
+    ]
+    assert len(where) == len(set(where)), "a state that predicts two tokens is there once"
+
+
+def many_questions() -> list[Question]:
+    """Contexts of several lengths, and enough queries of each for rows of several trees."""
+    made = []
+    for context, length in enumerate((38, 30, 0)):
+        shown = random_tokens(length, 3 + context)
+        for index in range(6):
+            options = [random_tokens(n, 50 + n + index) for n in (2, 1, 4)[: 2 + index % 2]]
+            query = random_tokens(2 + index % 3, 100 + 10 * context + index)
+            made.append(Question(context, shown, query, options))
+    return made
+
+
+def one_by_one(llm: FrozenLLM, questions: list[Question]) -> list[list[float]]:
+    """Return each option's mean log-probability by a forward pass of its own."""
+    found = []
+    for question in questions:
+        before = [*question.demonstrations, *question.query]
+        scores = []
+        for option in question.options:
+            with torch.no_grad():
+                logits = llm.model(torch.tensor([[*before, *option]])).logits[0].log_softmax(-1)
+            places = range(len(before) - 1, len(before) + len(option) - 1)
+            values = [logits[i, token].item() for i, token in zip(places, option, strict=True)]
+            scores.append(sum(values) / len(values))
+        found.append(scores)
+    return found
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+def test_scores_are_those_of_single_rows(architecture: str, attention: str, monkeypatch) -> None:
+    llm = random_llm(architecture)
+    llm.model.set_attn_implementation(attention)
+    assert reads_trees(llm)
+    method = VanillaICL(llm, {}, PROTOCOL)
+    questions = many_questions()
+    found = score_questions(llm, method, questions)
+    expected = one_by_one(llm, questions)
+    monkeypatch.setattr("mend.evaluation.scoring.reads_trees", lambda llm: False)
+    rows = score_questions(llm, method, questions)
+    for trees, plain, row in zip(found, expected, rows, strict=True):
+        assert trees == pytest.approx(plain, abs=1e-4)
+        assert trees == pytest.approx(row, abs=1e-4)
+
+
+def test_without_a_context(monkeypatch) -> None:
+    llm = random_llm()
+    questions = [Question(0, [], q.query, q.options) for q in many_questions()]
+    found = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), questions)
+    for trees, plain in zip(found, one_by_one(llm, questions), strict=True):
+        assert trees == pytest.approx(plain, abs=1e-4)
+
+
+def test_a_context_is_copied_once_for_several_queries(monkeypatch) -> None:
+    llm = random_llm()
+    copies = []
+    select = Reading.select
+
+    def counted(self, rows):
+        copies.extend(rows.tolist())
+        return select(self, rows)
+
+    monkeypatch.setattr(Reading, "select", counted)
+    questions = [question for question in many_questions() if question.context == 0]
+    score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions)
+    assert 1 < len(copies) < len(questions)
+
+
+def test_logits_in_pieces(monkeypatch) -> None:
+    llm = random_llm()
+    method = VanillaICL(llm, {}, PROTOCOL)
+    expected = score_questions(llm, method, many_questions())
+    monkeypatch.setattr("mend.evaluation.scoring._STATES_AT_ONCE", 3)
+    for found, scores in zip(score_questions(llm, method, many_questions()), expected, strict=True):
+        assert found == pytest.approx(scores, abs=1e-5)
+
+
+def local_attention() -> PretrainedConfig:
+    """A GPT-Neo that looks back four tokens of the row, whatever their positions."""
+    return GPTNeoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["local"], 2]],
+        window_size=4,
+        max_position_embeddings=96,
+    )
+
+
+def sliding_window() -> PretrainedConfig:
+    """A Qwen2 whose mask has a window."""
+    return Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=0,
+    )
+
+
+@pytest.mark.parametrize("configuration", [local_attention, sliding_window])
+def test_llms_that_measure_distance_in_a_row_read_plain_rows(configuration) -> None:
+    torch.manual_seed(0)
+    llm = frozen_llm(AutoModelForCausalLM.from_config(configuration()), tokenizer=None)
+    with torch.no_grad():
+        for parameter in llm.model.parameters():
+            parameter.mul_(8 if parameter.dim() > 1 else 1)
+    assert not reads_trees(llm)
+    # One context, and queries of one length: padding between tokens would be a distance, too.
+    same = [q for q in many_questions() if q.context == 0 and len(q.query) == 3]
+    questions = [*same, *same]
+    found = score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions)
+    for rows, plain in zip(found, one_by_one(llm, questions), strict=True):
+        assert rows == pytest.approx(plain, abs=1e-4)

@@ -1,0 +1,252 @@
+"""Encoder-decoder LLMs: the context in the encoder, query and answer in the decoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.models import (
+    ENCODER_DECODERS,
+    PROTOCOL,
+    random_distiller,
+    random_llm,
+    random_tokens,
+    t5_configuration,
+)
+from test_losses import ALL, examples, mend_method
+from test_scoring import questions
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
+
+from mend.errors import UserError
+from mend.evaluation.scoring import Question, score_questions
+from mend.methods.vanilla_icl import VanillaICL
+from mend.methods.zero_shot import ZeroShot
+from mend.models.distiller import distilling_part
+from mend.models.encoder_decoder import SUPPORTED
+from mend.models.frozen_llm import FrozenLLM, pad_right
+from mend.models.loading import frozen_llm
+from mend.training.losses import example_losses
+
+START = 0
+
+
+@pytest.fixture(params=ENCODER_DECODERS)
+def llm(request) -> FrozenLLM:
+    return random_llm(request.param)
+
+
+def plain_logits(llm: FrozenLLM, context: list[int], text: list[int]) -> torch.Tensor:
+    """Logits that predict each token of `text`, from one whole forward pass."""
+    decoder = torch.tensor([[START, *text[:-1]]])
+    return llm.model(input_ids=torch.tensor([context]), decoder_input_ids=decoder).logits[0]
+
+
+def plain_score(llm: FrozenLLM, context: list[int], query: list[int], option: list[int]) -> float:
+    logits = plain_logits(llm, context, [*query, *option]).log_softmax(-1)[len(query) :]
+    return logits.gather(1, torch.tensor(option)[:, None]).mean().item()
+
+
+def test_states_before_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
+    contexts = [random_tokens(length, seed=length) for length in (5, 12, 1)]
+    texts = [random_tokens(length, seed=50 + length) for length in (7, 3, 6)]
+    tokens, _ = pad_right(texts, llm.device)
+    states = llm.states_before(llm.read(llm.token_context(contexts)), tokens)
+    for row, (context, text) in enumerate(zip(contexts, texts, strict=True)):
+        found = llm.logits(states[row, : len(text)])
+        torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-4, rtol=1e-4)
+
+
+def test_cached_scoring_equals_plain_forward_passes(llm: FrozenLLM) -> None:
+    found = score_questions(
+        llm, VanillaICL(llm, {}, PROTOCOL), questions(), contexts_at_once=2, questions_at_once=2
+    )
+    for question, scores in zip(questions(), found, strict=True):
+        expected = [
+            plain_score(llm, list(question.demonstrations), list(question.query), list(option))
+            for option in question.options
+        ]
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_a_context_is_projected_once_for_all_its_queries(kind: str) -> None:
+    config = {**t5_configuration(16).to_dict(), "model_type": kind}
+    del config["scale_decoder_outputs"]  # each kind has its own rule
+    torch.manual_seed(0)
+    llm = frozen_llm(AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**config)), None)
+    tokens, _ = pad_right([random_tokens(4, seed) for seed in range(3)], llm.device)
+    projected = []
+    for block in llm.model.decoder.block:
+        for part in (block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v):
+            part.register_forward_hook(lambda *found: projected.append(found[2].shape[0]))
+    context = random_tokens(9, seed=9)
+    reading = llm.read(llm.token_context([context]))
+    states = llm.states_before(reading.select(torch.zeros(3, dtype=torch.long)), tokens)
+    assert projected == [1] * 2 * len(llm.model.decoder.block)
+    for found, text in zip(llm.logits(states), tokens.tolist(), strict=True):
+        torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-5, rtol=1e-4)
+
+
+def test_an_empty_context_is_one_end_of_text(llm: FrozenLLM) -> None:
+    question = questions()[4]
+    alone = Question(0, [], question.query, question.options)
+    [found] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
+    end = [llm.model.config.eos_token_id]
+    expected = [plain_score(llm, end, list(question.query), list(o)) for o in question.options]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_empty_context_beside_others_is_scored_as_alone(llm: FrozenLLM) -> None:
+    first, second = questions()[4], questions()[0]
+    empty = Question(0, [], first.query, first.options)
+    full = Question(1, second.demonstrations, second.query, second.options)
+    method = VanillaICL(llm, {}, PROTOCOL)
+    together = score_questions(llm, method, [empty, full])
+    assert together[0] == pytest.approx(score_questions(llm, method, [empty])[0], abs=1e-4)
+    assert together[1] == pytest.approx(score_questions(llm, method, [full])[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_a_t5_distiller_does_not_depend_on_padding(
+    llm: FrozenLLM, architecture: str, part: str
+) -> None:
+    distiller = random_distiller(llm, architecture=architecture, part=part)
+    demonstrations = [random_tokens(length, seed=length) for length in (4, 17, 9)]
+    together = distiller(demonstrations)
+    for row, one in enumerate(demonstrations):
+        torch.testing.assert_close(together[row], distiller([one])[0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_the_student_that_reads_the_demonstrations_has_nothing_to_learn(llm: FrozenLLM) -> None:
+    method = VanillaICL(llm, {}, PROTOCOL)
+    losses = example_losses(llm, method, examples(), {"distill": 1.0}, "finetune", PROTOCOL)
+    assert losses["distill"].item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_answer_loss_follows_its_formula(llm: FrozenLLM) -> None:
+    method = VanillaICL(llm, {}, PROTOCOL)
+    found = example_losses(llm, method, examples(), {"pred": 1.0}, "finetune", PROTOCOL)
+    expected = [
+        -plain_score(llm, list(example.demonstrations), list(x), list(y))
+        for example in examples()
+        for x, y in example.queries
+    ]
+    assert found["pred"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_gradients_reach_the_distiller_and_never_the_llm(
+    llm: FrozenLLM, stage: str, part: str
+) -> None:
+    method = mend_method(llm)
+    method.distiller = random_distiller(llm, width=8, architecture="t5", part=part)
+    weights = {
+        name: weight for name, weight in ALL.items() if stage == "finetune" or name != "pred"
+    }
+    losses = example_losses(llm, method, examples(), weights, stage, PROTOCOL)
+    sum(losses.values()).backward()
+    assert all(parameter.grad is None for parameter in llm.model.parameters())
+    without = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.fixture(params=ENCODER_DECODERS)
+def query_in_encoder(request) -> FrozenLLM:
+    llm = random_llm(request.param)
+    return frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+
+
+def test_queries_in_the_encoder_are_scored_as_by_plain_passes(query_in_encoder) -> None:
+    llm = query_in_encoder
+    method = VanillaICL(llm, {}, PROTOCOL)
+    found = score_questions(llm, method, questions(), contexts_at_once=2, questions_at_once=2)
+    for question, scores in zip(questions(), found, strict=True):
+        read = [*question.demonstrations, *question.query]
+        expected = [plain_score(llm, read, [], list(option)) for option in question.options]
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_losses_with_queries_in_the_encoder_cover_the_answer(query_in_encoder) -> None:
+    llm = query_in_encoder
+    method = VanillaICL(llm, {}, PROTOCOL)
+    found = example_losses(llm, method, examples(), ALL, "finetune", PROTOCOL)
+    expected = [
+        -plain_score(llm, [*example.demonstrations, *x], [], list(y))
+        for example in examples()
+        for x, y in example.queries
+    ]
+    assert found["pred"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert found["distill"].item() == pytest.approx(0.0, abs=1e-5)
+    method = mend_method(llm)
+    method.distiller = random_distiller(llm, architecture="t5")
+    weights = {"pred": 1.0, "distill": 1.0}
+    losses = example_losses(llm, method, examples(), weights, "finetune", PROTOCOL)
+    assert losses["distill"].item() > 0
+    sum(losses.values()).backward()
+    assert method.distiller.placeholders.grad.any()
+
+
+def test_without_a_query_the_decoder_has_the_text(query_in_encoder) -> None:
+    llm = query_in_encoder
+    method = VanillaICL(llm, {}, PROTOCOL)
+    decoder_query = frozen_llm(llm.model, llm.tokenizer)
+    losses = [
+        example_losses(face, method, examples(), {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].item()
+        for face in (llm, decoder_query)
+    ]
+    assert losses[0] == losses[1] > 0
+
+
+def test_where_the_query_goes_is_no_question_for_a_decoder() -> None:
+    llm = random_llm("gpt2")
+    with pytest.raises(UserError, match="query_in: encoder is for encoder-decoder"):
+        frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+
+
+def test_a_decoder_distils_what_its_encoder_read(llm: FrozenLLM) -> None:
+    distiller = random_distiller(llm, architecture="t5", part="decoder")
+    shown = random_tokens(7, 1)
+    plain = distiller.backbone(
+        input_ids=torch.tensor([shown]), decoder_inputs_embeds=distiller.placeholders[None]
+    ).last_hidden_state
+    torch.testing.assert_close(distiller([shown]), plain, atol=1e-5, rtol=1e-4)
+    end = [distiller.backbone.config.eos_token_id]
+    torch.testing.assert_close(distiller([shown, []])[1], distiller([end])[0], atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_a_decoding_distiller_are_saved_whole(llm: FrozenLLM, tmp_path) -> None:
+    methods = [mend_method(llm), mend_method(llm)]
+    for method, length in zip(methods, (3, 3), strict=True):
+        method.distiller = random_distiller(llm, length=length, architecture="t5", part="decoder")
+    with torch.no_grad():
+        for parameter in methods[0].parameters():
+            parameter.add_(1)
+    methods[0].save(tmp_path / "weights.safetensors")
+    methods[1].load(tmp_path / "weights.safetensors")
+    first, second = (method.distiller([[1, 2, 3]]) for method in methods)
+    assert torch.equal(first, second)
+
+
+def test_a_part_of_a_decoder_only_distiller_is_refused() -> None:
+    backbone = random_llm("gpt2").model.base_model
+    with pytest.raises(UserError, match="part: decoder is for encoder-decoder"):
+        distilling_part(backbone, "decoder")
+
+
+def test_other_encoder_decoders_are_refused_with_the_reason() -> None:
+    model = AutoModelForSeq2SeqLM.from_config(
+        BartConfig(
+            vocab_size=60,
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+        )
+    )
+    with pytest.raises(UserError, match="bart.*relative positions"):
+        frozen_llm(model, None)

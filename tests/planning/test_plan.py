@@ -1,0 +1,293 @@
+"""The plan: sizes against published ones, operations against counted ones, and what is shared."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.models import (
+    CONFIGURATIONS,
+    ENCODER_DECODERS,
+    PROTOCOL,
+    random_tokens,
+    t5_configuration,
+    word_tokenizer,
+)
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from mend.planning import costs as plan_costs
+from mend.configuration.loading import load_configuration
+from mend.configuration.runs import study_runs, trained_stages
+from mend.errors import UserError
+from mend.evaluation.scoring import Question, score_questions
+from mend.models.distiller import Distiller
+from mend.models.loading import frozen_llm
+from mend.planning.architectures import architecture, find_architecture
+from mend.planning.costs import FRAGMENTED, Reading, scoring_work, training_bytes, training_work
+from mend.planning.plan import Row, configuration_values, plan, plan_text
+from mend.training.losses import Example, example_losses
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def paper():
+    file = str(ROOT / "config/paper.yaml")
+    values = configuration_values(file)
+    values["benchmark"]["task_list"] = str(ROOT / values["benchmark"]["task_list"])
+    return load_configuration(values, [file])
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("openai-community/gpt2", 124.4),
+        ("openai-community/gpt2-medium", 354.8),
+        ("openai-community/gpt2-large", 774.0),
+        ("openai-community/gpt2-xl", 1557.6),
+        ("facebook/opt-125m", 125.2),
+        ("facebook/opt-6.7b", 6658.5),
+        ("google/t5-small-lm-adapt", 77.0),
+        ("google/t5-large-lm-adapt", 783.2),
+        ("google/flan-t5-base", 247.6),
+        ("google/flan-t5-xl", 2849.8),
+    ],
+)
+def test_models_have_as_many_parameters_as_published(name, millions):
+    found = find_architecture({"results": "results"}, "llms.x.path", name)
+    assert found.parameters / 1e6 == pytest.approx(millions, rel=0.002)
+
+
+def test_a_model_of_unknown_size_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"llms.x.path: the sizes of some/model are not known"):
+        find_architecture({"results": "results"}, "llms.x.path", "some/model")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="KeyError: 'n_embd'"):
+        find_architecture({"results": "results"}, "llms.x.path", str(tmp_path))
+
+
+class Distilled(nn.Module):
+    """A method with a distiller, or with vectors of its own."""
+
+    def __init__(self, made) -> None:
+        super().__init__()
+        self.made = made
+
+    def contexts(self, llm, demonstrations):
+        if isinstance(self.made, nn.Parameter):
+            return llm.vector_context(self.made.expand(len(demonstrations), -1, -1))
+        return llm.vector_context(self.made(demonstrations))
+
+
+def models(name: str, width: int, distiller_width: int, length: int):
+    """Return a random LLM and a method with a distiller, both with counted attention, and sizes."""
+    eager = {"attn_implementation": "eager"}
+    if name in ENCODER_DECODERS:
+        configs = [t5_configuration(size, name) for size in (width, distiller_width)]
+        model = AutoModelForSeq2SeqLM.from_config(configs[0], **eager)
+        backbone = AutoModel.from_config(configs[1], **eager).get_encoder()
+    else:
+        configs = [CONFIGURATIONS[name](size) for size in (width, distiller_width)]
+        model = AutoModelForCausalLM.from_config(configs[0], **eager)
+        backbone = AutoModel.from_config(configs[1], **eager)
+    llm = frozen_llm(model, word_tokenizer())
+    sizes = [architecture(config.to_dict()) for config in configs]
+    return llm, Distilled(Distiller(backbone, length, llm.width)), *sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "distils"),
+    [(name, True) for name in ("gpt2", "opt", "qwen2", "gpt-neox", "t5", "t5-v1.1")]
+    + [("gpt2", False), ("t5", False)],
+)
+def test_training_operations_are_those_that_pytorch_counts(name, distils):
+    llm, method, sizes, distiller = models(name, 64, 32, length=8)
+    example = Example(random_tokens(60, 1), random_tokens(60, 2), [(random_tokens(15, 3), [])])
+    losses = {"distill": 1.0} if distils else {"clm": 1.0}
+    with FlopCounterMode(display=False) as counter:
+        sum(
+            example_losses(llm, method, [example], losses, "pretrain", PROTOCOL).values()
+        ).backward()
+    teacher = "runs" if distils else None
+    work = training_work(sizes, distiller, Reading(60, 60, 8, 15, 15), 1, teacher)
+    # Less is done in the first layer, of two: nothing there has to lead to the query's tokens.
+    assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
+
+
+def test_operations_of_trained_vectors_are_those_that_pytorch_counts():
+    llm, _, sizes, _ = models("gpt2", 64, 32, length=8)
+    method = Distilled(nn.Parameter(torch.zeros(8, 64)))
+    example = Example([], [], [(random_tokens(60, 3), [])])
+    with FlopCounterMode(display=False) as counter:
+        example_losses(llm, method, [example], {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].backward()
+    work = training_work(sizes, None, Reading(0, 0, 8, 60, 60), 1, None)
+    assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("number", [1, 6])
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_scoring_operations_are_those_that_pytorch_counts(name, number):
+    llm, method, sizes, distiller = models(name, 64, 32, length=8)
+    options = [random_tokens(4, seed) for seed in (5, 6, 7)]
+    context = random_tokens(60, 1)
+    questions = [Question(0, context, random_tokens(20, 8 + i), options) for i in range(number)]
+    with FlopCounterMode(display=False) as counter:
+        score_questions(llm, method, questions)
+    # The last token of an option is predicted, not read.
+    work = scoring_work(sizes, distiller, Reading(60, 60, 8, 20 + 9, 12), 1, number)
+    assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
+    sizes = architecture(CONFIGURATIONS["gpt2"](64).to_dict())
+    reading, piece = Reading(60, 60, 8, 15, 15), 4
+    kinds = (None, "kept", "runs")
+    alone, kept, runs = (
+        training_bytes(sizes, None, reading, piece, "bfloat16", False, kind) for kind in kinds
+    )
+    of_keys_and_values = piece * 2 * 2 * 64 * (60 + 15) * 2  # two layers of 64, two bytes each
+    assert alone == kept == pytest.approx(runs - FRAGMENTED * of_keys_and_values)
+
+
+def test_what_is_read_at_once_is_what_scoring_reads():
+    given = inspect.signature(score_questions).parameters
+    found = [given[name].default for name in ("contexts_at_once", "questions_at_once")]
+    assert found == [plan_costs.CONTEXTS_AT_ONCE, plan_costs.QUESTIONS_AT_ONCE]
+
+
+def test_what_studies_share_is_counted_once(paper):
+    both = plan(paper, ["table2", "table3"])
+    jobs = {row.stage: row.jobs for row in both.rows if row.llm == "gpt2-large"}
+    runs = [run for name in ("table2", "table3") for run in study_runs(paper, name)]
+    runs = [run for run in runs if run.llm == "gpt2-large"]
+    stages = {
+        stage
+        for run in runs
+        for stage in trained_stages(paper.values, run.llm, run.method, run.variant, run.partition)
+    }
+    assert jobs["pretrain"] == len({stage for stage in stages if stage.endswith("pretrain")}) == 2
+    assert jobs["finetune"] == len({stage for stage in stages if stage.endswith("finetune")}) == 21
+    assert jobs["predict"] == len({run.folder for run in runs})
+    alone = plan(paper, ["table2"])
+    trained = [[row for row in found.rows if row.stage != "predict"] for found in (both, alone)]
+    assert trained[0] == trained[1]
+
+
+def test_a_kept_teacher_is_computed_once_and_its_disk_is_told(paper):
+    def rows(keeps: bool) -> dict[str, Row]:
+        values = copy.deepcopy(dict(paper.values))
+        values["training"]["pretrain"]["teacher_cache"] = keeps
+        found = plan(load_configuration(values, []), ["gamma"])
+        return {row.stage: row for row in found.rows if row.llm == "gpt2-large"}
+
+    kept, running = rows(True), rows(False)
+    assert "teacher" not in running
+    assert kept["teacher"].jobs == 1
+    # 205 tokens after beta = 0.8 of 1,024, bfloat16: half a megabyte a chunk.
+    assert kept["teacher"].disk == pytest.approx(22e6 // 1024 * 205 * 1280 * 2)
+    saved = running["pretrain"].work.flops - kept["pretrain"].work.flops
+    assert saved > 20 * kept["teacher"].work.flops
+
+
+def test_all_studies_have_a_plan(paper):
+    for study in paper["studies"]:
+        found = plan(paper, [study])
+        assert found.rows
+        assert all(row.work.flops > 0 and row.memory > 1e9 for row in found.rows)
+    everything = plan(paper)
+    assert list(everything.targets) == list(paper["studies"])
+    llms = {row.llm for row in everything.rows}
+    assert llms == set(paper["llms"])
+
+
+def test_targets_are_studies_figures_or_their_files(paper):
+    assert plan(paper, ["results/paper/table3.csv"]).targets == ["table3"]
+    assert plan(paper, ["figure4"]).targets == list(paper["figures"]["figure4"])
+    with pytest.raises(UserError, match="table9 is neither a study nor a figure"):
+        plan(paper, ["table9"])
+    with pytest.raises(UserError, match="no numbers of the device abacus"):
+        plan(paper, [], "abacus")
+
+
+def test_the_text_says_what_will_not_fit(paper):
+    text = plan_text(paper, ["table6"], "l4")
+    assert "opt-6.7b" in text
+    assert "GB to predict, l4 has 24" in text
+    assert "float32 is" not in text
+    assert "t5-lm-large: float32 is" in plan_text(paper, ["table2"], "l4")
+
+
+def test_more_steps_cost_more_and_a_larger_piece_waits_less(paper):
+    def hours(change) -> float:
+        values = copy.deepcopy(dict(paper.values))
+        change(values["training"]["finetune"])
+        return sum(
+            row.seconds
+            for row in plan(load_configuration(values, []), ["table3"]).rows
+            if row.stage == "finetune"
+        )
+
+    usual = hours(lambda stage: stage.update(micro_batch_size=1))
+    double = hours(lambda stage: stage.update(micro_batch_size=1, steps=60000))
+    assert double == pytest.approx(2 * usual, rel=0.01)
+    assert hours(lambda stage: stage.update(micro_batch_size=8)) < usual / 2
+
+
+def test_local_models_have_the_sizes_that_they_are_made_with():
+    values = yaml.safe_load((ROOT / "config/metaicl-local.yaml").read_text())
+    made = f"{values['results']}/local-models"
+    sizes = [
+        find_architecture(values, "llms.x.path", f"{made}/{name}")
+        for name in ("gpt2", "gpt2-small")
+    ]
+    wanted = [values["local_models"][part] for part in ("llm", "distiller")]
+    assert [(size.layers, size.width) for size in sizes] == [
+        (part["layers"], part["width"]) for part in wanted
+    ]
+
+
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "pandas", "pyarrow"):
+            raise ImportError(f"the plan imported {name}")
+sys.meta_path.insert(0, Refuse())
+from mend.configuration.loading import load_configuration
+from mend.planning.plan import configuration_values, plan_text
+print(plan_text(load_configuration(configuration_values("config/paper.yaml"), [])))
+"""
+
+
+def test_a_plan_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "estimates, nothing was run" in done.stdout
+
+
+def test_a_file_that_is_no_configuration_is_told(tmp_path):
+    file = tmp_path / "c.yaml"
+    for text, words in (("a: [", "cannot be read"), ("[]", "it has no keys")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=words):
+            configuration_values(str(file))
+    with pytest.raises(UserError, match="No such file"):
+        configuration_values(str(tmp_path / "absent.yaml"))
+
+
+def test_a_second_file_changes_keys_of_the_first(tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text("studies: {table2: {llms: [gpt2-xl]}}\n")
+    both = configuration_values(str(ROOT / "config/paper.yaml"), str(small))
+    assert both["studies"]["table2"]["llms"] == ["gpt2-xl"]
+    assert both["studies"]["table2"]["partitions"] == both["benchmark"]["partitions"]

@@ -1,0 +1,276 @@
+"""The report: claims, what is mixed, pictures that stay small, and nothing that data can inject."""
+
+import base64
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from io import BytesIO
+
+import numpy as np
+import pytest
+import yaml
+from helpers.configurations import ROOT
+from helpers.reports import LLM, RUN, part, write_results, write_run
+from PIL import Image
+
+from mend.configuration.loading import load_configuration
+from mend.configuration.report_spec import report_files, report_specification
+from mend.errors import UserError
+from mend.paper import paper_table
+from mend.reporting.pages import page_content
+from mend.reporting.report import write_report
+from mend.reporting.report.claims import EFFICIENCY, all_claims
+from mend.reporting.report.graph import BOX, WIDTH, draw_rules, reduced
+from mend.reporting.report.pictures import embedded
+from mend.reporting.report.runs import read_benchmarks, read_runs, warnings
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    spec = write_results(folder)
+    write_report(spec, folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def default():
+    values = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    return load_configuration(values, ["config.yaml"])
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+
+
+def test_text_from_data_is_text(page):
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;" in page
+    assert "<h2>Mine &lt;script&gt;</h2>" in page
+    assert "\\u003c/code\\u003e\\u003cscript\\u003e" in page
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    assert not re.search(r"(src|href)=\"(?!#|data:image/png;base64,)", page)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert len(page.encode()) < 5_000_000
+
+
+def test_the_main_result_is_said_with_its_numbers(page):
+    text = plain(page)
+    assert "MEND scores 50.0 %" in text
+    assert "10.0 points below Vanilla ICL (95 % interval −12.0 to −8.0)" in text
+    assert "5.0 points above HyperTuning (95 % interval 3.0 to 7.0)" in text
+    assert "9 could be judged here: 5 hold, 2 do not, and 2 are not clear" in text
+
+
+def test_claims_are_those_of_the_paper_in_its_order_then_ours(tmp_path):
+    spec = write_results(tmp_path)
+    claims = all_claims(tmp_path, spec["parts"])
+    listed = [(row["study"], row["text"]) for row in paper_table("claims").to_dict("records")]
+    assert [(claim.study, claim.text) for claim in claims[:-1]] == listed
+    found = {(claim.study, claim.text): claim for claim in claims}
+    above = found["table2", "MEND is above HyperTuning"]
+    assert (above.verdict, above.ours["mean"], above.paper) == ("holds", 5, "+2.93")
+    match = found["table2", "MEND is within 2 points of vanilla ICL, or above it"]
+    assert (match.verdict, match.note) == ("does not hold", "bar at −2")
+    assert found["table2", "Vanilla ICL is above zero-shot"].verdict == "not clear"
+    assert found["table2", "Prompt tuning is above zero-shot"].verdict == "not run"
+    assert found["table3", "Random labels are worse than right ones"].verdict == "not run"
+    pretraining = found["table4", "Pretraining helps"]
+    assert (pretraining.verdict, pretraining.ours["mean"]) == ("not clear", -1)
+    assert pretraining.note == "at 1 of 2; least: K = 1"
+    assert claims[-1].text == "<script>alert(2)</script>"
+    assert claims[-1].where == "beyond the paper"
+
+
+def test_costs_are_judged_at_each_partition(tmp_path):
+    write_results(tmp_path)
+    claims = all_claims(tmp_path, [part("figure3", pictures=["figure3"])])
+    found = {claim.text: claim for claim in claims if claim.study == "figure3"}
+    fewer, memory, time, par = (found[text] for text, *_ in EFFICIENCY)
+    assert (fewer.verdict, fewer.share) == ("holds", "0.40 times")
+    assert fewer.note == "Vanilla ICL’s, at 2 of 2 partitions"
+    assert memory.verdict == "holds"
+    assert time.verdict == "not run"
+    assert (par.verdict, par.share) == ("does not hold", "2.00 times")
+    assert par.note == "Prompt tuning’s, at 0 of 2 partitions"
+
+
+def test_pictures_without_numbers_are_left_to_the_reader(tmp_path):
+    (claim,) = (
+        claim
+        for claim in all_claims(tmp_path, [part("figure5", pictures=["figure5"])])
+        if claim.study == "figure5"
+    )
+    assert claim.verdict == "not judged"
+
+
+def test_what_is_absent_is_named(page):
+    assert "Not in this configuration, so not here: Table 3, Figure 5." in plain(page)
+
+
+def test_only_training_and_only_table_2_is_enough(tmp_path):
+    parts = [part("table2", ["table2"])]
+    spec = write_results(tmp_path, parts=parts, runs=[])
+    write_report(spec, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was trained" in page
+    assert 'id="table2"' in page
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    spec = write_results(tmp_path)
+    (tmp_path / "table4.html").write_text("half a page")
+    with pytest.raises(UserError, match=r"table4\.html: not a page of a table"):
+        write_report(spec, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_becomes_a_part(tmp_path):
+    (tmp_path / "a.html").write_text("<main>\n<h1 id='x'>A</h1><h2>B</h2><header>C</header></main>")
+    content = page_content(tmp_path / "a.html", 3)
+    assert content.strip() == "<h3 id='x'>A</h3><h4>B</h4><header>C</header>"
+
+
+def test_mixed_code_and_commits_are_told(tmp_path):
+    spec = write_results(tmp_path)
+
+    def told():
+        runs = read_runs(tmp_path, spec["runs"])
+        records = {place: record for place, (record, _) in zip(spec["runs"], runs, strict=True)}
+        return warnings(records, read_benchmarks(tmp_path))
+
+    assert told() == []
+    write_run(tmp_path, f"{RUN}/pretrain", commit="bbbb")
+    assert told() == [
+        "Training runs are of 2 commits, though what they run did not change between these."
+    ]
+    # A run whose job was not measured here may have had any code.
+    benchmark = tmp_path / "benchmarks" / RUN / "pretrain.jsonl"
+    text = benchmark.read_text()
+    benchmark.unlink()
+    assert told() == ["Training runs are of 2 commits."]
+    benchmark.write_text(text)
+    write_run(tmp_path, "runs/llm/mend/length=4/pretrain", commit="bbbb", code="2")
+    spec["runs"].append("runs/llm/mend/length=4/pretrain")
+    assert told() == [
+        "Jobs of one kind ran with different code: pretrain of mend.",
+        "Training runs are of 2 commits.",
+    ]
+    write_report(spec, tmp_path / "report.html")
+    assert "Mixed results." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_costs_and_times_are_added_up(page):
+    text = plain(page)
+    assert re.search(r"Pretraining 1 2\.00 – 3 ", text)
+    assert re.search(r"Both 2 4\.00 – 6 ", text)
+    assert re.search(r"pretrain 1 (90|91) (90|91) 300", text)
+
+
+def test_memory_of_a_job_is_what_its_log_says(tmp_path):
+    spec = write_results(tmp_path)
+    log = tmp_path / "logs" / f"{RUN}/pretrain.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("training\n12:00:00 used 3.5 s of processor time, 812 MB of memory at most\n")
+    found = {job["folder"]: job["max_rss"] for job in read_benchmarks(tmp_path)}
+    assert found[f"{RUN}/pretrain"] == 812
+    write_report(spec, tmp_path / "report.html")
+    text = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"pretrain 1 (90|91) (90|91) 812", text)
+
+
+def test_a_picture_takes_no_more_than_it_may(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 800, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    small = embedded(tmp_path / "noise.png", 100_000)
+    assert len(small["uri"]) < 100_100
+    assert small["width"] / small["height"] == pytest.approx(800 / 300, rel=0.02)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"text\.png: not a picture"):
+        embedded(tmp_path / "text.png", 1000)
+
+
+def test_colours_that_few_points_have_stay_apart(tmp_path):
+    # Many shades of blue and green, as where intervals lie over each other, and two thin lines.
+    place = np.mgrid[0:300, 0:800]
+    shades = np.stack([place[0] // 8, place[1] // 4, 255 - place[0] // 2], -1).astype(np.uint8)
+    lines = {10: (213, 94, 0), 20: (222, 143, 5)}
+    for row, colour in lines.items():
+        shades[row : row + 2, 100:160] = colour
+    Image.fromarray(shades).save(tmp_path / "shades.png")
+    uri = embedded(tmp_path / "shades.png", 500_000)["uri"]
+    shown = Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB")
+    for row, colour in lines.items():
+        assert np.abs(np.subtract(shown.getpixel((130, row)), colour)).max() <= 24
+
+
+def test_a_picture_of_several_studies_says_what_its_panels_are(tmp_path):
+    spec = write_results(tmp_path)
+    (tmp_path / "figure4.png").write_bytes((tmp_path / "figure3.png").read_bytes())
+    for studies, said in ((["table4", "table2"], True), (["table4"], False)):
+        shown = part("figure4", ["table4"], pictures=["figure4"], studies=studies)
+        spec["parts"] = [part("table2", ["table2"]), shown]
+        write_report(spec, tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        links = '(a) <a href="#table4">Table 4</a>; (b) <a href="#table2">table2</a>.'
+        assert (links in text) == said
+
+
+def test_arrows_that_follow_from_others_are_left_out():
+    after = {"a": [], "b": ["a"], "c": ["b", "a"], "d": ["a", "c"]}
+    assert reduced(after) == {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
+
+
+def test_the_rules_of_the_default_are_drawn_apart(default):
+    rules = report_specification(default)["rules"]
+    drawing = ElementTree.fromstring(str(draw_rules(rules)))
+    places = [
+        tuple(map(float, re.findall(r"[\d.]+", group.get("transform"))))
+        for group in drawing.findall("g")[:-1]
+    ]
+    assert len(places) == len(rules) - 1
+    for i, (x, y) in enumerate(places):
+        assert BOX[0] / 2 <= x <= WIDTH - BOX[0] / 2
+        for other_x, other_y in places[:i]:
+            assert abs(x - other_x) >= BOX[0] or abs(y - other_y) >= BOX[1]
+    height = {rule["rule"]: y for rule, (_, y) in zip(rules, places, strict=False)}
+    for rule in rules[:-1]:
+        assert all(height[source] < height[rule["rule"]] for source in rule["after"])
+
+
+def test_parts_are_in_the_papers_order(default):
+    spec = report_specification(default)
+    names = [part["name"] for part in spec["parts"]]
+    shown = {part["name"]: part["studies"] for part in spec["parts"]}
+    assert shown["figure4"] == ["shots", "length", "context-length"]
+    assert shown["table3"] == []
+    assert names[:5] == ["table1", "table2", "figure3", "figure4", "table3"]
+    assert names[-2:] == ["equal-tokens", "beyond-window"]
+    assert spec["absent"] == []
+    tables = [table for part in spec["parts"] for table in part["tables"]]
+    assert sorted(tables) == sorted({*default["studies"], "table1", "table5"})
+    files = report_files(default)
+    assert {"shots.claims.json", "figure4.png", "table2.html", "figure3.parquet"} <= {*files}
+    assert "runs/pocket-gpt2/mend/default/pretrain/metrics.jsonl" in files
+    assert len(files) == len(set(files))
+
+
+def test_choices_that_are_not_the_defaults_are_listed(default):
+    found = {row["key"]: row for row in report_specification(default)["differences"]}
+    chunks = found["protocol.pretraining_chunks"]
+    assert (chunks["value"], chunks["default"]) == ("per-document", "fixed-windows")
+    assert "protocol.separators" not in found
+
+
+def test_the_report_does_without_torch():
+    code = "import mend.reporting.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_llm_is_named_in_the_main_result_only_as_text(page):
+    assert LLM not in page

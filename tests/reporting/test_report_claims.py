@@ -1,0 +1,98 @@
+"""What claims compare, and that both configurations claim what the paper does."""
+
+import pytest
+import yaml
+from helpers.configurations import ROOT
+
+from mend.configuration.claims import compared_points, listed_axes
+from mend.configuration.loading import load_configuration
+from mend.configuration.runs import study_runs
+from mend.errors import UserError
+from mend.paper import paper_table
+from mend.reporting.report.claims import EFFICIENCY
+from mend.reporting.tables.table2_numbers import CLAIMS
+
+CONFIGURATIONS = ("config.yaml", "config/paper.yaml")
+
+
+@pytest.fixture(params=CONFIGURATIONS)
+def configured(request, monkeypatch):
+    """The values of a configuration, and the name of its file."""
+    monkeypatch.chdir(ROOT)
+    return yaml.safe_load((ROOT / request.param).read_text(encoding="utf-8")), request.param
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower", "pairs", "listed"),
+    [
+        ({"run": "a"}, {"run": "b"}, [({"run": "a"}, {"run": "b"})], set()),
+        ({"k": 4}, {"k": [1, 2]}, [({"k": 4}, {"k": 1}), ({"k": 4}, {"k": 2})], {"k"}),
+        ({"k": [2, 4]}, {"k": [1, 2]}, [({"k": 2}, {"k": 1}), ({"k": 4}, {"k": 2})], {"k"}),
+        (
+            {"run": ["a", "b"], "k": 1},
+            {"run": "c", "k": [2, 3]},
+            [
+                ({"run": "a", "k": 1}, {"run": "c", "k": 2}),
+                ({"run": "b", "k": 1}, {"run": "c", "k": 3}),
+            ],
+            {"run", "k"},
+        ),
+    ],
+)
+def test_lists_of_a_claim_go_together(higher, lower, pairs, listed):
+    claim = {"text": "a", "higher": higher, "lower": lower}
+    assert compared_points(claim) == pairs
+    assert listed_axes(claim) == listed
+
+
+def test_lists_of_different_lengths_are_refused():
+    with pytest.raises(UserError, match="value by value, but here they have 2 and 3 values"):
+        compared_points({"higher": {"k": [1, 2]}, "lower": {"k": [1, 2, 3]}})
+
+
+def test_every_claim_of_the_paper_is_one_that_something_judges(configured):
+    listed = {(row["study"], row["text"]) for row in paper_table("claims").to_dict("records")}
+    studies = configured[0]["studies"].items()
+    made = {(name, claim["text"]) for name, s in studies for claim in s.get("claims", ())}
+    made |= {("table2", claim.text) for claim in CLAIMS}
+    made |= {("figure3", text) for text, *_ in EFFICIENCY}
+    assert {key for key in listed if key[0] != "figure5"} <= made
+    of_the_paper = {study for study, _ in listed}
+    assert {key for key in made if key[0] in of_the_paper} <= listed
+
+
+def test_both_configurations_have_the_same_studies_and_the_papers_values():
+    pocket, paper = (yaml.safe_load((ROOT / name).read_text()) for name in CONFIGURATIONS)
+    assert pocket["studies"].keys() == paper["studies"].keys()
+    assert pocket["figures"] == paper["figures"]
+    for name, study in paper["studies"].items():
+        of_pocket = pocket["studies"][name]
+        assert study.get("vary", {}).keys() == of_pocket.get("vary", {}).keys()
+        assert study.get("methods") == of_pocket.get("methods")
+    varied = {
+        name: study["vary"][axis]
+        for name, study in paper["studies"].items()
+        for axis in study.get("vary", {})
+    }
+    assert varied["shots"] == [1, 2, 4, 8, 16]
+    assert varied["length"] == [1, 10, 50, 100, 200]
+    assert varied["beta"] == [0.2, 0.4, 0.8, 0.9]
+    assert [*varied["gamma"]] == ["0.01", "0.1", "1", "10"]
+    assert varied["lambda"] == [0.01, 0.1, 1, 10]
+    assert [*varied["table3"]] == [
+        *("no perturbation", "BM25", "dense"),
+        *("no label", "no input", "random label", "wrong label"),
+    ]
+    assert {*paper["studies"]["table6"]["llms"]} == {"opt-6.7b", "flan-t5-xl"}
+
+
+def test_what_is_read_is_compared_without_runs_of_its_own(configured):
+    values, file = configured
+    configuration = load_configuration(values, [file])
+    folders = {
+        name: {run.folder for run in study_runs(configuration, name)}
+        for name in ("shots", "length", "context-length")
+    }
+    assert folders["context-length"] <= folders["shots"] | folders["length"]
+    # Every K of vanilla ICL, and every l of three methods.
+    assert len(folders["context-length"]) == 5 + 3 * 5

@@ -1,0 +1,237 @@
+"""Studies from predictions: points, references, ranks, claims, and the paper's numbers."""
+
+import numpy as np
+import pytest
+from helpers.studies import LLMS, TASKS, predictions_of, study, write_task_list
+
+from mend.configuration.task_list import read_task_list
+from mend.errors import UserError
+from mend.paper import paper_numbers, paper_table
+from mend.reporting.studies.numbers import compute_study, judge_claims, point_scores
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    path = tmp_path / "tasks.csv"
+    write_task_list(path)
+    return read_task_list(path)
+
+
+def row_of(table, **values):
+    for key, value in values.items():
+        table = table[table[key] == value]
+    (row,) = table.to_dict("records")
+    return row
+
+
+def test_points_and_differences_by_hand(tasks):
+    spec = study()
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert list(table.columns) == [
+        *("llm", "run", "length", "partition", "mean", "std", "ci_low", "ci_high"),
+        *("tasks", "seeds", "context_length"),
+        *("difference", "difference_low", "difference_high"),
+    ]
+    assert len(table) == 2 * 3 * 3 * 3
+    assert list(table["partition"][:3]) == ["qa_to_qa", "hr_to_lr", "AVG"]
+    # Tasks and seeds add 1.5 on average; 20 rows.
+    mend = row_of(table, llm="small", run="MEND", length=16, partition="qa_to_qa")
+    assert mend["mean"] == pytest.approx(5 * (4 + 1.5 + 2))
+    assert np.isnan(mend["difference"])
+    assert (mend["tasks"], mend["seeds"]) == (3, 2)
+    for length, mean in ((4, 1), (32, 4)):
+        row = row_of(table, llm="large", run="HyperTuning", length=length, partition="qa_to_qa")
+        assert row["mean"] == pytest.approx(5 * (2 + 1.5 + mean))
+        differences = (row["difference"], row["difference_low"], row["difference_high"])
+        assert differences == (-10, -10, -10)  # paired: every task and seed differs by 2 rows
+    # ICL is one run at three points.
+    icl = table[(table["run"] == "Vanilla ICL") & (table["partition"] == "AVG")]
+    assert icl["mean"].tolist() == [5 * 6.5] * 6
+    assert icl["difference"].tolist() == [5 * (1.0 - 2.5)] * 6
+
+
+def test_a_reference_may_be_a_value_of_another_axis_or_absent(tasks):
+    spec = study(reference={"length": 4})
+    predictions = predictions_of(spec, spec["partitions"])
+    table = compute_study(spec, tasks, predictions)
+    assert table.loc[table["length"] == 4, "difference"].isna().all()
+    row = row_of(table, llm="small", run="MEND", length=32, partition="hr_to_lr")
+    assert row["difference"] == -15
+    # The very same predictions at both points differ by nothing, for certain.
+    row = row_of(table, llm="small", run="Vanilla ICL", length=32, partition="hr_to_lr")
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == (0, 0, 0)
+    assert compute_study(study(reference=None), tasks, predictions)["difference"].isna().all()
+
+
+def test_one_partition_has_no_average(tasks):
+    spec = study(partitions=["qa_to_qa"])
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert set(table["partition"]) == {"qa_to_qa"}
+    spec = study(skipped={"hr_to_lr": TASKS})
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert set(table["partition"]) == {"qa_to_qa"}
+
+
+def test_what_is_read_before_a_query_is_averaged_as_scores_are(tasks):
+    spec = study(skipped={"hr_to_lr": [TASKS[0]]})
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    icl = table[(table["run"] == "Vanilla ICL") & (table["llm"] == "large")]
+    # 60, 80 and 100 tokens, half of the rows one more.
+    assert icl["context_length"].tolist() == [80.5, 90.5, 85.5] * 3
+    mend = table[(table["run"] == "MEND") & (table["partition"] == "AVG")]
+    assert mend["context_length"].tolist() == [4, 16, 32] * 2
+
+
+def test_average_rank_by_hand(tasks):
+    spec = study(score="rank")
+    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    assert table.loc[table["partition"] != "AVG", "average_rank"].isna().all()
+    average = table[(table["llm"] == "small") & (table["partition"] == "AVG")]
+    ranks = average.set_index(["run", "length"])["average_rank"]
+    # 32 is first on QA and last on LR; ICL's are equal and share the mean rank.
+    assert ranks["MEND"].tolist() == [2, 2, 2]
+    assert ranks["Vanilla ICL"].tolist() == [2, 2, 2]
+    only = study(score="rank", partitions=["qa_to_qa"])
+    table = compute_study(only, tasks, predictions_of(spec, spec["partitions"]))
+    assert table[table["run"] == "MEND"]["average_rank"].tolist() == [3, 2, 1] * 2
+    two = study(score="rank", axes=[{"name": "run", "values": ["Vanilla ICL", "MEND"]}])
+    two["runs"] = [{**r, "values": {"run": r["values"]["run"]}} for r in spec["runs"][::3]]
+    two["runs"] = [run for run in two["runs"] if run["values"]["run"] in ("MEND", "Vanilla ICL")]
+    table = compute_study(two, tasks, predictions_of(spec, spec["partitions"]))
+    # ICL has 5; MEND 4 + 1 on QA (equal) and 4 + 4 on LR (better).
+    average = table[(table["llm"] == "small") & (table["partition"] == "AVG")]
+    assert average["average_rank"].tolist() == [1.75, 1.25]
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower", "margin", "expected", "pairs"),
+    [
+        ({"run": "MEND"}, {"run": "HyperTuning"}, 9, "holds", 3),
+        ({"run": "MEND"}, {"run": "HyperTuning"}, 11, "does not hold", 3),
+        ({"run": "MEND"}, {"run": "HyperTuning"}, 10, "not clear", 3),
+        # Only ICL does not gain from more vectors; it is neither above nor below.
+        ({"length": 32}, {"length": 4}, 0, "not clear", 3),
+        ({"run": "MEND", "length": 32}, {"run": "MEND", "length": 4}, 0, "holds", 1),
+        # Equal with 4 vectors, above with more: not above by a point at every length.
+        ({"run": "MEND"}, {"run": "Vanilla ICL"}, 1, "does not hold", 3),
+    ],
+)
+def test_claims(tasks, higher, lower, margin, expected, pairs):
+    claim = {"text": "so it is", "higher": higher, "lower": lower, "margin": margin}
+    spec = study(claims=[claim], partitions=["qa_to_qa"])
+    scores = point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
+    claims = judge_claims(spec, scores)
+    assert [claim["llm"] for claim in claims] == list(LLMS)
+    assert [claim["verdict"] for claim in claims] == [expected] * 2
+    assert len(claims[0]["pairs"]) == pairs
+
+
+def test_several_claims_keep_their_own_pairs(tasks):
+    claims = [
+        {"text": "a", "higher": {"run": "MEND"}, "lower": {"run": "HyperTuning"}},
+        {
+            "text": "b",
+            "higher": {"run": "MEND", "length": 32},
+            "lower": {"run": "MEND", "length": 4},
+        },
+    ]
+    spec = study(claims=claims, partitions=["qa_to_qa"])
+    first, second, *_ = judge_claims(
+        spec, point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
+    )
+    assert [(pair["place"], pair["difference"]) for pair in first["pairs"]] == [
+        ({"length": length}, 10) for length in (4, 16, 32)
+    ]
+    assert [(pair["place"], pair["difference"]) for pair in second["pairs"]] == [({}, 15)]
+
+
+def test_a_claim_may_list_what_it_compares(tasks):
+    claims = [
+        {"text": "a", "higher": {"length": 16}, "lower": {"length": [4, 32]}},
+        {"text": "b", "higher": {"length": [16, 32]}, "lower": {"length": [4, 16]}},
+    ]
+    claims = [
+        {
+            "text": claim["text"],
+            **{side: {"run": "MEND", **claim[side]} for side in ("higher", "lower")},
+        }
+        for claim in claims
+    ]
+    spec = study(claims=claims, partitions=["qa_to_qa"])
+    scores = point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
+    best_at_16, gains, *_ = judge_claims(spec, scores)
+    assert best_at_16["verdict"] == "does not hold"
+    found = [(pair["lower"]["length"], pair["difference"]) for pair in best_at_16["pairs"]]
+    assert found == [(4, 5), (32, -10)]
+    assert gains["verdict"] == "holds"
+    assert [pair["difference"] for pair in gains["pairs"]] == [5, 10]
+    assert gains["pairs"][0]["listed"] == ["length"]
+    # Axes that are not named take every value, with each pair of the lists.
+    spec["claims"] = [{"text": "c", "higher": {"length": 32}, "lower": {"length": [4, 16]}}]
+    (pairs, _) = (claim["pairs"] for claim in judge_claims(spec, scores))
+    assert [pair["place"]["run"] for pair in pairs] == [
+        run for run in ("Vanilla ICL", "HyperTuning", "MEND") for _ in range(2)
+    ]
+
+
+def test_what_is_read_as_a_share_of_the_longest_context_of_a_run(tasks):
+    spec = study(context_share_of="MEND", skipped={"hr_to_lr": [TASKS[0]]})
+    predictions = predictions_of(spec, spec["partitions"])
+    table = compute_study(spec, tasks, predictions)
+    shares = table[(table["llm"] == "large") & (table["partition"] == "AVG")]
+    assert shares.loc[shares["run"] == "MEND", "context_share"].tolist() == [12.5, 50, 100]
+    icl = table[(table["run"] == "Vanilla ICL") & (table["length"] == 4)]
+    assert (
+        icl["context_share"].tolist()
+        == [round(100 * length / 32, 4) for length in (80.5, 90.5, 85.5)] * 2
+    )
+    nothing = predictions.assign(context_length=0)
+    with pytest.raises(UserError, match=r"studies\.length\.context_share_of: MEND reads nothing"):
+        compute_study(spec, tasks, nothing)
+
+
+def test_what_is_absent_is_named(tasks):
+    spec = study()
+    predictions = predictions_of(spec, spec["partitions"])
+    lost = (predictions["variant"] == "length=4") & (predictions["method"] == "mend")
+    with pytest.raises(UserError, match=r"no predictions of MEND, l = 4 with small \(mend, l"):
+        compute_study(spec, tasks, predictions[~lost])
+    lost &= (predictions["task"] == "lakes") & (predictions["partition"] == "hr_to_lr")
+    with pytest.raises(UserError, match="MEND, l = 4 with small on hr_to_lr lack .* lakes"):
+        compute_study(spec, tasks, predictions[~lost])
+    lost &= predictions["row"] == 3
+    with pytest.raises(UserError, match="19 rows of task lakes, seed 13"):
+        compute_study(spec, tasks, predictions[~lost])
+    with pytest.raises(UserError, match=r"studies\.length\.vary\.seeds: .* rename"):
+        compute_study(study(axes=[{"name": "seeds", "values": [1]}]), tasks, predictions)
+
+
+def test_points_that_would_be_confused_are_refused(tasks):
+    spec = study()
+    predictions = predictions_of(spec, spec["partitions"])
+    spec["axes"] = [
+        {"name": "run", "values": ["MEND", "MEND, few"]},
+        {"name": "size", "values": ["few, or so", "or so"]},
+    ]
+    first = {**spec["runs"][-1], "values": {"run": "MEND", "size": "few, or so"}}
+    spec["runs"] = [first]
+    with pytest.raises(UserError, match=r"two points are called MEND, few, or so; rename"):
+        compute_study(spec, tasks, predictions)
+
+
+def test_the_papers_tables_in_long_form():
+    table = paper_numbers("table3")
+    assert list(table.columns) == ["llm", "run", "demonstrations", "partition", "mean", "std"]
+    row = row_of(table, run="MEND", demonstrations="BM25")
+    assert (row["llm"], row["partition"], row["mean"]) == ("gpt2-large", "class_to_class", 46.82)
+    row = row_of(paper_numbers("table4"), run="Without prediction loss", partition="AVG")
+    assert row["mean"] == 40.41
+    row = row_of(paper_numbers("table6"), llm="opt-6.7b", run="MEND")
+    assert (row["partition"], row["mean"], row["std"]) == ("class_to_class", 44.27, 1.12)
+    row = row_of(paper_numbers("table7"), run="Vanilla ICL", template="newline")
+    assert (row["mean"], row["std"]) == (38.90, 2.21)
+    for name, columns in (("table3", 7), ("table4", 5), ("table6", 1), ("table7", 2)):
+        assert len(paper_numbers(name)) == len(paper_table(name)) * columns
+        assert paper_numbers(name)["mean"].notna().all()
+    with pytest.raises(UserError, match="table5"):
+        paper_numbers("table5")

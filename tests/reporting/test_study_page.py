@@ -1,0 +1,223 @@
+"""The files of a study: the same numbers thrice, and a page that says what they mean."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+import pytest
+from helpers.studies import predictions_of, study, write_task_list
+
+from mend.errors import UserError
+from mend.reporting.studies import write_study
+
+CLAIMS = [
+    {"text": "more <b>MEND</b>", "higher": {"run": "MEND"}, "lower": {"run": "HyperTuning"}},
+    {
+        "text": "more vectors",
+        "higher": {"run": "MEND", "length": 4},
+        "lower": {"run": "MEND", "length": 32},
+        "margin": -2,
+    },
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a study's files; its predictions lie in one file for each method."""
+
+    def write_files(spec, folder="out"):
+        task_list = tmp_path / "tasks.csv"
+        write_task_list(task_list)
+        predictions = predictions_of(spec, spec["partitions"])
+        files = []
+        for method, part in predictions.groupby("method"):
+            columns = ["predicted_text", "gold_text", "predicted"]
+            rows = [
+                {
+                    **row,
+                    "options": ["yes", "no"],
+                    "scores": [-1.0 - predicted, -1.5],
+                }
+                for row, predicted in zip(
+                    part.drop(columns=columns).to_dict("records"), part["predicted"], strict=True
+                )
+            ]
+            files.append(tmp_path / f"{method}.parquet")
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), files[-1])
+        record = {"llm": "small", "method": "mend", "stage": "pretrain", "device": "<i>cpu</i>"}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        out = [tmp_path / folder / name for name in ("s.csv", "s.parquet", "s.html", "claims.json")]
+        # A file stands once for each point that reads it.
+        spec = {**spec, "task_list": str(task_list)}
+        write_study(spec, [*files, *files], [tmp_path / "record.json"], *out)
+        return out
+
+    return write_files
+
+
+def table_of(page, label):
+    """Text of the rows of the table with this label."""
+    part = page[page.index(f'aria-label="{label}"') :]
+    rows = re.findall(r"<tr.*?</tr>", part[: part.index("</table>")], re.DOTALL)
+    cells = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[re.sub(r"<.*?>|\s+", " ", cell).strip() for cell in row] for row in cells]
+
+
+def test_the_files_agree(write):
+    csv, parquet, html, claims = write(study(claims=CLAIMS))
+    table = pd.read_csv(csv)
+    pd.testing.assert_frame_equal(table, pd.read_parquet(parquet))
+    page = html.read_text()
+    rows = table_of(page, "Number of vectors")
+    assert rows[0][1] == "l, number of vectors"
+    assert rows[1] == ["Run", "4", "16", "32"]
+    assert rows[2] == ["small"]
+    mend = table[(table["llm"] == "small") & (table["run"] == "MEND")]
+    average = mend[mend["partition"] == "AVG"]
+    assert [cell.split()[0] for cell in rows[5][1:]] == [f"{m:.2f}" for m in average["mean"]]
+    each = table_of(page, "Each partition")
+    assert each[0] == ["Run", "QA → QA", "HR → LR", "AVG"]
+    assert ["MEND, l = 4", *(f"{m:.2f}" for m in mend["mean"][:3])] in [
+        [row[0], *(cell.split()[0] for cell in row[1:])] for row in each
+    ]
+    differences = table_of(page, "Differences to MEND")
+    assert [row[0] for row in differences[3:5]] == ["Vanilla ICL", "HyperTuning"]
+    assert differences[4][1] == "−10.00 [−10.0, −10.0]"
+    judged = json.loads(claims.read_text())
+    assert [claim["verdict"] for claim in judged] == ["holds", "holds"] * 2
+    shown = table_of(page, "Claims, small")
+    assert shown[1][1:] == ["✓ holds", "at 3 of 3"]
+    assert shown[2][:3] == ["l = 4", "✓ holds", "+10.00"]
+
+
+def test_lists_of_a_claim_are_told_pair_by_pair(write):
+    claims = [
+        {
+            "text": "best with 16",
+            "higher": {"run": ["MEND", "HyperTuning"], "length": 16},
+            "lower": {"run": ["MEND", "HyperTuning"], "length": [4, 32]},
+        },
+        {"text": "gains", "higher": {"length": 32}, "lower": {"length": [4, 16]}},
+    ]
+    rows = table_of(write(study(claims=claims))[2].read_text(), "Claims, small")
+    assert [row[0] for row in rows[1:6]] == [
+        *("best with 16", "MEND, l = 16 against l = 4"),
+        *("HyperTuning, l = 16 against l = 32", "gains"),
+        "Vanilla ICL, l = 32 against l = 4",
+    ]
+
+
+def test_what_is_read_is_told_where_the_study_is_about_it(write):
+    page = write(study(context_share_of="MEND"))[2].read_text()
+    rows = table_of(page, "Number of vectors")
+    assert [cell.split("reads ")[1] for cell in rows[5][1:]] == [
+        "4 (12 %)",
+        "16 (50 %)",
+        "32 (100 %)",
+    ]
+    assert "share of the longest context of MEND" in re.sub(r"\s+", " ", page)
+    assert "reads" not in str(table_of(write(study())[2].read_text(), "Number of vectors"))
+
+
+def test_without_an_axis_columns_are_partitions(write):
+    spec = study(axes=[{"name": "run", "values": ["Vanilla ICL", "MEND"]}], reference=None)
+    spec["runs"] = [
+        {**run, "values": {"run": run["values"]["run"]}}
+        for run in spec["runs"]
+        if run["variant"] == "default" and run["values"] != {"run": "HyperTuning", "length": 16}
+    ]
+    spec["runs"] = list({(run["llm"], run["method"]): run for run in spec["runs"]}.values())
+    page = write(spec)[2].read_text()
+    assert table_of(page, "Number of vectors")[0] == ["Run", "QA → QA", "HR → LR", "AVG"]
+    for absent in ("Differences to", "What it was to show", "paper’s", "Each partition"):
+        assert absent not in page
+
+
+def test_axes_between_join_the_rows(write):
+    spec = study()
+    spec["axes"] = [spec["axes"][0], spec["axes"][1], {"name": "pass", "values": ["one", 2]}]
+    spec["runs"] = [
+        {**run, "values": {**run["values"], "pass": value}}
+        for run in spec["runs"]
+        for value in ("one", 2)
+    ]
+    spec["reference"] = {"pass": "one"}
+    csv, _, html, _ = write(spec)
+    rows = table_of(html.read_text(), "Number of vectors")
+    assert table_of(html.read_text(), "Differences to pass: one")[1] == ["Run", "2"]
+    assert rows[1] == ["Run", "one", "2"]
+    assert rows[3][0] == "Vanilla ICL, l = 4"
+    assert "small,MEND,4,2,AVG," in csv.read_text()
+
+
+def test_numbers_of_an_axis_keep_their_digits(write):
+    spec = study()
+    steps = {4: 1e-5, 16: 3000, 32: 0.5}
+    spec["axes"][1] = {"name": "rate", "values": list(steps.values())}
+    for run in spec["runs"]:
+        run["values"] = {"run": run["values"]["run"], "rate": steps[run["values"]["length"]]}
+    lines = write(spec)[0].read_text()
+    for text in ("small,MEND,1e-05,AVG", "small,MEND,3000,AVG", "small,MEND,0.5,AVG"):
+        assert text in lines
+
+
+def test_the_papers_numbers_stand_beside_ours(write):
+    spec = study(paper="table4", partitions=["non_qa_to_qa", "qa_to_qa"])
+    spec["axes"] = spec["axes"][:1]
+    spec["llms"][0]["paper_llm"] = "gpt2-large"
+    claim = {"text": "a", "higher": {"run": "MEND"}, "lower": {"run": "Vanilla ICL"}}
+    spec["claims"] = [claim]
+    spec["runs"] = [
+        {**run, "values": {"run": run["values"]["run"]}}
+        for run in spec["runs"]
+        if run["values"]["length"] == 16
+    ]
+    page = write(spec)[2].read_text()
+    rows = {row[0]: row for row in table_of(page, "Number of vectors")}
+    assert "in grey, the paper’s gpt2-large" in page
+    first = table_of(page, "Number of vectors")
+    mend = next(row for row in first if row[0] == "MEND")
+    assert mend[2].endswith("paper 46.92")
+    assert mend[3].endswith("paper 45.61")  # the mean of these two; the paper's is of four
+    assert "paper" not in rows["MEND"][1]  # of the second LLM, which the paper does not have
+    assert table_of(page, "Claims, small")[1][-1] == "−0.20"
+
+
+def test_what_comes_from_data_is_escaped_and_nothing_is_loaded(write):
+    page = write(study(title="a <script>", claims=CLAIMS, skipped={"qa_to_qa": ["<img>"]}))[2]
+    page = page.read_text()
+    for text in ("a &lt;script&gt;", "more &lt;b&gt;", "&lt;i&gt;cpu", "&lt;img&gt;"):
+        assert text in page
+    for markup in ("<script", "<b>", "<i>", "<img", "http", "src="):
+        assert markup not in page
+
+
+def test_nothing_is_written_of_incomplete_predictions(write, tmp_path):
+    spec = study(partitions=["qa_to_qa"])
+    spec["seeds"] = [13, 21, 42]
+    with pytest.raises(UserError, match="lack the seeds 42"):
+        write(spec)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="the specification of a study lacks .*axes"):
+        write_study({"name": "s"}, [], [], *"abcd")
+
+
+def test_files_are_the_same_bytes_again(write):
+    first, second = write(study(claims=CLAIMS)), write(study(claims=CLAIMS), "again")
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_nothing_here_imports_torch():
+    code = (
+        "import sys, mend.reporting.studies; "
+        "print({'torch', 'transformers'} & set(sys.modules) or 'none')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "none"

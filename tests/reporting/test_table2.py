@@ -1,0 +1,293 @@
+"""Table 2 from prediction files: the same numbers thrice, and a page that says what they mean."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from mend.configuration.task_list import PARTITIONS
+from mend.errors import UserError
+from mend.evaluation.statistics import verdict
+from mend.reporting.pages import marks
+from mend.reporting.tables.table2 import write_table2
+
+# One right answer more for each method in this order.
+METHODS = ["zero-shot", "prompt-tuning", "vanilla-icl", "hypertuning", "mend"]
+TASKS = ["boats", "boats_again", "<script>alert(1)"]
+SEEDS = [13, 21]
+TEST_PARTITIONS = ["non_qa_to_qa", "qa_to_qa"]
+ROWS = 10
+
+
+def right_answers(method, task, seed):
+    return METHODS.index(method) + TASKS.index(task) + SEEDS.index(seed)
+
+
+def prediction_rows(method, partition, tasks=TASKS):
+    return [
+        {
+            "llm": "small & <b>quick</b>",
+            "method": method,
+            "variant": "default",
+            "condition": "shots=16",
+            "partition": partition,
+            "task": task,
+            "seed": seed,
+            "row": row,
+            "context_length": 4,
+            "gold": 0,
+            "options": ["yes", "no"],
+            "scores": [-1.0, -2.0] if row < right_answers(method, task, seed) else [-2.0, -1.0],
+        }
+        for task in tasks
+        for seed in SEEDS
+        for row in range(ROWS)
+    ]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A small study on disk: spec, prediction files, record files, and `write(folder)`."""
+    task_list = tmp_path / "tasks.csv"
+    with task_list.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "type", "options", *PARTITIONS])
+        for task in TASKS:
+            roles = ["test" if name in TEST_PARTITIONS else "train" for name in PARTITIONS]
+            writer.writerow([task, "multi-choice", "", *roles])
+    predictions, records = [], []
+    for method in METHODS:
+        trained = method not in ("zero-shot", "vanilla-icl")
+        for partition in TEST_PARTITIONS if trained else ["all"]:
+            rows = prediction_rows(method, partition)
+            path = tmp_path / f"{method}-{partition}.parquet"
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+            predictions.append(path)
+            if trained:
+                record = {
+                    "llm": "small & <b>quick</b>",
+                    "method": method,
+                    "stage": "finetune",
+                    "partition": partition,
+                    "steps": 300,
+                    "seconds": 20.5,
+                    "device": "<i>cpu</i>",
+                }
+                path = tmp_path / f"{method}-{partition}.json"
+                path.write_text(json.dumps(record))
+                records.append(path)
+    spec = {
+        "llms": [{"name": "small & <b>quick</b>", "paper_llm": "gpt2-large"}],
+        "methods": METHODS,
+        "partitions": TEST_PARTITIONS,
+        "seeds": SEEDS,
+        "protocol": {"metrics": "metaicl", "task_mean": "plain"},
+        "task_list": str(task_list),
+        "shots": 16,
+        "benchmark": "pocket",
+        "skipped": {"qa_to_qa": ["<img src=x>"]},
+        "command": "snakemake --cores 8 results/table2.csv",
+    }
+
+    def write(folder="out", spec=spec, predictions=predictions, records=records):
+        paths = [tmp_path / folder / f"table2.{kind}" for kind in ("csv", "parquet", "html")]
+        write_table2(spec, predictions, records, *paths)
+        return SimpleNamespace(**{path.suffix[1:]: path for path in paths})
+
+    return SimpleNamespace(spec=spec, predictions=predictions, records=records, write=write)
+
+
+def test_the_three_files_hold_the_hand_computed_means(study):
+    out = study.write()
+    table = pd.read_csv(out.csv)
+    means = table.set_index(["method", "partition"])["mean"]
+    for place, method in enumerate(METHODS):
+        # Of 10 rows, place + task (0, 1, 2) + seed (0, 1) are right: on average place + 1.5.
+        assert means[method, "qa_to_qa"] == pytest.approx(10 * (place + 1.5))
+        assert means[method, "AVG"] == pytest.approx(10 * (place + 1.5))
+    assert means["mend - vanilla-icl", "non_qa_to_qa"] == 20
+    assert table["seeds"].unique().tolist() == [2]
+    pd.testing.assert_frame_equal(table, pd.read_parquet(out.parquet))
+    page = out.html.read_text()
+    assert ">55.00</span>" in page
+    low, high = table.loc[table["method"] == "mend", ["ci_low", "ci_high"]].iloc[0]
+    assert f'title="95 % interval: {low:.2f} to {high:.2f}"' in page
+
+
+def test_csv_and_parquet_are_the_same_bytes_again(study):
+    first = study.write("first")
+    second = study.write("second", predictions=study.predictions[::-1], records=[])
+    assert first.csv.read_bytes() == second.csv.read_bytes()
+    assert first.parquet.read_bytes() == second.parquet.read_bytes()
+
+
+def test_what_comes_from_data_is_escaped(study):
+    page = study.write().html.read_text()
+    assert "small &amp; &lt;b&gt;quick&lt;/b&gt;" in page
+    assert "&lt;img src=x&gt;" in page
+    assert "&lt;i&gt;cpu&lt;/i&gt;" in page
+    for markup in ("<script", "<b>quick", "<img", "<i>cpu"):
+        assert markup not in page
+    study.spec["protocol"]["excluded_test_tasks"] = {"qa_to_qa": [TASKS[2]]}
+    page = study.write().html.read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+
+
+def test_the_page_loads_nothing_from_elsewhere(study):
+    page = study.write().html.read_text()
+    assert not re.findall(r"<[^>]*\s(?:src|href)=|url\(|@import", page)
+    assert "http" not in page
+
+
+def test_best_and_second_are_marked_once_in_each_column(study):
+    page = study.write().html.read_text()
+    table = page[page.index('aria-label="Table 2"') : page.index("</table>")]
+    rows = {
+        re.search(r'<th scope="row">(.*?)</th>', row).group(1): row
+        for row in table.split("<tr")
+        if '<th scope="row">' in row
+    }
+    assert rows["MEND"].count('class="best"') == 3
+    assert rows["HyperTuning"].count('class="second"') == 3
+    assert table.count('class="best"') == table.count('class="second"') == 3
+    assert "46.92 ±0.49" in rows["MEND"]  # the paper's, QA→QA
+    assert "41.93" not in rows["Vanilla ICL"]  # the paper's average is over seven partitions
+    assert ">45.81<" in rows["Vanilla ICL"]  # the mean of 45.81 and 45.81 instead
+
+
+def test_marks_with_ties():
+    assert marks([1, 3, 2]) == ["", "best", "second"]
+    assert marks([3, 3, 2, 1]) == ["best", "best", "second", ""]
+    assert marks([3, 2, 2]) == ["best", "second", "second"]
+    assert marks([3.001, 3.004, 2]) == ["best", "best", "second"]  # equal as displayed
+    assert marks([5, 5]) == ["best", "best"]
+
+
+def test_verdicts():
+    assert verdict(0.1, 3, 0) == "holds"
+    assert verdict(-3, -0.1, 0) == "does not hold"
+    assert verdict(-1, 3, 0) == "not clear"
+    assert verdict(-1, 3, -2) == "holds"
+    assert verdict(0, 0, 0) == "not clear"
+
+
+def test_claims_are_judged_on_the_page(study):
+    page = study.write().html.read_text()
+    claims = page[page.index("What the paper claims") : page.index("<h2>Intervals")]
+    verdicts = dict(
+        re.findall(
+            r'<th scope="row" class="wrap">(.*?)</th>.*?<span class="verdict.*?">(.*?)</',
+            claims,
+            re.DOTALL,
+        )
+    )
+    assert verdicts == {
+        "Vanilla ICL is above zero-shot": "✓ holds",
+        "MEND is within 2 points of vanilla ICL, or above it": "✓ holds",
+        "MEND is above HyperTuning": "✓ holds",
+        "MEND is above prompt tuning": "✓ holds",
+        "Vanilla ICL is above HyperTuning": "✗ does not hold",
+        "HyperTuning is above prompt tuning": "✓ holds",
+        "Prompt tuning is above zero-shot": "✓ holds",
+        "HyperTuning is above zero-shot": "✓ holds",
+        "MEND is above zero-shot": "✓ holds",
+    }
+
+
+def test_both_task_means_are_shown_where_they_differ(study):
+    page = study.write().html.read_text()
+    # boats_again counts twice for the authors: (0 + 2 x 1 + 2) / 4 + 4 + 0.5 = 5.5 = the plain one.
+    assert "The other mean over tasks" not in page
+    study.spec["protocol"]["excluded_test_tasks"] = {"qa_to_qa": [TASKS[2]]}
+    page = study.write().html.read_text()
+    # MEND without the third task: (0 + 1) / 2 + 4.5 against (0 + 2 x 1) / 3 + 4.5.
+    assert "50.00 / 51.67" in page
+
+
+def test_predictions_of_another_study_are_refused(study, tmp_path):
+    rows = [{**row, "condition": "shots=4"} for row in prediction_rows("mend", "qa_to_qa")]
+    path = tmp_path / "other.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(UserError, match="mend .* mix the conditions shots=16, shots=4"):
+        study.write(predictions=[*study.predictions, path])
+
+
+@pytest.mark.parametrize("drop", ["seed", "row", "method"])
+def test_incomplete_predictions_write_nothing(study, tmp_path, drop):
+    kept = study.predictions
+    table = pyarrow.parquet.read_table(kept[-1]).to_pandas()
+    part = (table["task"] == "boats") & (table["seed"] == 21)
+    if drop == "row":
+        part &= table["row"] == 3
+    if drop == "method":
+        kept = kept[:-1]
+    else:
+        table = pyarrow.Table.from_pandas(table[~part], preserve_index=False)
+        pyarrow.parquet.write_table(table, kept[-1])
+    message = {
+        "seed": "mend .* qa_to_qa lack the seeds 21 of task boats",
+        "row": "mend .* qa_to_qa .* has 9 rows of task boats, seed 21, .* have 10",
+        "method": "mend .* on qa_to_qa lack the tasks",
+    }
+    with pytest.raises(UserError, match=message[drop]):
+        study.write(predictions=kept)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_partition_without_tasks_is_left_out_by_name(study):
+    study.spec["skipped"] = {"qa_to_qa": TASKS}
+    out = study.write()
+    assert set(pd.read_csv(out.csv)["partition"]) == {"non_qa_to_qa", "AVG"}
+    assert "Left out: QA→QA" in out.html.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"llms": [{"name": "small & <b>quick</b>", "paper_llm": "gpt5"}]},
+            "paper_llm: .* no gpt5",
+        ),
+        ({"seeds": []}, "table 2 lacks seeds"),
+        ({"protocol": {"task_mean": "median"}}, "task_mean"),
+        ({"skipped": dict.fromkeys(TEST_PARTITIONS, TASKS)}, "none of the partitions"),
+    ],
+)
+def test_a_wrong_specification_is_named(study, change, message):
+    with pytest.raises(UserError, match=message):
+        study.write(spec={**study.spec, **change})
+
+
+def test_a_record_that_lacks_its_method_is_named(study, tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text('{"llm": "small", "stage": "finetune"}')
+    with pytest.raises(UserError, match=r"record\.json: .* lacks method"):
+        study.write(records=[path])
+
+
+def test_nothing_here_imports_torch():
+    code = (
+        "import sys, mend.reporting.tables.table2; "
+        "print({'torch', 'transformers'} & set(sys.modules) or 'none')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "none"
+
+
+def test_the_paper_line_is_absent_without_a_paper_llm(study):
+    study.spec["llms"][0]["paper_llm"] = None
+    page = study.write().html.read_text()
+    assert "paper’s own number" not in page
+    assert "46.92" not in page
+    assert np.isfinite(pd.read_csv(study.write().csv)["mean"]).all()

@@ -1,0 +1,58 @@
+"""What the project's own files say of each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / "envs" / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def shell_blocks() -> list[str]:
+    return re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_both_kinds_of_environment_have_the_same_pins(kind) -> None:
+    environment = yaml.safe_load((ROOT / f"envs/{kind}.yaml").read_text())
+    wanted = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    pinned = {**pins("requirements-cpu.txt"), **pins(f"requirements-{kind}.txt")}
+    assert len(wanted) > 10
+    for line in wanted:
+        name, version = line.split("==")
+        assert pinned[name] == version
+
+
+def test_the_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
+    first, second = shell_blocks()
+    assert first.splitlines()[-1] == "snakemake --cores 8 results/table2.csv"
+    # One command a line: under `set -e` a failure before && would not stop the script.
+    assert "&&" not in second
+    for check in ("ruff check", "ruff format --check", "snakefmt --check", "--lint", "pytest"):
+        assert check in second
+    assert first.splitlines()[:4] == second.splitlines()[:4]
+    script = (ROOT / ".ci/run").read_text()
+    awk = re.search(r"block=\$\(awk '(.*?)' README\.md\)", script, flags=re.DOTALL)[1]
+    found = subprocess.run(
+        ["awk", awk, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == second
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_are_there(name) -> None:
+    text = (ROOT / name).read_text()
+    named = re.findall(r"`((?:mend|config|workflow|profiles|envs|tests|docs)/[\w./-]+)`", text)
+    assert named
+    for path in named:
+        made_by_the_reader = "my_method" in path
+        assert made_by_the_reader or (ROOT / path).exists(), path

@@ -1,0 +1,108 @@
+"""The training and prediction jobs, from files to files, with LLMs of every architecture."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from helpers.jobs import SEED, specification, write_data
+from helpers.models import ENCODER_DECODERS, random_llm
+from safetensors.torch import load_file
+
+from mend.data.corpus import write_chunks
+from mend.errors import UserError
+from mend.evaluation.predict import run_prediction
+from mend.training.job import run_training
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Tasks, episodes and text, as the workflow's first rules leave them."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "gpt-neox", *ENCODER_DECODERS])
+def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str) -> None:
+    pretraining = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
+    spec = specification(tmp_path, architecture, "mend", **pretraining)
+    chunks = {"llm": spec["llm"], "window": 16, "pretraining_chunks": "fixed-windows"}
+    write_chunks(chunks | {"documents": None}, [data / "text.txt"], tmp_path / "chunks.parquet")
+    run_training(spec, tmp_path / "pretrain", chunks=tmp_path / "chunks.parquet")
+
+    finetuning = {"stage": "finetune", "losses": {"pred": 1.0, "distill": 1.0}}
+    finetuning["early_stopping"] = {"every": 2, "patience": 2, "rows_per_task": 4, "seed": SEED}
+    finetuning["early_stopping"]["tasks"] = {"parity": "classification"}
+    spec["training"] |= finetuning | {"partition": "class_to_class"}
+    run_training(
+        spec,
+        tmp_path / "finetune",
+        episodes=data / "train.parquet",
+        tasks=data / "tasks",
+        initial=tmp_path / "pretrain",
+        dev=data / "dev.parquet",
+    )
+    record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
+    assert (record["stage"], record["steps"], record["examples"]) == ("finetune", 4, 8)
+    assert record["flops"] > 0
+    lines = (tmp_path / "finetune/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    assert "dev_score" in json.loads(lines[1])
+    before = load_file(tmp_path / "pretrain/weights.safetensors")
+    after = load_file(tmp_path / "finetune/weights.safetensors")
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["distiller.placeholders"], after["distiller.placeholders"])
+    assert not (tmp_path / "finetune.checkpoint").exists()
+
+    spec["predict"] = {"tasks": ["parity"], "partition": "class_to_class", "variant": "default"}
+    spec["predict"]["condition"] = "shots=3"
+    predict = (spec, data / "test.parquet", data / "tasks")
+    run_prediction(*predict, tmp_path / "predictions.parquet", tmp_path / "finetune")
+    rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert [row["row"] for row in rows] == list(range(6))
+    assert {(row["variant"], row["condition"]) for row in rows} == {("default", "shots=3")}
+    assert {row["gold"] for row in rows} == {0, 1}
+    assert all(len(row["scores"]) == 2 and all(map(math.isfinite, row["scores"])) for row in rows)
+    assert len({tuple(row["scores"]) for row in rows}) == 6
+
+
+def test_weights_of_another_method_are_refused(data: Path, tmp_path: Path) -> None:
+    spec = specification(tmp_path, "gpt2", "prompt-tuning", stage="finetune", losses={"pred": 1.0})
+    run_training(spec, tmp_path / "prompt", episodes=data / "train.parquet", tasks=data / "tasks")
+    spec["method"]["name"] = "mend"
+    spec["predict"] = {"tasks": ["parity"], "partition": "all"}
+    with pytest.raises(UserError, match="not weights of mend"):
+        run_prediction(
+            spec,
+            data / "test.parquet",
+            data / "tasks",
+            tmp_path / "predictions.parquet",
+            tmp_path / "prompt",
+        )
+
+
+def test_a_distiller_of_another_vocabulary_is_refused(data: Path, tmp_path: Path) -> None:
+    spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses={"pred": 1.0})
+    smaller = random_llm("gpt2", 8).model
+    smaller.resize_token_embeddings(30)
+    smaller.save_pretrained(tmp_path / "distiller")
+    with pytest.raises(UserError, match="share one tokenizer"):
+        run_training(spec, tmp_path / "x", episodes=data / "train.parquet", tasks=data / "tasks")
+
+
+def test_a_distiller_with_another_tokenizer_is_refused_with_the_reason(
+    data: Path, tmp_path: Path
+) -> None:
+    spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses={"pred": 1.0})
+    file = tmp_path / "distiller" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    words["w3"], words["w5"] = words["w5"], words["w3"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="'w[35]' is token [35] of the LLM and [35] of the dist"):
+        run_training(spec, tmp_path / "x", episodes=data / "train.parquet", tasks=data / "tasks")

@@ -1,0 +1,239 @@
+"""The training loop: it learns, cuts batches without a trace, stops early, and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import pytest
+import torch
+from helpers.models import PROTOCOL, random_llm, random_tokens
+
+from mend.errors import UserError
+from mend.methods.prompt_tuning import PromptTuning
+from mend.training.checkpoint import Checkpoint
+from mend.training.loop import Outcome, learning_rate_factor, train
+from mend.training.losses import Example, example_losses
+
+TRAINING = {
+    "stage": "finetune",
+    "steps": 12,
+    "batch_size": 4,
+    "learning_rate": 0.05,
+    "warmup_fraction": 0.1,
+    "schedule": "linear",
+    "weight_decay": 0.0,
+    "gradient_clip": 1.0,
+    "betas": [0.9, 0.999],
+    "losses": {"pred": 1.0},
+    "early_stopping": {"every": 2, "patience": 2},
+    "checkpoint_every": 100,
+    "log_every": 1,
+    "seed": 0,
+}
+
+
+class Examples:
+    """Queries of varied lengths with one answer."""
+
+    def __getitem__(self, index: int) -> Example:
+        return Example([], [], [(random_tokens(2 + index % 3, index), [7])])
+
+
+def prompt(seed: int = 0) -> tuple:
+    llm = random_llm()
+    torch.manual_seed(seed)
+    return llm, PromptTuning(llm, {"length": 3}, PROTOCOL)
+
+
+def run(changes: dict | None = None, **options) -> tuple[torch.Tensor, Outcome]:
+    llm, method = prompt()
+    outcome = train(llm, method, Examples(), TRAINING | (changes or {}), PROTOCOL, **options)
+    return method.prompt.detach().clone(), outcome
+
+
+def test_the_loss_goes_down() -> None:
+    _, outcome = run({"steps": 30})
+    assert outcome.metrics[-1]["loss"] < 0.9 * outcome.metrics[0]["loss"]
+    assert outcome.steps == outcome.best_step == 30
+    assert outcome.examples == 120
+    assert outcome.flops > 0
+
+
+def test_micro_batches_change_nothing() -> None:
+    whole, _ = run()
+    pieces, _ = run({"micro_batch_size": 3})
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-4)
+
+
+def test_early_stopping_keeps_the_best_weights() -> None:
+    scores = iter([50.0, 60.0, 55.0, 60.0, 99.0])
+    best, outcome = run(dev_score=lambda: next(scores))
+    assert (outcome.best_step, outcome.steps, outcome.stopped_early) == (4, 8, True)
+    assert outcome.best_score == 60.0
+    # The learning rate follows the planned steps, so stop the reference where the best was.
+    scores = iter([50.0, 60.0, 0.0, 0.0])
+    again, _ = run(dev_score=lambda: next(scores))
+    torch.testing.assert_close(best, again)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_killed_job_ends_with_the_same_bits(tmp_path) -> None:
+    every = {"checkpoint_every": 5, "early_stopping": {"every": 3, "patience": 9}}
+    whole, outcome = run(every, dev_score=lambda: 1.0)
+
+    class Dying(Examples):
+        def __getitem__(self, index: int) -> Example:
+            if index == 7 * 4:
+                raise Killed
+            return super().__getitem__(index)
+
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {"a": 1})
+    llm, method = prompt()
+    with pytest.raises(Killed):
+        train(llm, method, Dying(), TRAINING | every, PROTOCOL, lambda: 1.0, checkpoint=checkpoint)
+    resumed, after = run(every, dev_score=lambda: 1.0, checkpoint=checkpoint)
+    assert torch.equal(whole, resumed)
+    assert [row["step"] for row in after.metrics] == [row["step"] for row in outcome.metrics]
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path) -> None:
+    llm, method = prompt()
+    optimizer = torch.optim.AdamW(method.parameters())
+    Checkpoint(tmp_path, {"a": 1}).save(method, optimizer, {"x": 1})
+    assert Checkpoint(tmp_path, {"a": 2}).load(method, optimizer) is None
+    assert Checkpoint(tmp_path, {"a": 1}).load(method, optimizer) == {"x": 1}
+
+
+def test_a_loss_that_is_no_number_stops_the_job() -> None:
+    llm, method = prompt()
+    method.prompt.data[0] = float("nan")
+    with pytest.raises(UserError, match="step 0.*learning_rate"):
+        train(llm, method, Examples(), TRAINING, PROTOCOL)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_the_last_good_checkpoint_is_kept(tmp_path, what: str) -> None:
+    llm, method = prompt()
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {})
+
+    class Spoiling(Examples):
+        def __getitem__(self, index: int) -> Example:
+            if index == 7 * 4 and what == "loss":
+                method.prompt.data[0] = float("nan")
+            if index == 7 * 4 and what == "gradient":
+                method.prompt.register_hook(lambda gradient: gradient * float("inf"))
+            return super().__getitem__(index)
+
+    every = TRAINING | {"checkpoint_every": 1}
+    with pytest.raises(UserError, match=f"step 7: the {what}.* kept in {checkpoint.path}"):
+        train(llm, method, Spoiling(), every, PROTOCOL, checkpoint=checkpoint)
+    _, fresh = prompt()
+    state = checkpoint.load(fresh, torch.optim.AdamW(fresh.parameters()))
+    assert state["outcome"]["steps"] == 7
+    assert fresh.prompt.isfinite().all()
+
+
+class Memory:
+    """Losses that run out of memory at certain calls."""
+
+    def __init__(self, fails: Container[int]) -> None:
+        self.fails, self.asked = fails, []
+
+    def __call__(self, llm, method, examples, *others) -> dict:
+        self.asked.append(len(examples))
+        if len(self.asked) in self.fails:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return example_losses(llm, method, examples, *others)
+
+
+def test_out_of_memory_halves_the_pieces_and_changes_nothing(tmp_path, monkeypatch, caplog) -> None:
+    whole, outcome = run({"batch_size": 6, "steps": 4})
+    memory = Memory(fails={1, 3})
+    monkeypatch.setattr("mend.training.gradients.example_losses", memory)
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {})
+    changes = {"batch_size": 6, "steps": 4, "checkpoint_every": 2}
+    pieces, after = run(changes, checkpoint=checkpoint)
+    assert memory.asked == [6, 3, 3] + 4 * 6 * [1]
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-4)
+    losses = [[row["loss"] for row in found.metrics] for found in (outcome, after)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert [record.args for record in caplog.records if "memory" in record.message] == [
+        (3, 6),
+        (1, 6),
+    ]
+    memory.asked, memory.fails = [], ()
+    run(changes | {"steps": 5}, checkpoint=checkpoint)
+    assert memory.asked == 6 * [1]
+
+
+def test_out_of_memory_with_one_example_is_the_end(monkeypatch) -> None:
+    monkeypatch.setattr("mend.training.gradients.example_losses", Memory(fails=range(10)))
+    with pytest.raises(UserError, match="one example does not fit the memory.*longest_context"):
+        run()
+
+
+def test_out_of_memory_with_a_sharded_llm_is_told(monkeypatch) -> None:
+    monkeypatch.setattr("mend.training.gradients.example_losses", Memory(fails={1}))
+    monkeypatch.setattr("mend.training.gradients.is_sharded", lambda model: True)
+    with pytest.raises(UserError, match="micro_batch_size: 4 examples at once do not fit"):
+        run()
+
+
+def test_other_errors_are_told_as_they_are(monkeypatch) -> None:
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("mend.training.gradients.example_losses", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run()
+
+
+def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2") -> tuple:
+    """Train a prompt through an LLM of a number format, with a loss of a certain size."""
+    llm = random_llm(architecture)
+    llm.model.to(dtype)
+    torch.manual_seed(0)
+    method = PromptTuning(llm, {"length": 3}, PROTOCOL)
+    changes = {"losses": {"pred": scale}, "gradient_clip": 1e9, "steps": 4}
+    outcome = train(llm, method, Examples(), TRAINING | changes, PROTOCOL)
+    return method.prompt.detach().clone(), outcome
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "t5"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_frozen_llm_in_half_precision_teaches_the_same(dtype, architecture: str) -> None:
+    _, exact = in_format(torch.float32, architecture=architecture)
+    _, half = in_format(dtype, architecture=architecture)
+    tolerance = 0.02 if dtype == torch.float16 else 0.1
+    for row, other in zip(exact.metrics, half.metrics, strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=tolerance)
+        assert other["gradient_norm"] == pytest.approx(row["gradient_norm"], rel=3 * tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e4])
+def test_gradients_neither_vanish_nor_overflow_in_float16(scale: float) -> None:
+    # Without scaling the first are below what float16 can hold; with its first scale the others
+    # are above.
+    _, exact = in_format(torch.float32, scale)
+    _, half = in_format(torch.float16, scale)
+    assert half.metrics[0]["gradient_norm"] == pytest.approx(
+        exact.metrics[0]["gradient_norm"], rel=0.02
+    )
+    assert [row["step"] for row in half.metrics] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("constant", 1.0), ("linear", 1 / 9), ("cosine", 0.0302)]
+)
+def test_learning_rate_schedules(schedule: str, last: float) -> None:
+    training = TRAINING | {"steps": 10, "schedule": schedule, "warmup_fraction": 0.1}
+    factors = [learning_rate_factor(step, training) for step in range(10)]
+    assert factors[0] == 1.0
+    assert factors[-1] == pytest.approx(last, abs=1e-3)
+    slow = TRAINING | {"steps": 10, "warmup_fraction": 0.5}
+    assert [learning_rate_factor(step, slow) for step in range(5)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1.0]
+    )

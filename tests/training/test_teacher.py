@@ -1,0 +1,170 @@
+"""The teacher's states on disk: training with them is training with the teacher itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.jobs import pretraining, specification, write_data
+from safetensors.torch import load_file
+
+from mend.training import teacher
+from mend.data.examples import ChunkExamples
+from mend.errors import UserError
+from mend.training.job import run_training
+from mend.training.teacher import TeacherStates, write_teacher_states
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def teacher_spec(spec: dict, **wanted) -> dict:
+    return {"llm": spec["llm"], "protocol": spec["protocol"], "teacher": wanted}
+
+
+def of_chunks(spec: dict, examples: int = 100) -> dict:
+    return teacher_spec(spec, stage="pretrain", beta=0.75, seed=0, examples=examples)
+
+
+def trained(folder: Path, name: str, spec: dict, **inputs) -> dict[str, torch.Tensor]:
+    run_training(spec, folder / name, **inputs)
+    return load_file(folder / name / "weights.safetensors")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5", "t5 that reads the query"])
+def test_finetuning_with_kept_states_gives_the_same_weights(
+    data: Path, tmp_path: Path, architecture: str
+) -> None:
+    name = architecture.split()[0]
+    losses = {"pred": 1.0, "distill": 1.0}
+    spec = specification(tmp_path, name, "mend", stage="finetune", losses=losses)
+    if name != architecture:
+        spec["llm"]["query_in"] = "encoder"
+    inputs = {"episodes": data / "train.parquet", "tasks": data / "tasks"}
+    kept = tmp_path / "states.safetensors"
+    write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
+    running = trained(tmp_path, "running", spec, **inputs)
+    reading = trained(tmp_path, "reading", spec, **inputs, teacher=kept)
+    for key, value in running.items():
+        torch.testing.assert_close(reading[key], value, atol=1e-5, rtol=1e-4)
+    # The states matter: with others the weights are others.
+    content = bytearray(kept.read_bytes())
+    content[-200:] = bytes(200)
+    kept.write_bytes(content)
+    other = trained(tmp_path, "other", spec, **inputs, teacher=kept)
+    assert any(not torch.allclose(other[key], value, atol=1e-4) for key, value in running.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pretraining_with_kept_states_gives_the_same_weights(
+    data: Path, tmp_path: Path, dtype: str
+) -> None:
+    spec = pretraining(data, tmp_path, steps=30)  # chunks come again
+    spec["llm"]["dtype"] = dtype
+    kept = tmp_path / "states.safetensors"
+    chunks = {"chunks": tmp_path / "chunks.parquet"}
+    write_teacher_states(of_chunks(spec), kept, **chunks)
+    states = TeacherStates(kept)
+    examples = ChunkExamples(chunks["chunks"], 0.75, spec["protocol"]["longest_context"], 0)
+    assert len(states) == len(examples) < 60
+    assert states[0].shape == (4, 16)
+    assert states[0].dtype == getattr(torch, dtype)
+    running = trained(tmp_path, "running", spec, **chunks)
+    reading = trained(tmp_path, "reading", spec, **chunks, teacher=kept)
+    tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[dtype]
+    for key, value in running.items():
+        torch.testing.assert_close(reading[key], value, atol=tolerance, rtol=1e-3)
+
+
+def test_a_killed_job_goes_on_from_what_it_had_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "WINDOW", 4)
+    spec = pretraining(data, tmp_path)
+    chunks = tmp_path / "chunks.parquet"
+    whole, output = tmp_path / "whole.safetensors", tmp_path / "states.safetensors"
+    write_teacher_states(of_chunks(spec), whole, chunks)
+    computed = []
+    compute = teacher._states_of
+
+    def counted(llm, window, stage):
+        computed.append(len(window))
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        return compute(llm, window, stage)
+
+    monkeypatch.setattr(teacher, "_states_of", counted)
+    with pytest.raises(KeyboardInterrupt):
+        write_teacher_states(of_chunks(spec), output, chunks)
+    assert not output.exists()
+    partial = tmp_path / ".states.safetensors.partial"
+    with open(partial, "ab") as file:  # killed in the middle of a write
+        file.write(b"\1" * 70)
+    write_teacher_states(of_chunks(spec), output, chunks)
+    examples = len(TeacherStates(output))
+    assert sum(computed[3:]) == examples - 8
+    assert output.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
+
+    # What another job left is not gone on from.
+    partial.write_bytes(whole.read_bytes()[:-100])
+    computed[:] = [0, 0, 0]
+    other = of_chunks(spec)
+    other["teacher"]["beta"] = 0.5
+    write_teacher_states(other, output, chunks)
+    assert sum(computed[3:]) == examples
+
+
+def test_the_size_is_said_and_a_full_disk_is_told_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    spec = pretraining(data, tmp_path)
+    chunks, output = tmp_path / "chunks.parquet", tmp_path / "states.safetensors"
+    monkeypatch.setattr(teacher.logger, "propagate", True)
+    with caplog.at_level("INFO"):
+        write_teacher_states(of_chunks(spec, examples=5), output, chunks)
+    assert f"5 examples, {output.stat().st_size / 1e9:.2f} GB" in caplog.text
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 0, 10))
+    with pytest.raises(UserError, match=r"10 GB|0.0 GB are free.*pretrain.teacher_cache to false"):
+        write_teacher_states(of_chunks(spec), tmp_path / "other.safetensors", chunks)
+
+
+def test_fewer_at_once_where_memory_runs_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = pretraining(data, tmp_path)
+    chunks = tmp_path / "chunks.parquet"
+    usual, small = tmp_path / "usual.safetensors", tmp_path / "small.safetensors"
+    write_teacher_states(of_chunks(spec), usual, chunks)
+    compute, sizes = teacher.teacher_states, []
+
+    def with_little_memory(llm, examples, stage):
+        sizes.append(len(examples))
+        if len(examples) > 3:
+            raise torch.OutOfMemoryError
+        return compute(llm, examples, stage)
+
+    monkeypatch.setattr(teacher, "teacher_states", with_little_memory)
+    write_teacher_states(of_chunks(spec), small, chunks)
+    assert sizes[:4] == [16, 8, 4, 2]
+    for key, value in load_file(usual).items():
+        torch.testing.assert_close(load_file(small)[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_states_of_too_few_examples_are_refused(data: Path, tmp_path: Path) -> None:
+    spec = pretraining(data, tmp_path)
+    chunks, output = tmp_path / "chunks.parquet", tmp_path / "states.safetensors"
+    write_teacher_states(of_chunks(spec, examples=7), output, chunks)
+    with pytest.raises(UserError, match="states of 7 examples, and 8 are trained on"):
+        run_training(spec, tmp_path / "x", chunks=chunks, teacher=output)
+    output.write_bytes(b"no states")
+    with pytest.raises(UserError, match="not a file of a teacher's states"):
+        run_training(spec, tmp_path / "x", chunks=chunks, teacher=output)
