@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mend.configuration import task_list as partitions
 from mend.configuration.task_list import (
     METAICL_TASK_LIST,
     PARTITION_LABELS,
@@ -13,7 +14,6 @@ from mend.configuration.task_list import (
     partition_needs,
     read_task_list,
 )
-from mend.data import partitions
 from mend.errors import UserError
 
 HEADER = "task,type,options," + ",".join(PARTITIONS)

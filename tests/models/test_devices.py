@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mend.models import devices
 from mend.errors import UserError
+from mend.models import devices
 
 NAMES = ["GPU-a", "GPU-b"]
 

@@ -23,13 +23,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from mend.planning import costs as plan_costs
 from mend.configuration.loading import load_configuration
 from mend.configuration.runs import study_runs, trained_stages
 from mend.errors import UserError
 from mend.evaluation.scoring import Question, score_questions
 from mend.models.distiller import Distiller
 from mend.models.loading import frozen_llm
+from mend.planning import costs as plan_costs
 from mend.planning.architectures import architecture, find_architecture
 from mend.planning.costs import FRAGMENTED, Reading, scoring_work, training_bytes, training_work
 from mend.planning.plan import Row, configuration_values, plan, plan_text

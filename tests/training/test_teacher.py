@@ -11,9 +11,9 @@ import torch
 from helpers.jobs import pretraining, specification, write_data
 from safetensors.torch import load_file
 
-from mend.training import teacher
 from mend.data.examples import ChunkExamples
 from mend.errors import UserError
+from mend.training import teacher
 from mend.training.job import run_training
 from mend.training.teacher import TeacherStates, write_teacher_states
 

@@ -1,7 +1,7 @@
 """What pictures share: a method looks the same in all of them."""
 
-from mend.reporting.figures import efficiency as efficiency_figure
 from mend.display_names import METHOD_LABELS
+from mend.reporting.figures import efficiency as efficiency_figure
 from mend.reporting.figures.styles import COLOURS, line_styles
 
 
