@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+
+import pytest
+from helpers.jobs import write_data
 
 # A shell ignores SIGINT for what it starts in the background, and that is inherited: without this
 # line the jobs that tests start would never see the Ctrl-C that tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Tasks, episodes and text, as the workflow's first rules leave them."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder

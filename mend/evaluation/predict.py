@@ -10,10 +10,10 @@ import pyarrow
 from mend.atomic_io import write_parquet
 from mend.data.examples import read_questions
 from mend.data.template import Template
+from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import Question, score_questions
 from mend.methods import build_method
 from mend.methods.base import Method
-from mend.methods.grouping import GroupedMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.progress import Progress, logger
@@ -45,7 +45,7 @@ def run_prediction(
 
     spec: llm, method, protocol, predict {tasks, partition, variant, condition}; predict may also
     have perturbation (with seed, that of the draws; see `mend.data.perturbation`) and group (so
-    many demonstrations are distilled at a time; see `mend.methods.grouping`).
+    many demonstrations are distilled at a time; see `mend.evaluation.grouping`).
     weights: the folder that a training job wrote; None for a method that trains nothing.
     Raises UserError for a group where the method does not distil or the vectors do not fit.
     """

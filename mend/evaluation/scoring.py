@@ -23,7 +23,7 @@ class Question:
     """A query and its options, as token ids, after the demonstrations it is asked with.
 
     context: equal for questions that share their demonstrations.
-    demonstrations: token ids; for a `mend.methods.grouping.GroupedMethod`, those of each group.
+    demonstrations: token ids; for a `mend.evaluation.grouping.GroupedMethod`, those of each group.
     """
 
     context: int

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 import pytest
+from helpers.jobs import SEED, specification
 from matplotlib import pyplot
-from test_jobs import SEED, data, specification  # noqa: F401 (data is a fixture)
 
 from mend.analysis import efficiency
 from mend.analysis.efficiency import EFFICIENCY_SCHEMA, costs, measure, paper_costs

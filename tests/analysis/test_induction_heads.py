@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers.jobs import SEED, specification
 from helpers.models import CONFIGURATIONS, ENCODER_DECODERS, random_llm, random_tokens
 from matplotlib import pyplot
-from test_jobs import SEED, data, specification  # noqa: F401 (data is a fixture)
 
 from mend.analysis.induction_heads import (
     best_heads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.examples import questions
 from helpers.models import CONFIGURATIONS, PROTOCOL, random_llm, random_tokens
 
 from mend.errors import UserError
@@ -18,17 +19,6 @@ def plain_score(llm: FrozenLLM, prefix: list[int], option: list[int], score: str
     where = range(len(prefix) - 1, len(prefix) + len(option) - 1)
     values = [logits[place, token].item() for place, token in zip(where, option, strict=True)]
     return sum(values) / (len(values) if score == "mean" else 1)
-
-
-def questions() -> list[Question]:
-    contexts = {0: random_tokens(11, 1), 1: random_tokens(4, 2), 2: random_tokens(25, 3)}
-    made = []
-    for index in range(9):
-        options = [random_tokens(length, 90 + index + length) for length in (1, 3, 2)]
-        context = index % 3
-        query = random_tokens(3 + index, 40 + index)
-        made.append(Question(context, contexts[context], query, options[: 2 + index % 2]))
-    return made
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))

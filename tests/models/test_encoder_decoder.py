@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.examples import ALL, examples, mend_method, questions
 from helpers.models import (
     ENCODER_DECODERS,
     PROTOCOL,
@@ -12,8 +13,6 @@ from helpers.models import (
     random_tokens,
     t5_configuration,
 )
-from test_losses import ALL, examples, mend_method
-from test_scoring import questions
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
 
 from mend.errors import UserError

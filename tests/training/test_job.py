@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from helpers.jobs import SEED, specification, write_data
+from helpers.jobs import SEED, specification
 from helpers.models import ENCODER_DECODERS, random_llm
 from safetensors.torch import load_file
 
@@ -17,14 +17,6 @@ from mend.data.corpus import write_chunks
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
 from mend.training.job import run_training
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Tasks, episodes and text, as the workflow's first rules leave them."""
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "gpt-neox", *ENCODER_DECODERS])

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import PROTOCOL, random_distiller, random_llm, random_tokens
+from helpers.examples import ALL, examples, mend_method
+from helpers.models import PROTOCOL, random_llm
 from torch.nn import functional
 
 from mend.methods.base import Method
-from mend.methods.mend import Mend
 from mend.methods.vanilla_icl import VanillaICL
 from mend.models.frozen_llm import FrozenLLM
-from mend.training.losses import Example, example_losses, kl_divergence
-
-ALL = {"distill": 1.0, "clm": 1.0, "pred": 1.0}
-
-
-def mend_method(llm: FrozenLLM, width: int = 16) -> Mend:
-    method = Mend.__new__(Mend)
-    torch.nn.Module.__init__(method)
-    method.distiller = random_distiller(llm, width=width)
-    return method
-
-
-def examples() -> list[Example]:
-    made = []
-    for index, (context, queries) in enumerate([(9, 2), (14, 1)]):
-        demonstrations = random_tokens(context, index)
-        pairs = [
-            (random_tokens(4 + index + q, 20 + q), random_tokens(1 + q, 30 + index))
-            for q in range(queries)
-        ]
-        made.append(Example(demonstrations, demonstrations, pairs))
-    return made
+from mend.training.losses import example_losses, kl_divergence
 
 
 def expected_losses(llm: FrozenLLM, method: Method, protocol: dict, stage: str) -> dict:

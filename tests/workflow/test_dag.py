@@ -105,10 +105,10 @@ def test_fewer_test_rows_train_nothing_again(finished) -> None:
 @pytest.mark.parametrize(
     ("module", "old", "new", "rerun"),
     [
-        ("training.py", "import torch\n", "import torch  # for tensors\n", set()),
-        ("training.py", '"""Training', '"""The training', set()),
+        ("training/loop.py", "import torch\n", "import torch  # for tensors\n", set()),
+        ("training/loop.py", '"""Training', '"""The training', set()),
         (
-            "tables.py",
+            "evaluation/statistics.py",
             "DECIMALS = 4",
             "DECIMALS = 5",
             {f"table {number}: results/table{number}.html" for number in (1, 2, 5)},

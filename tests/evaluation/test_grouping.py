@@ -7,9 +7,9 @@ import torch
 from helpers.models import PROTOCOL, random_distiller, random_llm, random_tokens
 
 from mend.errors import UserError
+from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import Question, score_questions
 from mend.methods.base import Method
-from mend.methods.grouping import GroupedMethod
 from mend.methods.mend import Mend
 from mend.methods.vanilla_icl import VanillaICL
 from mend.models.frozen_llm import FrozenLLM

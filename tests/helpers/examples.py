@@ -1,0 +1,43 @@
+"""Random examples to train on and questions to score, and a MEND of a random distiller."""
+
+from __future__ import annotations
+
+import torch
+
+from helpers.models import random_distiller, random_tokens
+from mend.evaluation.scoring import Question
+from mend.methods.mend import Mend
+from mend.models.frozen_llm import FrozenLLM
+from mend.training.losses import Example
+
+ALL = {"distill": 1.0, "clm": 1.0, "pred": 1.0}
+
+
+def mend_method(llm: FrozenLLM, width: int = 16) -> Mend:
+    method = Mend.__new__(Mend)
+    torch.nn.Module.__init__(method)
+    method.distiller = random_distiller(llm, width=width)
+    return method
+
+
+def examples() -> list[Example]:
+    made = []
+    for index, (context, queries) in enumerate([(9, 2), (14, 1)]):
+        demonstrations = random_tokens(context, index)
+        pairs = [
+            (random_tokens(4 + index + q, 20 + q), random_tokens(1 + q, 30 + index))
+            for q in range(queries)
+        ]
+        made.append(Example(demonstrations, demonstrations, pairs))
+    return made
+
+
+def questions() -> list[Question]:
+    contexts = {0: random_tokens(11, 1), 1: random_tokens(4, 2), 2: random_tokens(25, 3)}
+    made = []
+    for index in range(9):
+        options = [random_tokens(length, 90 + index + length) for length in (1, 3, 2)]
+        context = index % 3
+        query = random_tokens(3 + index, 40 + index)
+        made.append(Question(context, contexts[context], query, options[: 2 + index % 2]))
+    return made
