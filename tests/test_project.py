@@ -37,7 +37,8 @@ def test_the_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
     assert first.splitlines()[-1] == "snakemake --cores 8 results/table2.csv"
     # One command a line: under `set -e` a failure before && would not stop the script.
     assert "&&" not in second
-    for check in ("ruff check", "ruff format --check", "snakefmt --check", "--lint", "pytest"):
+    checks = ["ruff check", "ruff format --check", "snakefmt --check", "lint-imports", "--lint"]
+    for check in (*checks, "pytest"):
         assert check in second
     assert first.splitlines()[:4] == second.splitlines()[:4]
     script = (ROOT / ".ci/run").read_text()
