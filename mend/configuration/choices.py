@@ -1,0 +1,59 @@
+"""Lists of names that a configuration chooses from; each stands here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Partition = Literal[
+    "class_to_class",
+    "non_class_to_class",
+    "non_nli_to_nli",
+    "non_qa_to_qa",
+    "qa_to_qa",
+    "hr_to_lr",
+    "non_paraphrase_to_paraphrase",
+]
+"""The meta-train/meta-test partitions of MetaICL (Min et al., 2022, table 1)."""
+
+PARTITIONS: tuple[str, ...] = get_args(Partition)
+
+TaskType = Literal["classification", "multi-choice", "free-form"]
+TASK_TYPES: tuple[str, ...] = get_args(TaskType)
+
+Stage = Literal["pretrain", "finetune"]
+STAGES: tuple[str, ...] = get_args(Stage)
+
+Loss = Literal["distill", "clm", "pred"]
+LOSSES: tuple[str, ...] = get_args(Loss)
+
+Retrieval = Literal["bm25", "dense"]
+RETRIEVED: tuple[str, ...] = get_args(Retrieval)
+"""Selections of demonstrations nearest to the query's input, from the pool, the nearest last."""
+
+Selection = Literal["train", "pool", "bm25", "dense"]
+"""`train`: sampled from the seed's train rows. `pool`: sampled from the pool of task and seed."""
+
+SELECTIONS: tuple[str, ...] = get_args(Selection)
+
+Perturbation = Literal["no-label", "no-input", "random-label", "wrong-label"]
+PERTURBATIONS: tuple[str, ...] = get_args(Perturbation)
+
+Metrics = Literal["metaicl", "paper"]
+METRICS: tuple[str, ...] = get_args(Metrics)
+
+TaskMean = Literal["plain", "authors"]
+TASK_MEANS: tuple[str, ...] = get_args(TaskMean)
+
+Preset = Literal["default", "paper", "authors-code"]
+PRESETS: tuple[str, ...] = get_args(Preset)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+ALL_PARTITIONS = "all"
+"""The partition of runs that are not finetuned: one job for the tasks of all partitions."""
+
+TRAIN_ROWS = 16
+"""Training rows of a meta-test task and seed, in MetaICL's files."""
+
+POCKET_SEEDS = (13, 21, 42, 87, 100)
+"""Seeds of the pocket tasks: MetaICL's."""

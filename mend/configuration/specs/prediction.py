@@ -1,0 +1,42 @@
+"""What a prediction job is told."""
+
+from __future__ import annotations
+
+from mend.configuration.choices import Perturbation
+from mend.configuration.settings import Count, Seed, Settings
+from mend.configuration.specs.run import RunSpec, ScoringSettings
+
+
+class PredictionSettings(Settings):
+    """Which rows are scored, and with which demonstrations."""
+
+    tasks: list[str]
+    """Meta-test tasks."""
+
+    partition: str
+    """The partition whose tasks they are, or `all`."""
+
+    variant: str
+    """What differs from the method's configuration in training."""
+
+    condition: str
+    """How the run is evaluated, as its path says it."""
+
+    perturbation: Perturbation | None = None
+    """What is done to the demonstrations."""
+
+    seed: Seed | None = None
+    """Seed of the perturbation's samples."""
+
+    group: Count | None = None
+    """Demonstrations that are distilled at a time; null: all together."""
+
+
+class PredictionSpec(RunSpec):
+    """A prediction job."""
+
+    scoring: ScoringSettings
+    """How options are scored."""
+
+    predict: PredictionSettings
+    """The rows."""

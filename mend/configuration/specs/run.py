@@ -1,0 +1,99 @@
+"""What every job with an LLM and a method is told of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from mend.configuration.choices import Dtype
+from mend.configuration.settings import Settings, Text
+from mend.configuration.specs.reading import ReadingSettings
+
+
+class LLMSource(Settings):
+    """The frozen LLM: where it is, and how it is loaded."""
+
+    name: str
+    """The key of `llms`."""
+
+    path: Text
+    """Folder or hub name of the LLM."""
+
+    revision: Text | None = None
+    """Commit or tag on the hub."""
+
+    dtype: Dtype = "float32"
+    """Precision of the frozen LLM."""
+
+    int8: bool = False
+    """Load the frozen LLM in 8 bit; needs bitsandbytes and a GPU."""
+
+    sharded: bool = False
+    """Spread the frozen LLM over the GPUs that train together."""
+
+    local_files_only: bool = False
+    """Never look on the network."""
+
+    query_in: Literal["decoder", "encoder"] | None = None
+    """Where an encoder-decoder LLM gets its query."""
+
+
+class DistillerSettings(Settings):
+    """The part of `protocol` that decides how a distiller is built."""
+
+    projection: Literal["linear-tanh", "linear"]
+    """What brings the distiller's width to the LLM's where they differ."""
+
+    placeholder_position: Literal["after-demonstrations", "after-padding"]
+    """Placeholders right after the demonstrations, or after their padding."""
+
+    placeholder_initialisation: Literal["vocabulary", "normal"]
+    """Placeholders start as the embeddings of random tokens, or as noise of their scale."""
+
+
+class DistillerSource(DistillerSettings):
+    """The distiller of an LLM: the small language model that it starts as, and how it is built."""
+
+    path: Text
+    """Folder or hub name of the small language model."""
+
+    part: Literal["encoder", "decoder"] | None = None
+    """Of an encoder-decoder distiller: which part reads the placeholders."""
+
+    revision: Text | None = None
+    """Commit or tag on the hub."""
+
+    local_files_only: bool = False
+    """Never look on the network."""
+
+
+class MethodSource(Settings):
+    """A method and its own settings, which the method's file knows."""
+
+    name: Text
+    """The key of `methods`."""
+
+    settings: dict[str, Any] = {}
+    """The method's own settings; see `mend.methods`."""
+
+
+class ScoringSettings(Settings):
+    """The part of `protocol` that decides an option's score."""
+
+    option_score: Literal["mean", "sum"]
+    """An option's score is the mean or the sum of its tokens' log-probabilities."""
+
+
+class RunSpec(Settings):
+    """The LLM, the method and how both read."""
+
+    llm: LLMSource
+    """The frozen LLM."""
+
+    method: MethodSource
+    """The method."""
+
+    distiller: DistillerSource | None = None
+    """The distiller, if the method distils."""
+
+    reading: ReadingSettings
+    """How rows become tokens."""

@@ -1,0 +1,140 @@
+"""What training is told: its stage, losses, optimizer, and when to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mend.configuration.choices import Metrics, Stage, TaskType
+from mend.configuration.settings import Count, Seed, Settings
+from mend.configuration.specs.run import RunSpec, ScoringSettings
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Losses(Settings):
+    """Weights of the losses; those left out are 0."""
+
+    distill: Weight = 0.0
+    """Weight of the distillation loss (KL from teacher to student); lambda in finetuning."""
+
+    clm: Weight = 0.0
+    """Weight of the next-token loss on the query's text."""
+
+    pred: Weight = 0.0
+    """Weight of the loss on the answer; finetuning only."""
+
+
+class LossSettings(Settings):
+    """The part of `protocol` that decides what the losses cover."""
+
+    llm_dropout_in_training: bool
+    """Whether the frozen LLM's dropout is left on while training, which makes the teacher noisy."""
+
+    distill_first_token: bool
+    """Whether the distillation loss counts the distribution of the query's first token."""
+
+    distill_in_finetuning: Literal["input-and-output", "input"]
+    """What the distillation loss covers in finetuning."""
+
+    prediction_loss: Literal["mean", "sum"]
+    """Mean or sum of the negative log-likelihood over the output's tokens."""
+
+
+class Optimisation(Settings):
+    """How one stage is trained."""
+
+    steps: Count
+    """Optimiser steps."""
+
+    batch_size: Count
+    """Examples in a step."""
+
+    micro_batch_size: Count | None = None
+    """Examples computed at once; null is the whole batch. It changes memory, not results."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)]
+    """Share of the steps over which the learning rate rises."""
+
+    schedule: Literal["constant", "linear", "cosine"]
+    """How the learning rate goes on after warm-up."""
+
+    weight_decay: Annotated[float, Field(ge=0)]
+    """AdamW's weight decay."""
+
+    gradient_clip: Annotated[float, Field(gt=0)]
+    """Largest norm of the gradient."""
+
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    """AdamW's betas."""
+
+    checkpoint_every: Count
+    """Steps between two checkpoints that a killed job resumes from."""
+
+    log_every: Count
+    """Steps between two lines of metrics.jsonl."""
+
+
+class DevRows(Settings):
+    """Which dev rows are scored, how often, and when training stops."""
+
+    every: Count
+    """Training steps between two scores on meta-test dev rows."""
+
+    patience: Count
+    """Scores in a row without a new best after which training stops."""
+
+    rows_per_task: Count
+    """Dev rows of each task that are scored."""
+
+    seed: Seed
+    """Whose dev rows and demonstrations are used; one of benchmark.seeds."""
+
+
+class EarlyStopping(DevRows, ScoringSettings):
+    """Early stopping as a job is told of it."""
+
+    tasks: dict[str, TaskType]
+    """The tasks whose dev rows are scored, and their types."""
+
+    metrics: Metrics
+    """How a task is scored."""
+
+
+class TrainingSettings(Optimisation):
+    """One stage of a run."""
+
+    stage: Stage
+    """Pretraining on chunks, or finetuning on episodes."""
+
+    losses: Losses
+    """Weights of the losses."""
+
+    beta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Pretraining: the share of a chunk that serves as demonstrations."""
+
+    early_stopping: EarlyStopping | None = None
+    """When to stop; null trains all steps."""
+
+    seed: Seed
+    """Seed of new weights and of the order of chunks."""
+
+    partition: str | None = None
+    """Whose meta-train tasks finetuning reads."""
+
+    variant: str = "default"
+    """What differs from the method's configuration."""
+
+
+class TrainingSpec(RunSpec):
+    """A training job."""
+
+    objective: LossSettings
+    """What the losses cover."""
+
+    training: TrainingSettings
+    """The stage."""
