@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.jobs import pretraining, specification, write_data
+from helpers.models import PROTOCOL
 from safetensors.torch import load_file
 
-from mend.data.examples import ChunkExamples
+from mend.data.examples import ChunkExamples, EpisodeExamples
+from mend.data.template import Template
 from mend.errors import UserError
+from mend.methods import build_method
+from mend.models.loading import load_llm
 from mend.training import teacher
 from mend.training.job import run_training
+from mend.training.losses import example_losses
 from mend.training.teacher import TeacherStates, write_teacher_states
 
 
@@ -33,39 +39,65 @@ def of_chunks(spec: dict, examples: int = 100) -> dict:
     return teacher_spec(spec, stage="pretrain", beta=0.75, seed=0, examples=examples)
 
 
-def trained(folder: Path, name: str, spec: dict, **inputs) -> dict[str, torch.Tensor]:
+def metrics(folder: Path, name: str, spec: dict, **inputs) -> list[dict]:
+    """Train, and return what each step logged: losses and the gradient's norm."""
     run_training(spec, folder / name, **inputs)
-    return load_file(folder / name / "weights.safetensors")
+    return [json.loads(line) for line in (folder / name / "metrics.jsonl").open()]
+
+
+def assert_same_metrics(found: list[dict], expected: list[dict], tolerance: float = 1e-4) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=tolerance, abs=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5", "t5 that reads the query"])
-def test_finetuning_with_kept_states_gives_the_same_weights(
+def test_kept_states_give_the_losses_and_gradients_of_a_running_teacher(
     data: Path, tmp_path: Path, architecture: str
 ) -> None:
     name = architecture.split()[0]
-    losses = {"pred": 1.0, "distill": 1.0}
-    spec = specification(tmp_path, name, "mend", stage="finetune", losses=losses)
+    spec = specification(tmp_path, name, "mend", stage="finetune")
     if name != architecture:
         spec["llm"]["query_in"] = "encoder"
     inputs = {"episodes": data / "train.parquet", "tasks": data / "tasks"}
     kept = tmp_path / "states.safetensors"
     write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
-    running = trained(tmp_path, "running", spec, **inputs)
-    reading = trained(tmp_path, "reading", spec, **inputs, teacher=kept)
-    for key, value in running.items():
-        torch.testing.assert_close(reading[key], value, atol=1e-5, rtol=1e-4)
-    # The states matter: with others the weights are others.
+    llm = load_llm(spec["llm"])
+    method = build_method(llm, spec["method"], PROTOCOL)
+    template = Template(llm.tokenizer, PROTOCOL, llm.positions)
+
+    def learnt(teacher: TeacherStates | None) -> tuple[float, list[torch.Tensor]]:
+        limits = PROTOCOL["longest_context"]
+        examples = EpisodeExamples(inputs["episodes"], inputs["tasks"], template, limits, teacher)
+        batch = [examples[index] for index in range(len(examples))]
+        losses = example_losses(llm, method, batch, {"distill": 1.0}, "finetune", PROTOCOL)
+        loss = losses["distill"]
+        return loss.item(), torch.autograd.grad(loss, list(method.parameters()))
+
+    loss, gradients = learnt(TeacherStates(kept))
+    running_loss, running_gradients = learnt(None)
+    assert loss == pytest.approx(running_loss, rel=1e-4)
+    for gradient, running in zip(gradients, running_gradients, strict=True):
+        torch.testing.assert_close(gradient, running, atol=1e-5, rtol=1e-4)
+
+
+def test_finetuning_reads_kept_states(data: Path, tmp_path: Path) -> None:
+    losses = {"pred": 1.0, "distill": 1.0}
+    spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses=losses)
+    inputs = {"episodes": data / "train.parquet", "tasks": data / "tasks"}
+    kept = tmp_path / "states.safetensors"
+    write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
+    running = metrics(tmp_path, "running", spec, **inputs)
+    assert_same_metrics(metrics(tmp_path, "reading", spec, **inputs, teacher=kept), running)
+    # The states matter: with others the losses are others.
     content = bytearray(kept.read_bytes())
     content[-200:] = bytes(200)
     kept.write_bytes(content)
-    other = trained(tmp_path, "other", spec, **inputs, teacher=kept)
-    assert any(not torch.allclose(other[key], value, atol=1e-4) for key, value in running.items())
+    other = metrics(tmp_path, "other", spec, **inputs, teacher=kept)
+    assert other[-1]["distill"] != pytest.approx(running[-1]["distill"], rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_pretraining_with_kept_states_gives_the_same_weights(
-    data: Path, tmp_path: Path, dtype: str
-) -> None:
+def test_pretraining_reads_kept_states(data: Path, tmp_path: Path, dtype: str) -> None:
     spec = pretraining(data, tmp_path, steps=30)  # chunks come again
     spec["llm"]["dtype"] = dtype
     kept = tmp_path / "states.safetensors"
@@ -76,11 +108,9 @@ def test_pretraining_with_kept_states_gives_the_same_weights(
     assert len(states) == len(examples) < 60
     assert states[0].shape == (4, 16)
     assert states[0].dtype == getattr(torch, dtype)
-    running = trained(tmp_path, "running", spec, **chunks)
-    reading = trained(tmp_path, "reading", spec, **chunks, teacher=kept)
-    tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[dtype]
-    for key, value in running.items():
-        torch.testing.assert_close(reading[key], value, atol=tolerance, rtol=1e-3)
+    running = metrics(tmp_path, "running", spec, **chunks)
+    reading = metrics(tmp_path, "reading", spec, **chunks, teacher=kept)
+    assert_same_metrics(reading, running, {"float32": 1e-3, "bfloat16": 5e-2}[dtype])
 
 
 def test_a_killed_job_goes_on_from_what_it_had_written(
