@@ -23,9 +23,10 @@ from side_by_side import compare, exit_status
 from torch.nn import functional
 
 from mend.analysis.profiling import measure_memory
+from mend.data.examples import Example
 from mend.methods.base import Method
 from mend.models.frozen_llm import Context, FrozenLLM
-from mend.training.losses import Example, example_losses, teacher_states
+from mend.training.losses import example_losses, teacher_states
 from mend.training.teacher import TeacherStates
 
 # The paper's contexts are 469 to 848 tokens long (figure 3), its longest is 900.

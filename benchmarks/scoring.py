@@ -12,7 +12,8 @@ from floors import floor_seconds
 from models import device, distiller, llm, random_tokens, write_out
 from side_by_side import compare, exit_status
 
-from mend.evaluation.scoring import Question, score_questions
+from mend.data.examples import MultipleChoiceItem
+from mend.evaluation.scoring import score_items
 from mend.methods.base import Method
 from mend.models.frozen_llm import Context, FrozenLLM
 
@@ -52,20 +53,20 @@ class Vectors(Method):
 
 @torch.no_grad()
 def score_each_option(
-    llm: FrozenLLM, method: Method, questions: list[Question]
+    llm: FrozenLLM, method: Method, items: list[MultipleChoiceItem]
 ) -> list[list[float]]:
     """Score each option by one forward pass over context, query and option, row by row."""
     method.eval()
     contexts = {}
     scores = []
-    for question in questions:
-        if question.context not in contexts:
-            context = method.contexts(llm, [question.demonstrations])
-            contexts[question.context] = context.embeddings
-        before = contexts[question.context]
+    for item in items:
+        if item.context not in contexts:
+            context = method.contexts(llm, [item.demonstrations])
+            contexts[item.context] = context.embeddings
+        before = contexts[item.context]
         row = []
-        for option in question.options:
-            text = torch.tensor([[*question.query, *option]], device=llm.device)
+        for option in item.options:
+            text = torch.tensor([[*item.query, *option]], device=llm.device)
             embeddings = torch.cat([before, llm.embedding(text)], dim=1)
             logits = llm.model(inputs_embeds=embeddings, use_cache=False).logits
             last = logits[0, -len(option) - 1 : -1].float().log_softmax(-1)
@@ -75,12 +76,12 @@ def score_each_option(
     return scores
 
 
-def questions(shared: bool, number: int) -> list[Question]:
-    """Return questions that share their demonstrations, or have each its own."""
+def items(shared: bool, number: int) -> list[MultipleChoiceItem]:
+    """Return items that share their demonstrations, or have each its own."""
     generator = torch.Generator().manual_seed(2)
     contexts = [random_tokens(CONTEXT, generator) for _ in range(1 if shared else number)]
     return [
-        Question(
+        MultipleChoiceItem(
             context=0 if shared else index,
             demonstrations=contexts[0 if shared else index],
             query=random_tokens(QUERY, generator),
@@ -100,7 +101,7 @@ def run() -> tuple[list[dict], list[str]]:
     model, plain = llm(), llm()
     write_out(plain.model)
     on_gpu = device().type == "cuda"
-    shared, drawn = questions(True, QUERIES), questions(False, 4)
+    shared, drawn = items(True, QUERIES), items(False, 4)
     rows = []
     for name, method_class, asked, goal in (
         ("scoring, ICL, 20 queries share 900 tokens", Tokens, shared, 15),
@@ -111,7 +112,7 @@ def run() -> tuple[list[dict], list[str]]:
         write_out(plain_method)
 
         def ours(method=method, asked=asked) -> list[list[float]]:
-            return score_questions(model, method, asked, contexts_at_once=4)
+            return score_items(model, method, asked, contexts_at_once=4)
 
         def obvious(method=plain_method, asked=asked) -> list[list[float]]:
             return score_each_option(plain, method, asked)

@@ -29,7 +29,7 @@ from mend.analysis.profiling import (
     without_data,
 )
 from mend.atomic_io import write_parquet
-from mend.data.examples import read_questions
+from mend.data.examples import read_items
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.methods import build_method
@@ -136,7 +136,7 @@ def row_lengths(
     template = Template(llm.tokenizer, spec["protocol"], llm.positions)
     found = {}
     for reader, limit in spec["protocol"]["longest_context"].items():
-        rows, questions = read_questions(
+        rows, items = read_items(
             *(episodes, tasks, "test", template, limit, [task]),
             seeds=[spec["efficiency"]["seed"]],
             rows_per_task=ROWS,
@@ -146,14 +146,12 @@ def row_lengths(
                 f"{episodes}: no rows of {task} for seed {spec['efficiency']['seed']}; choose one "
                 "of benchmark.seeds"
             )
-        found[reader] = round(mean(len(question.demonstrations) for question in questions))
-    answers = [
-        len(question.options[row["gold"]]) for row, question in zip(rows, questions, strict=True)
-    ]
+        found[reader] = round(mean(len(item.demonstrations) for item in items))
+    answers = [len(item.options[row["gold"]]) for row, item in zip(rows, items, strict=True)]
     return Lengths(
         demonstrations=found["llm"],
         distilled=found["distiller"],
-        query=max(1, round(mean(len(question.query) for question in questions))),
+        query=max(1, round(mean(len(item.query) for item in items))),
         answer=max(1, round(mean(answers))),
     )
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool1d
 
 from mend.atomic_io import write_parquet
+from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation.predict import questions_for
-from mend.evaluation.scoring import Question
+from mend.evaluation.predict import items_for
 from mend.methods import build_method
 from mend.methods.base import Method
 from mend.models.frozen_llm import Attentions, FrozenLLM
@@ -122,7 +122,7 @@ def run_attention(
         method = build_method(llm, {**spec["method"], "name": name}, spec["protocol"])
         if name == "mend":
             method.load(Path(weights) / "weights.safetensors")
-        rows, questions = questions_for(
+        rows, items = items_for(
             *(llm, method, spec["protocol"], episodes, tasks, "test", wanted["tasks"]),
             seeds=[wanted["seed"]],
             rows_per_task=rows_per_task,
@@ -132,8 +132,8 @@ def run_attention(
                 f"{episodes}: no test rows of {', '.join(wanted['tasks'])} for seed "
                 f"{wanted['seed']}; choose tasks of the partition and one of benchmark.seeds"
             )
-        looks = looks_at(llm, method.eval(), questions, heads, spec["llm"]["name"])
-        for record in described(llm, rows, questions, looks, heads):
+        looks = looks_at(llm, method.eval(), items, heads, spec["llm"]["name"])
+        for record in described(llm, rows, items, looks, heads):
             records.append({**record, "method": name})
     same = {"llm": spec["llm"]["name"], "partition": wanted["partition"]}
     table = pyarrow.Table.from_pylist([{**same, **x} for x in records], schema=ATTENTION_SCHEMA)
@@ -144,21 +144,21 @@ def run_attention(
 def looks_at(
     llm: FrozenLLM,
     method: Method,
-    questions: Sequence[Question],
+    items: Sequence[MultipleChoiceItem],
     heads: Sequence[tuple[int, int]],
     name: str = "",
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return what predicts each question's answer looks at, with each of `heads`.
+    """Return what predicts each item's answer looks at, with each of `heads`.
 
-    For each question (heads, context) and (heads, tokens read after the context).
+    For each item (heads, context) and (heads, tokens read after the context).
     """
     layers = torch.tensor([layer for layer, _ in heads])
     numbers = torch.tensor([head for _, head in heads])
-    progress = Progress(f"attention {name} {method.name}", len(questions))
+    progress = Progress(f"attention {name} {method.name}", len(items))
     found = []
-    for done, question in enumerate(questions, start=1):
-        context = method.contexts(llm, [question.demonstrations])
-        read: Attentions = llm.query_attentions(context, [question.query])
+    for done, item in enumerate(items, start=1):
+        context = method.contexts(llm, [item.demonstrations])
+        read: Attentions = llm.query_attentions(context, [item.query])
         parts = (read.to_context, read.to_tokens)
         found.append(tuple(part[layers, 0, numbers, 0].cpu() for part in parts))
         progress.update(done)
@@ -175,7 +175,7 @@ def pooled(attention: Tensor, positions: int = POSITIONS) -> Tensor:
 def described(
     llm: FrozenLLM,
     rows: Sequence[Mapping[str, Any]],
-    questions: Sequence[Question],
+    items: Sequence[MultipleChoiceItem],
     looks: Sequence[tuple[Tensor, Tensor]],
     heads: Sequence[tuple[int, int]],
 ) -> Iterator[dict[str, Any]]:
@@ -194,7 +194,7 @@ def described(
     if number == len(looks):
         number = min(range(len(looks)), key=lambda place: looks[place][1].shape[1])
     context, query = looks[number]
-    words = [llm.tokenizer.decode([token]).strip() for token in questions[number].query]
+    words = [llm.tokenizer.decode([token]).strip() for token in items[number].query]
     # An encoder-decoder's start token comes before the query.
     words = ["(start)"] * (query.shape[1] - len(words)) + words
     shown = {"kind": "example", "rows": 1, "task": rows[number]["task"]}

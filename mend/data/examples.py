@@ -1,8 +1,9 @@
-"""From records on disk to token ids: training examples and test questions."""
+"""From records on disk to token ids: training examples and test items."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,41 @@ from mend.data.selection import RETRIEVED, source_split
 from mend.data.tasks import TaskRows, load_rows
 from mend.data.template import Template
 from mend.errors import UserError
-from mend.evaluation.scoring import Question
 from mend.progress import logger
-from mend.training.losses import Example
 
 if TYPE_CHECKING:
-    from mend.training.teacher import TeacherStates
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """Demonstrations and the queries that share them, as token ids.
+
+    demonstrations: what the method reads; teacher_demonstrations: what the teacher reads (the
+    same, unless `longest_context` differs between LLM and distiller).
+    queries: pairs (x, y); y is empty in pretraining.
+    teacher_states: (tokens, width), what `mend.training.losses.teacher_states` returns for the
+        example, if it is known already.
+    """
+
+    demonstrations: Sequence[int]
+    teacher_demonstrations: Sequence[int]
+    queries: Sequence[tuple[Sequence[int], Sequence[int]]]
+    teacher_states: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MultipleChoiceItem:
+    """A query and its options, as token ids, after the demonstrations it is asked with.
+
+    context: equal for items that share their demonstrations.
+    demonstrations: token ids; where demonstrations are distilled in groups, those of each group.
+    """
+
+    context: int
+    demonstrations: Sequence[int] | Sequence[Sequence[int]]
+    query: Sequence[int]
+    options: Sequence[Sequence[int]]
 
 
 class ChunkExamples:
@@ -32,7 +62,7 @@ class ChunkExamples:
         beta: float,
         limits: dict[str, int],
         seed: int,
-        teacher: TeacherStates | None = None,
+        teacher: Sequence[Tensor] | None = None,
     ) -> None:
         """Read the chunks' Parquet.
 
@@ -75,7 +105,7 @@ class EpisodeExamples:
         tasks: str | Path,
         template: Template,
         limits: dict[str, int],
-        teacher: TeacherStates | None = None,
+        teacher: Sequence[Tensor] | None = None,
     ) -> None:
         """Read the episodes' Parquet and the rows of their tasks.
 
@@ -166,7 +196,7 @@ class DemonstrationReader:
         return perturb_rows(found, self.perturbation, self.draw_seed, task, seed, self.split)
 
 
-def read_questions(
+def read_items(
     episodes: str | Path,
     tasks: str | Path,
     split: str,
@@ -178,13 +208,13 @@ def read_questions(
     after_context: bool = True,
     reads_demonstrations: bool = True,
     **shown,
-) -> tuple[list[dict], list[Question]]:
-    """Return evaluation rows and, in the same order, the questions that they ask.
+) -> tuple[list[dict], list[MultipleChoiceItem]]:
+    """Return evaluation rows and, in the same order, their multiple-choice items.
 
     split: "dev" or "test", where the queries are; limit: the longest context in tokens.
     only, seeds, rows_per_task: leave out the rest.
     after_context: whether anything stands before the query.
-    reads_demonstrations: if not, all questions share one context without demonstrations.
+    reads_demonstrations: if not, all items share one context without demonstrations.
     shown: perturbation, draw_seed and group, as in `DemonstrationReader`.
     A row is a dictionary of task, seed, row, gold (the right option's index) and options.
     """
@@ -198,7 +228,7 @@ def read_questions(
     task_rows = {task: load_rows(tasks, task) for task in only}
     contexts: dict[int, list] = {} if reads_demonstrations else {0: []}
     taken: dict[tuple[str, int], int] = {}
-    rows, questions = [], []
+    rows, items = [], []
     for record in table.to_pylist():
         task, seed = record["task"], record["seed"]
         if seeds is not None and seed not in seeds:
@@ -221,11 +251,11 @@ def read_questions(
             }
         )
         encoded = [template.option(option) for option in options]
-        questions.append(Question(context, contexts[context], query, encoded))
+        items.append(MultipleChoiceItem(context, contexts[context], query, encoded))
     if read.empty:
         logger.warning(
             "%s: %d of %d contexts are empty, because not one demonstration fits the longest "
             "context of %d tokens",
             *(episodes, read.empty, read.made, limit),
         )
-    return rows, questions
+    return rows, items

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow
 
 from mend.atomic_io import write_parquet
-from mend.data.examples import read_questions
+from mend.data.examples import MultipleChoiceItem, read_items
 from mend.data.template import Template
 from mend.evaluation.grouping import GroupedMethod
-from mend.evaluation.scoring import Question, score_questions
+from mend.evaluation.scoring import score_items
 from mend.methods import build_method
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM
@@ -60,16 +60,16 @@ def run_prediction(
     if wanted.get("group"):
         method = GroupedMethod(method, spec["method"]["length"], spec["protocol"])
         shown["group"] = wanted["group"]
-    rows, questions = questions_for(
+    rows, items = items_for(
         llm, method, spec["protocol"], episodes, tasks, "test", wanted["tasks"], **shown
     )
     if wanted.get("group"):
-        method.check_groups(max(len(question.demonstrations) for question in questions))
+        method.check_groups(max(len(item.demonstrations) for item in items))
     name = f"predict {llm_name(spec)} {wanted['partition']}"
     logger.info("%s: %d rows", name, len(rows))
     lengths: dict[int, int] = {}
     progress = Progress(name, len(rows))
-    scores = score_once(llm, method, questions, spec["protocol"], progress, lengths)
+    scores = score_deduplicated(llm, method, items, spec["protocol"], progress, lengths)
     same = {
         "llm": spec["llm"]["name"],
         "method": spec["method"]["name"],
@@ -78,13 +78,13 @@ def run_prediction(
         "partition": wanted["partition"],
     }
     records = [
-        {**same, **row, "context_length": lengths[question.context], "scores": values}
-        for row, question, values in zip(rows, questions, scores, strict=True)
+        {**same, **row, "context_length": lengths[item.context], "scores": values}
+        for row, item, values in zip(rows, items, scores, strict=True)
     ]
     write_parquet(pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA), output)
 
 
-def questions_for(
+def items_for(
     llm: FrozenLLM,
     method: Method,
     protocol: dict,
@@ -93,10 +93,10 @@ def questions_for(
     split: str,
     only: Sequence[str],
     **others,
-) -> tuple[list[dict], list[Question]]:
-    """Read evaluation rows as `method` sees them; see `mend.data.examples.read_questions`."""
+) -> tuple[list[dict], list[MultipleChoiceItem]]:
+    """Read evaluation rows as `method` sees them; see `mend.data.examples.read_items`."""
     template = Template(llm.tokenizer, protocol, llm.positions)
-    return read_questions(
+    return read_items(
         episodes,
         tasks,
         split,
@@ -109,29 +109,29 @@ def questions_for(
     )
 
 
-def score_once(
+def score_deduplicated(
     llm: FrozenLLM,
     method: Method,
-    questions: Sequence[Question],
+    items: Sequence[MultipleChoiceItem],
     protocol: dict,
     progress: Progress | None = None,
     context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
-    """Score questions, asking only once what several seeds ask alike.
+    """Score items, asking only once what several seeds ask alike.
 
     A method that reads no demonstrations asks the same of every seed. context_lengths: see
-    `mend.evaluation.scoring.score_questions`.
+    `mend.evaluation.scoring.score_items`.
     """
     first: dict[tuple, int] = {}
     where = []
-    different: list[Question] = []
-    for question in questions:
-        key = (question.context, tuple(question.query), tuple(map(tuple, question.options)))
+    different: list[MultipleChoiceItem] = []
+    for item in items:
+        key = (item.context, tuple(item.query), tuple(map(tuple, item.options)))
         if key not in first:
             first[key] = len(different)
-            different.append(question)
+            different.append(item)
         where.append(first[key])
-    scores = score_questions(
+    scores = score_items(
         *(llm, method, different, protocol["option_score"]),
         progress=progress,
         context_lengths=context_lengths,

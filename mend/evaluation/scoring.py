@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM, pad_right
@@ -18,63 +18,49 @@ from mend.progress import Progress, logger
 _STATES_AT_ONCE = 512  # whose logits, over the whole vocabulary, are in memory together
 
 
-@dataclass(frozen=True)
-class Question:
-    """A query and its options, as token ids, after the demonstrations it is asked with.
-
-    context: equal for questions that share their demonstrations.
-    demonstrations: token ids; for a `mend.evaluation.grouping.GroupedMethod`, those of each group.
-    """
-
-    context: int
-    demonstrations: Sequence[int] | Sequence[Sequence[int]]
-    query: Sequence[int]
-    options: Sequence[Sequence[int]]
-
-
 @torch.no_grad()
-def score_questions(
+def score_items(
     llm: FrozenLLM,
     method: Method,
-    questions: Sequence[Question],
+    items: Sequence[MultipleChoiceItem],
     option_score: str = "mean",
     contexts_at_once: int = 64,
-    questions_at_once: int = 128,
+    items_at_once: int = 128,
     progress: Progress | None = None,
     context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
-    """Return each question's option scores, log P(option | context, query), higher is better.
+    """Return each item's option scores, log P(option | context, query), higher is better.
 
     option_score: "mean" or "sum" over the option's tokens (faithfulness row 21).
     context_lengths: if given, it is filled with how many positions (tokens or vectors) the LLM read
-    before the questions of each context.
+    before the items of each context.
     Questions may come in any order; contexts of similar length are read together, fewer at once
-    where memory runs out. Raises UserError if there is not enough for one question.
+    where memory runs out. Raises UserError if there is not enough for one item.
     """
     training = method.training
     method.eval()
-    scores: list[list[float]] = [[] for _ in questions]
+    scores: list[list[float]] = [[] for _ in items]
     done = 0
-    groups = list(_groups_by_context(questions, contexts_at_once))
+    groups = list(_groups_by_context(items, contexts_at_once))
     while groups:
         group = groups.pop(0)
         try:
             for i, values in _score_group(
-                llm, method, questions, group, option_score, questions_at_once, context_lengths
+                llm, method, items, group, option_score, items_at_once, context_lengths
             ):
                 scores[i] = values
         except torch.OutOfMemoryError:
-            if len(group) == questions_at_once == 1:
+            if len(group) == items_at_once == 1:
                 raise UserError(
-                    "memory ran out while one question was scored; choose a smaller dtype for the "
-                    "LLM or a shorter protocol.longest_context"
+                    "memory ran out while one multiple-choice item was scored; choose a smaller "
+                    "dtype for the LLM or a shorter protocol.longest_context"
                 ) from None
             contexts_at_once = max(1, min(contexts_at_once, len(group)) // 2)
-            questions_at_once = max(1, questions_at_once // 2)
+            items_at_once = max(1, items_at_once // 2)
             logger.info(
-                "memory ran out: going on with %d contexts and %d questions at once",
+                "memory ran out: going on with %d contexts and %d items at once",
                 contexts_at_once,
-                questions_at_once,
+                items_at_once,
             )
             again = [members for later in (group, *groups) for members in later]
             groups = _pieces(again, contexts_at_once)
@@ -89,24 +75,24 @@ def score_questions(
 def _score_group(
     llm: FrozenLLM,
     method: Method,
-    questions: Sequence[Question],
+    items: Sequence[MultipleChoiceItem],
     group: list[list[int]],
     option_score: str,
-    questions_at_once: int,
+    items_at_once: int,
     context_lengths: dict[int, int] | None,
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index, scores) of the questions of some contexts, each read once."""
+    """Yield (index, scores) of the items of some contexts, each read once."""
     firsts = [members[0] for members in group]
-    contexts = method.contexts(llm, [questions[i].demonstrations for i in firsts])
+    contexts = method.contexts(llm, [items[i].demonstrations for i in firsts])
     if context_lengths is not None:
-        numbers = (questions[i].context for i in firsts)
+        numbers = (items[i].context for i in firsts)
         context_lengths.update(zip(numbers, contexts.mask.sum(1).tolist(), strict=True))
     reading = llm.read(contexts)
     asked = [(row, i) for row, members in enumerate(group) for i in members]
     score = _score_trees if reads_trees(llm) else _score_rows
-    for part in _pieces(asked, questions_at_once):
+    for part in _pieces(asked, items_at_once):
         owners = [row for row, _ in part]
-        batch = [questions[i] for _, i in part]
+        batch = [items[i] for _, i in part]
         found = score(llm, reading, owners, batch, option_score)
         yield from zip([i for _, i in part], found, strict=True)
 
@@ -116,14 +102,14 @@ def _pieces(items: list, size: int) -> list[list]:
 
 
 def _groups_by_context(
-    questions: Sequence[Question], contexts_at_once: int
+    items: Sequence[MultipleChoiceItem], contexts_at_once: int
 ) -> Iterator[list[list[int]]]:
     """Yield groups of contexts of similar length, each a list of the indices that share it."""
     members: dict[int, list[int]] = {}
-    for index, question in enumerate(questions):
-        members.setdefault(question.context, []).append(index)
+    for index, item in enumerate(items):
+        members.setdefault(item.context, []).append(index)
     contexts = sorted(
-        members.values(), key=lambda indices: _tokens(questions[indices[0]].demonstrations)
+        members.values(), key=lambda indices: _tokens(items[indices[0]].demonstrations)
     )
     yield from _pieces(contexts, contexts_at_once)
 
@@ -134,10 +120,14 @@ def _tokens(demonstrations: Sequence[int] | Sequence[Sequence[int]]) -> int:
 
 
 def _score_trees(
-    llm: FrozenLLM, reading: Any, owners: list[int], batch: Sequence[Question], option_score: str
+    llm: FrozenLLM,
+    reading: Any,
+    owners: list[int],
+    batch: Sequence[MultipleChoiceItem],
+    option_score: str,
 ) -> list[list[float]]:
-    """Score questions whose contexts are rows `owners` of `reading`, options as trees."""
-    trees = [(question.query, question.options) for question in batch]
+    """Score items whose contexts are rows `owners` of `reading`, options as trees."""
+    trees = [(item.query, item.options) for item in batch]
     # A row costs a copy of its context's keys and values. The longer it is, the more of its own
     # tokens each token attends to in vain: at half the context's length, neither costs much.
     rows = fill_rows(trees, owners, width=reading.mask.shape[1] // 2)
@@ -149,16 +139,20 @@ def _score_trees(
 
 
 def _score_rows(
-    llm: FrozenLLM, reading: Any, owners: list[int], batch: Sequence[Question], option_score: str
+    llm: FrozenLLM,
+    reading: Any,
+    owners: list[int],
+    batch: Sequence[MultipleChoiceItem],
+    option_score: str,
 ) -> list[list[float]]:
-    """Score questions whose contexts are rows `owners` of `reading`, a row for each option."""
+    """Score items whose contexts are rows `owners` of `reading`, a row for each option."""
     device = llm.device
     selected = reading.select(torch.tensor(owners, device=device))
-    after_query = llm.read_tokens(selected, [question.query for question in batch])
+    after_query = llm.read_tokens(selected, [item.query for item in batch])
     owner = torch.tensor(
-        [row for row, question in enumerate(batch) for _ in question.options], device=device
+        [row for row, item in enumerate(batch) for _ in item.options], device=device
     )
-    options, mask = pad_right([option for question in batch for option in question.options], device)
+    options, mask = pad_right([option for item in batch for option in item.options], device)
     real = mask.bool()
     states = llm.states_before(after_query.select(owner), options)[real]
     each = torch.arange(len(states), device=device)
@@ -177,12 +171,12 @@ def _log_probabilities(llm: FrozenLLM, states: Tensor, state: Tensor, target: Te
 
 
 def _option_scores(
-    found: Tensor, option: Tensor, batch: Sequence[Question], option_score: str
+    found: Tensor, option: Tensor, batch: Sequence[MultipleChoiceItem], option_score: str
 ) -> list[list[float]]:
     """Add up the log-probabilities of each option's tokens; `option` says whose each is."""
-    lengths = [len(tokens) for question in batch for tokens in question.options]
+    lengths = [len(tokens) for item in batch for tokens in item.options]
     total = found.new_zeros(len(lengths)).index_add(0, option, found)
     if option_score == "mean":
         total = total / torch.tensor(lengths, device=total.device)
     flat = iter(total.double().tolist())
-    return [[next(flat) for _ in question.options] for question in batch]
+    return [[next(flat) for _ in item.options] for item in batch]

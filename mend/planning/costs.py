@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from mend.planning.architectures import BYTES, Architecture, Operations
 
 #: Of mend.evaluation.scoring: how much is read at once.
-CONTEXTS_AT_ONCE, QUESTIONS_AT_ONCE = 64, 128
+CONTEXTS_AT_ONCE, ITEMS_AT_ONCE = 64, 128
 #: Numbers that training keeps for each token, layer and unit of width: inputs of normalisations,
 #: matrices and activation functions (Korthikanti et al. 2022 count 17; GPT-2's GELU has some more).
 KEPT = 34
@@ -143,15 +143,15 @@ def scoring_work(
     distiller: Architecture | None,
     reading: Reading,
     contexts: float,
-    questions: float,
+    items: float,
 ) -> Work:
-    """Return the work of scoring questions that share so many contexts."""
+    """Return the work of scoring items that share so many contexts."""
     before = reading.vectors or reading.demonstrations
     read = llm.read(before).forward * contexts
-    answered = llm.answer(before, reading.tokens, reading.predicted, questions / contexts)
-    passes = llm.passes * (contexts / CONTEXTS_AT_ONCE + questions / QUESTIONS_AT_ONCE)
+    answered = llm.answer(before, reading.tokens, reading.predicted, items / contexts)
+    passes = llm.passes * (contexts / CONTEXTS_AT_ONCE + items / ITEMS_AT_ONCE)
     made = distillation(llm, distiller, reading).forward * contexts if distiller else 0.0
-    return Work(read + answered.forward * questions, made, passes)
+    return Work(read + answered.forward * items, made, passes)
 
 
 def method_parameters(
@@ -199,18 +199,18 @@ def prediction_bytes(
     distiller: Architecture | None,
     reading: Reading,
     dtype: str,
-    questions: float,
+    items: float,
     options: float,
 ) -> float:
     """Return an estimate of the memory that prediction takes: weights, and keys and values.
 
     Those of the contexts read at once are there and, in a decoder-only LLM, a copy for the trees
-    of questions and options after them (`mend.models.kernels.tree_attention`); in an
-    encoder-decoder, one for each of the questions asked at once, and of each of their options.
-    questions: for each context.
+    of items and options after them (`mend.models.kernels.tree_attention`); in an
+    encoder-decoder, one for each of the items asked at once, and of each of their options.
+    items: for each context.
     """
     before = reading.vectors or reading.demonstrations
-    asked = min(QUESTIONS_AT_ONCE, CONTEXTS_AT_ONCE * questions)
+    asked = min(ITEMS_AT_ONCE, CONTEXTS_AT_ONCE * items)
     rows = CONTEXTS_AT_ONCE * 2
     if llm.decoder_layers:
         rows = CONTEXTS_AT_ONCE + asked * (1 + options)

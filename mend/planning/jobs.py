@@ -89,12 +89,12 @@ def training_job(configuration: Configuration, models: Models, path: str) -> Job
     stopping = training["early_stopping"]
     memory = training_bytes(llm, distiller, reading, piece, dtype, bool(stopping), teacher)
     if stopping:
-        questions = len(stopping["tasks"]) * stopping["rows_per_task"]
+        items = len(stopping["tasks"]) * stopping["rows_per_task"]
         asked = reading_at_test(configuration, spec, {})
         fixed = _per_seed(configuration) or not _reads_demonstrations(spec["method"]["name"])
-        contexts = len(stopping["tasks"]) if fixed else questions
+        contexts = len(stopping["tasks"]) if fixed else items
         times = training["steps"] // stopping["every"]
-        work += scoring_work(llm, distiller, asked, contexts, questions) * times
+        work += scoring_work(llm, distiller, asked, contexts, items) * times
     weights = method_parameters(llm, distiller, spec["method"]["length"]) * BYTES["float32"]
     return Job(
         *(spec["llm"]["name"], training["stage"], dtype, training["steps"], work, memory, weights),
@@ -125,7 +125,7 @@ def teacher_job(configuration: Configuration, models: Models, path: str) -> Job:
     told = {**spec, "method": {"length": 0}, "training": {**wanted, **losses}}
     reading = training_reading(configuration, told)
     work = teacher_work(llm, reading, piece=16) * (examples * queries)
-    memory = prediction_bytes(llm, None, reading, dtype, questions=1, options=0)
+    memory = prediction_bytes(llm, None, reading, dtype, items=1, options=0)
     disk = examples * queries * reading.tokens * llm.width * activation_bytes(dtype)
     return Job(name, "teacher", dtype, 0, work, memory, disk, 0)
 
@@ -141,12 +141,12 @@ def prediction_job(configuration: Configuration, models: Models, path: str) -> J
     tasks, seeds = len(spec["predict"]["tasks"]), len(benchmark["seeds"])
     rows = benchmark.get("test_rows") or TEST_ROWS
     if not _reads_demonstrations(spec["method"]["name"]):
-        contexts, questions = 1, tasks * rows
+        contexts, items = 1, tasks * rows
     else:
-        questions = tasks * rows * seeds
-        contexts = tasks * seeds if _per_seed(configuration) else questions
-    work = scoring_work(llm, distiller, reading, contexts, questions)
-    memory = prediction_bytes(llm, distiller, reading, dtype, questions / contexts, OPTIONS)
+        items = tasks * rows * seeds
+        contexts = tasks * seeds if _per_seed(configuration) else items
+    work = scoring_work(llm, distiller, reading, contexts, items)
+    memory = prediction_bytes(llm, distiller, reading, dtype, items / contexts, OPTIONS)
     disk = tasks * rows * seeds * 60  # bytes of a row of predictions, measured on pocket ones
     return Job(spec["llm"]["name"], "predict", dtype, 0, work, memory, disk, 0)
 
@@ -169,7 +169,7 @@ def training_reading(configuration: Configuration, spec: Mapping[str, Any]) -> R
 def reading_at_test(
     configuration: Configuration, spec: Mapping[str, Any], condition: Mapping[str, Any]
 ) -> Reading:
-    """Return what one question reads with all its options."""
+    """Return what one item reads with all its options."""
     shots = condition.get("shots", configuration["benchmark"]["shots"])
     (shown, distilled), query = _demonstrations(configuration, spec, shots)
     vectors = spec["method"]["length"] or 0

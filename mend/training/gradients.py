@@ -10,13 +10,14 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.flop_counter import FlopCounterMode
 
+from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.sharding import is_sharded
 from mend.progress import logger
 from mend.training.distributed import Processes
-from mend.training.losses import Example, example_losses
+from mend.training.losses import example_losses
 
 
 class BatchGradients:

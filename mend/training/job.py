@@ -15,7 +15,7 @@ from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.evaluation.metrics import task_score, uses_macro_f1
-from mend.evaluation.predict import llm_name, questions_for, score_once
+from mend.evaluation.predict import items_for, llm_name, score_deduplicated
 from mend.methods import build_method
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM
@@ -162,7 +162,7 @@ class DevScore:
         self.llm, self.method, self.protocol = llm, method, spec["protocol"]
         stopping = spec["training"]["early_stopping"]
         self.types = stopping["tasks"]
-        self.rows, self.questions = questions_for(
+        self.rows, self.items = items_for(
             llm,
             method,
             self.protocol,
@@ -176,7 +176,7 @@ class DevScore:
 
     def __call__(self) -> float:
         """Score the method as it is now."""
-        scores = score_once(self.llm, self.method, self.questions, self.protocol)
+        scores = score_deduplicated(self.llm, self.method, self.items, self.protocol)
         by_task: dict[str, list[tuple]] = {}
         for row, values in zip(self.rows, scores, strict=True):
             best = max(range(len(values)), key=values.__getitem__)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mend.atomic_io import whole_file
+from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM
@@ -21,7 +22,7 @@ from mend.progress import Progress, logger
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
-from mend.training.losses import LOSSES, Example
+from mend.training.losses import LOSSES
 from mend.training.signals import Stopped
 
 

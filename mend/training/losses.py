@@ -16,26 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mend.data.examples import Example
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM, pad_right
 
 LOSSES = ("distill", "clm", "pred")
-
-
-@dataclass(frozen=True)
-class Example:
-    """Demonstrations and the queries that share them, as token ids.
-
-    demonstrations: what the method reads; teacher_demonstrations: what the teacher reads (the
-    same, unless `longest_context` differs between LLM and distiller).
-    queries: pairs (x, y); y is empty in pretraining.
-    teacher_states: what `teacher_states` returns for the example, if it is known already.
-    """
-
-    demonstrations: Sequence[int]
-    teacher_demonstrations: Sequence[int]
-    queries: Sequence[tuple[Sequence[int], Sequence[int]]]
-    teacher_states: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mend.data.examples import ChunkExamples, EpisodeExamples
+from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.progress import Progress, logger
-from mend.training.losses import Example, teacher_states
+from mend.training.losses import teacher_states
 
 #: Examples whose states are written at once; within them, those of similar length go together.
 WINDOW = 512

@@ -18,8 +18,8 @@ from mend.analysis.induction_heads import (
     pooled,
     run_attention,
 )
+from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation.scoring import Question
 from mend.methods import build_method
 from mend.models.frozen_llm import Attentions
 from mend.models.loading import frozen_llm, load_llm
@@ -136,9 +136,9 @@ def test_means_are_over_rows_of_different_lengths() -> None:
     # Queries of 40, 3 and 2 tokens: the first is too long to be shown word by word.
     looks = [(torch.full((1, n), 0.01 * n), torch.full((1, m), 0.1)) for n, m in
              ((30, 40), (25, 3), (20, 2))]  # fmt: skip
-    questions = [Question(0, [], [7] * tokens.shape[1], [[1]]) for _, tokens in looks]
+    items = [MultipleChoiceItem(0, [], [7] * tokens.shape[1], [[1]]) for _, tokens in looks]
     rows = [{"task": name} for name in ("long", "first", "second")]
-    table = pd.DataFrame(described(llm, rows, questions, looks, [(0, 1)]))
+    table = pd.DataFrame(described(llm, rows, items, looks, [(0, 1)]))
     mean = table[table["kind"] == "mean"]
     assert list(mean.loc[mean["region"] == "context", "value"]) == pytest.approx([0.25] * 20)
     assert list(mean.loc[mean["region"] == "query", "position"]) == [-2, -1]

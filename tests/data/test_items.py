@@ -1,4 +1,4 @@
-"""From episodes to questions: which rows are shown, how perturbed, in which groups, how many."""
+"""From episodes to items: which rows are shown, how perturbed, in which groups, how many."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from helpers.models import PROTOCOL, random_llm, word_tokenizer
 
 from mend.data.episodes import write_evaluation_episodes
-from mend.data.examples import read_questions
+from mend.data.examples import read_items
 from mend.data.perturbation import perturb
 from mend.data.tasks import import_tasks, load_rows
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
-from mend.evaluation.scoring import score_questions
+from mend.evaluation.scoring import score_items
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
 
@@ -29,7 +29,7 @@ OPTIONS = ["w50", "w51", "w52 w53"]
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory) -> Path:
     """A task whose rows have three tokens in x and one or two in y."""
-    folder = tmp_path_factory.mktemp("questions")
+    folder = tmp_path_factory.mktemp("items")
     for number, seed in enumerate(SEEDS):
         parts = [("16", "train", 4), ("16", "dev", 4), ("16", "test", 6), ("9", "train", 9)]
         for part, (rows, split, count) in enumerate(parts):
@@ -57,8 +57,8 @@ def read(tasks: Path, output: Path, limit: int = 40, draws: dict | None = None, 
     """[(row, demonstrations)], the demonstrations as text, or as a list of texts for groups."""
     template = Template(word_tokenizer(), PROTOCOL, 96)
     path = draw(tasks, output, **(draws or {}))
-    rows, questions = read_questions(path, tasks, "test", template, limit, ["t"], **options)
-    return [(row, as_text(q.demonstrations)) for row, q in zip(rows, questions, strict=True)]
+    rows, items = read_items(path, tasks, "test", template, limit, ["t"], **options)
+    return [(row, as_text(q.demonstrations)) for row, q in zip(rows, items, strict=True)]
 
 
 def as_text(demonstrations: list) -> str | list[str]:
@@ -174,12 +174,12 @@ def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_pat
     llm = random_llm()
     template = Template(llm.tokenizer, PROTOCOL, llm.positions)
     path = draw(tasks, tmp_path, selection="pool")
-    _, questions = read_questions(path, tasks, "test", template, 4, ["t"])
-    together = score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions)
-    assert {len(question.demonstrations) for question in questions} == {0, 4}
-    for question, scores in zip(questions, together, strict=True):
-        if not question.demonstrations:
-            [alone] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [question])
+    _, items = read_items(path, tasks, "test", template, 4, ["t"])
+    together = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
+    assert {len(item.demonstrations) for item in items} == {0, 4}
+    for item, scores in zip(items, together, strict=True):
+        if not item.demonstrations:
+            [alone] = score_items(llm, ZeroShot(llm, {}, PROTOCOL), [item])
             assert scores == pytest.approx(alone, abs=1e-4)
 
 

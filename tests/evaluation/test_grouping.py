@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers.models import PROTOCOL, random_distiller, random_llm, random_tokens
 
+from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
-from mend.evaluation.scoring import Question, score_questions
+from mend.evaluation.scoring import score_items
 from mend.methods.base import Method
 from mend.methods.mend import Mend
 from mend.methods.vanilla_icl import VanillaICL
@@ -48,9 +49,9 @@ def grouped(plain: Distilling) -> GroupedMethod:
 A, B, C, D = (random_tokens(length, length) for length in (5, 9, 2, 7))
 
 
-def ask(demonstrations: list, context: int = 0) -> Question:
+def ask(demonstrations: list, context: int = 0) -> MultipleChoiceItem:
     options = [random_tokens(2, 91), random_tokens(1, 92)]
-    return Question(context, demonstrations, random_tokens(4, 90), options)
+    return MultipleChoiceItem(context, demonstrations, random_tokens(4, 90), options)
 
 
 def test_one_group_of_all_is_as_without_groups(llm, plain, grouped) -> None:
@@ -58,10 +59,8 @@ def test_one_group_of_all_is_as_without_groups(llm, plain, grouped) -> None:
     found = grouped.contexts(llm, [[A], [B], [C]])
     assert torch.equal(found.embeddings, expected.embeddings)
     assert torch.equal(found.mask, expected.mask)
-    without = score_questions(llm, plain, [ask(ids, n) for n, ids in enumerate((B, A, C))])
-    assert without == score_questions(
-        llm, grouped, [ask([ids], n) for n, ids in enumerate((B, A, C))]
-    )
+    without = score_items(llm, plain, [ask(ids, n) for n, ids in enumerate((B, A, C))])
+    assert without == score_items(llm, grouped, [ask([ids], n) for n, ids in enumerate((B, A, C))])
 
 
 def test_groups_are_joined_in_order_and_do_not_see_each_other(llm, plain, grouped) -> None:
@@ -77,7 +76,7 @@ def test_groups_are_joined_in_order_and_do_not_see_each_other(llm, plain, groupe
 
 
 def test_the_order_of_groups_matters_to_the_llm(llm, grouped) -> None:
-    first, second = score_questions(llm, grouped, [ask([A, B]), ask([B, A], 1)])
+    first, second = score_items(llm, grouped, [ask([A, B]), ask([B, A], 1)])
     assert first != pytest.approx(second, abs=1e-3)
 
 
@@ -92,10 +91,10 @@ def test_a_batch_is_as_single_contexts(llm, grouped) -> None:
         kept = found.embeddings[row][found.mask[row].bool()]
         assert torch.allclose(kept, alone.embeddings[0], atol=1e-5)
         assert not found.embeddings[row][~found.mask[row].bool()].any()
-    questions = [ask(groups, n) for n, groups in enumerate(batch)]
-    together = score_questions(llm, grouped, questions)
-    for question, scores in zip(questions, together, strict=True):
-        [single] = score_questions(llm, grouped, [question])
+    items = [ask(groups, n) for n, groups in enumerate(batch)]
+    together = score_items(llm, grouped, items)
+    for item, scores in zip(items, together, strict=True):
+        [single] = score_items(llm, grouped, [item])
         assert scores == pytest.approx(single, abs=1e-4)
 
 
@@ -106,7 +105,7 @@ def test_no_more_sequences_at_once_than_contexts(llm, plain, grouped) -> None:
 
 def test_contexts_of_similar_length_are_read_together(llm, plain, grouped) -> None:
     asked = [ask(groups, n) for n, groups in enumerate(([B], [C, A], [D, B], [C]))]
-    score_questions(llm, grouped, asked, contexts_at_once=2)
+    score_items(llm, grouped, asked, contexts_at_once=2)
     assert plain.given == [[2, 2], [5], [9, 7], [9]]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.examples import questions
+from helpers.examples import items
 from helpers.models import CONFIGURATIONS, PROTOCOL, random_llm, random_tokens
 
+from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation.scoring import Question, score_questions
+from mend.evaluation.scoring import score_items
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
 from mend.models.frozen_llm import FrozenLLM
@@ -26,22 +27,20 @@ def plain_score(llm: FrozenLLM, prefix: list[int], option: list[int], score: str
 def test_equal_to_plain_forward_passes(architecture: str, score: str) -> None:
     llm = random_llm(architecture)
     method = VanillaICL(llm, {}, PROTOCOL)
-    # Small groups: contexts and questions are cut in several places.
-    found = score_questions(
-        llm, method, questions(), score, contexts_at_once=2, questions_at_once=2
-    )
-    for question, scores in zip(questions(), found, strict=True):
-        prefix = [*question.demonstrations, *question.query]
-        expected = [plain_score(llm, prefix, list(o), score) for o in question.options]
+    # Small groups: contexts and items are cut in several places.
+    found = score_items(llm, method, items(), score, contexts_at_once=2, items_at_once=2)
+    for item, scores in zip(items(), found, strict=True):
+        prefix = [*item.demonstrations, *item.query]
+        expected = [plain_score(llm, prefix, list(o), score) for o in item.options]
         assert scores == pytest.approx(expected, abs=1e-4)
 
 
 def test_zero_shot_reads_the_query_alone() -> None:
     llm = random_llm()
-    question = questions()[4]
-    alone = Question(0, [], question.query, question.options)
-    [found] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
-    expected = [plain_score(llm, list(question.query), list(o), "mean") for o in question.options]
+    item = items()[4]
+    alone = MultipleChoiceItem(0, [], item.query, item.options)
+    [found] = score_items(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
+    expected = [plain_score(llm, list(item.query), list(o), "mean") for o in item.options]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -49,20 +48,20 @@ def test_how_much_was_read_before_the_query_is_told_for_each_context() -> None:
     llm = random_llm()
     lengths: dict[int, int] = {}
     method = VanillaICL(llm, {}, PROTOCOL)
-    score_questions(llm, method, questions(), contexts_at_once=2, context_lengths=lengths)
+    score_items(llm, method, items(), contexts_at_once=2, context_lengths=lengths)
     assert lengths == {0: 11, 1: 4, 2: 25}
     lengths.clear()
-    alone = [Question(7, [], question.query, question.options) for question in questions()]
-    score_questions(llm, ZeroShot(llm, {}, PROTOCOL), alone, context_lengths=lengths)
+    alone = [MultipleChoiceItem(7, [], item.query, item.options) for item in items()]
+    score_items(llm, ZeroShot(llm, {}, PROTOCOL), alone, context_lengths=lengths)
     assert lengths == {7: 0}
 
 
 def test_options_of_one_token() -> None:
     llm = random_llm()
-    question = Question(0, random_tokens(6, 1), random_tokens(3, 2), [[4], [9], [30]])
-    [found] = score_questions(llm, VanillaICL(llm, {}, PROTOCOL), [question])
-    prefix = [*question.demonstrations, *question.query]
-    expected = [plain_score(llm, prefix, list(o), "mean") for o in question.options]
+    item = MultipleChoiceItem(0, random_tokens(6, 1), random_tokens(3, 2), [[4], [9], [30]])
+    [found] = score_items(llm, VanillaICL(llm, {}, PROTOCOL), [item])
+    prefix = [*item.demonstrations, *item.query]
+    expected = [plain_score(llm, prefix, list(o), "mean") for o in item.options]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -70,7 +69,7 @@ def test_options_of_one_token() -> None:
 def test_where_memory_runs_out_fewer_are_scored_at_once(monkeypatch, fits: int) -> None:
     llm = random_llm()
     method = VanillaICL(llm, {}, PROTOCOL)
-    expected = score_questions(llm, method, questions())
+    expected = score_items(llm, method, items())
     read = type(llm).read
     sizes = []
 
@@ -81,7 +80,7 @@ def test_where_memory_runs_out_fewer_are_scored_at_once(monkeypatch, fits: int) 
         return read(self, context)
 
     monkeypatch.setattr(type(llm), "read", reads_few)
-    found = score_questions(llm, method, questions())
+    found = score_items(llm, method, items())
     for scores, values in zip(found, expected, strict=True):
         assert scores == pytest.approx(values, abs=1e-4)
     assert max(sizes) == 3
@@ -95,5 +94,5 @@ def test_no_memory_for_one_question_is_told(monkeypatch) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(type(llm), "read", never)
-    with pytest.raises(UserError, match="memory ran out while one question was scored"):
-        score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions())
+    with pytest.raises(UserError, match="memory ran out while one multiple-choice item was scored"):
+        score_items(llm, VanillaICL(llm, {}, PROTOCOL), items())

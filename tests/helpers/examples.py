@@ -1,14 +1,13 @@
-"""Random examples to train on and questions to score, and a MEND of a random distiller."""
+"""Random examples to train on and items to score, and a MEND of a random distiller."""
 
 from __future__ import annotations
 
 import torch
 
 from helpers.models import random_distiller, random_tokens
-from mend.evaluation.scoring import Question
+from mend.data.examples import Example, MultipleChoiceItem
 from mend.methods.mend import Mend
 from mend.models.frozen_llm import FrozenLLM
-from mend.training.losses import Example
 
 ALL = {"distill": 1.0, "clm": 1.0, "pred": 1.0}
 
@@ -32,12 +31,12 @@ def examples() -> list[Example]:
     return made
 
 
-def questions() -> list[Question]:
+def items() -> list[MultipleChoiceItem]:
     contexts = {0: random_tokens(11, 1), 1: random_tokens(4, 2), 2: random_tokens(25, 3)}
     made = []
     for index in range(9):
         options = [random_tokens(length, 90 + index + length) for length in (1, 3, 2)]
         context = index % 3
         query = random_tokens(3 + index, 40 + index)
-        made.append(Question(context, contexts[context], query, options[: 2 + index % 2]))
+        made.append(MultipleChoiceItem(context, contexts[context], query, options[: 2 + index % 2]))
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.examples import ALL, examples, mend_method, questions
+from helpers.examples import ALL, examples, items, mend_method
 from helpers.models import (
     ENCODER_DECODERS,
     PROTOCOL,
@@ -15,8 +15,9 @@ from helpers.models import (
 )
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
 
+from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation.scoring import Question, score_questions
+from mend.evaluation.scoring import score_items
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
 from mend.models.distiller import distilling_part
@@ -55,13 +56,13 @@ def test_states_before_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
 
 
 def test_cached_scoring_equals_plain_forward_passes(llm: FrozenLLM) -> None:
-    found = score_questions(
-        llm, VanillaICL(llm, {}, PROTOCOL), questions(), contexts_at_once=2, questions_at_once=2
+    found = score_items(
+        llm, VanillaICL(llm, {}, PROTOCOL), items(), contexts_at_once=2, items_at_once=2
     )
-    for question, scores in zip(questions(), found, strict=True):
+    for item, scores in zip(items(), found, strict=True):
         expected = [
-            plain_score(llm, list(question.demonstrations), list(question.query), list(option))
-            for option in question.options
+            plain_score(llm, list(item.demonstrations), list(item.query), list(option))
+            for option in item.options
         ]
         assert scores == pytest.approx(expected, abs=1e-4)
 
@@ -86,22 +87,22 @@ def test_a_context_is_projected_once_for_all_its_queries(kind: str) -> None:
 
 
 def test_an_empty_context_is_one_end_of_text(llm: FrozenLLM) -> None:
-    question = questions()[4]
-    alone = Question(0, [], question.query, question.options)
-    [found] = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
+    item = items()[4]
+    alone = MultipleChoiceItem(0, [], item.query, item.options)
+    [found] = score_items(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
     end = [llm.model.config.eos_token_id]
-    expected = [plain_score(llm, end, list(question.query), list(o)) for o in question.options]
+    expected = [plain_score(llm, end, list(item.query), list(o)) for o in item.options]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_empty_context_beside_others_is_scored_as_alone(llm: FrozenLLM) -> None:
-    first, second = questions()[4], questions()[0]
-    empty = Question(0, [], first.query, first.options)
-    full = Question(1, second.demonstrations, second.query, second.options)
+    first, second = items()[4], items()[0]
+    empty = MultipleChoiceItem(0, [], first.query, first.options)
+    full = MultipleChoiceItem(1, second.demonstrations, second.query, second.options)
     method = VanillaICL(llm, {}, PROTOCOL)
-    together = score_questions(llm, method, [empty, full])
-    assert together[0] == pytest.approx(score_questions(llm, method, [empty])[0], abs=1e-4)
-    assert together[1] == pytest.approx(score_questions(llm, method, [full])[0], abs=1e-4)
+    together = score_items(llm, method, [empty, full])
+    assert together[0] == pytest.approx(score_items(llm, method, [empty])[0], abs=1e-4)
+    assert together[1] == pytest.approx(score_items(llm, method, [full])[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -160,10 +161,10 @@ def query_in_encoder(request) -> FrozenLLM:
 def test_queries_in_the_encoder_are_scored_as_by_plain_passes(query_in_encoder) -> None:
     llm = query_in_encoder
     method = VanillaICL(llm, {}, PROTOCOL)
-    found = score_questions(llm, method, questions(), contexts_at_once=2, questions_at_once=2)
-    for question, scores in zip(questions(), found, strict=True):
-        read = [*question.demonstrations, *question.query]
-        expected = [plain_score(llm, read, [], list(option)) for option in question.options]
+    found = score_items(llm, method, items(), contexts_at_once=2, items_at_once=2)
+    for item, scores in zip(items(), found, strict=True):
+        read = [*item.demonstrations, *item.query]
+        expected = [plain_score(llm, read, [], list(option)) for option in item.options]
         assert scores == pytest.approx(expected, abs=1e-4)
 
 

@@ -25,15 +25,16 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mend.configuration.loading import load_configuration
 from mend.configuration.runs import study_runs, trained_stages
+from mend.data.examples import Example, MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation.scoring import Question, score_questions
+from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller
 from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
 from mend.planning.architectures import architecture, find_architecture
 from mend.planning.costs import FRAGMENTED, Reading, scoring_work, training_bytes, training_work
 from mend.planning.plan import Row, configuration_values, plan, plan_text
-from mend.training.losses import Example, example_losses
+from mend.training.losses import example_losses
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,9 +139,11 @@ def test_scoring_operations_are_those_that_pytorch_counts(name, number):
     llm, method, sizes, distiller = models(name, 64, 32, length=8)
     options = [random_tokens(4, seed) for seed in (5, 6, 7)]
     context = random_tokens(60, 1)
-    questions = [Question(0, context, random_tokens(20, 8 + i), options) for i in range(number)]
+    items = [
+        MultipleChoiceItem(0, context, random_tokens(20, 8 + i), options) for i in range(number)
+    ]
     with FlopCounterMode(display=False) as counter:
-        score_questions(llm, method, questions)
+        score_items(llm, method, items)
     # The last token of an option is predicted, not read.
     work = scoring_work(sizes, distiller, Reading(60, 60, 8, 20 + 9, 12), 1, number)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
@@ -158,9 +161,9 @@ def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
 
 
 def test_what_is_read_at_once_is_what_scoring_reads():
-    given = inspect.signature(score_questions).parameters
-    found = [given[name].default for name in ("contexts_at_once", "questions_at_once")]
-    assert found == [plan_costs.CONTEXTS_AT_ONCE, plan_costs.QUESTIONS_AT_ONCE]
+    given = inspect.signature(score_items).parameters
+    found = [given[name].default for name in ("contexts_at_once", "items_at_once")]
+    assert found == [plan_costs.CONTEXTS_AT_ONCE, plan_costs.ITEMS_AT_ONCE]
 
 
 def test_what_studies_share_is_counted_once(paper):

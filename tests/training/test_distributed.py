@@ -20,12 +20,12 @@ from helpers.models import PROTOCOL, random_llm, random_tokens
 from safetensors.torch import load_file
 
 from mend.cli import main
+from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.prompt_tuning import PromptTuning
 from mend.models.sharding import is_sharded, shard_blocks
 from mend.training.distributed import Processes, joined_processes
 from mend.training.loop import train
-from mend.training.losses import Example
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["mend.cli", "mend.training.job"])

@@ -8,11 +8,12 @@ import pytest
 import torch
 from helpers.models import PROTOCOL, random_llm, random_tokens
 
+from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.prompt_tuning import PromptTuning
 from mend.training.checkpoint import Checkpoint
 from mend.training.loop import Outcome, learning_rate_factor, train
-from mend.training.losses import Example, example_losses
+from mend.training.losses import example_losses
 
 TRAINING = {
     "stage": "finetune",

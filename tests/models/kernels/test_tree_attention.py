@@ -7,7 +7,8 @@ import torch
 from helpers.models import CONFIGURATIONS, PROTOCOL, VOCABULARY, random_llm, random_tokens
 from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, Qwen2Config
 
-from mend.evaluation.scoring import Question, score_questions
+from mend.data.examples import MultipleChoiceItem
+from mend.evaluation.scoring import score_items
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
 from mend.models.decoder_only import Reading
@@ -50,7 +51,7 @@ def test_what_each_token_sees_and_predicts() -> None:
     assert len(where) == len(set(where)), "a state that predicts two tokens is there once"
 
 
-def many_questions() -> list[Question]:
+def many_items() -> list[MultipleChoiceItem]:
     """Contexts of several lengths, and enough queries of each for rows of several trees."""
     made = []
     for context, length in enumerate((38, 30, 0)):
@@ -58,17 +59,17 @@ def many_questions() -> list[Question]:
         for index in range(6):
             options = [random_tokens(n, 50 + n + index) for n in (2, 1, 4)[: 2 + index % 2]]
             query = random_tokens(2 + index % 3, 100 + 10 * context + index)
-            made.append(Question(context, shown, query, options))
+            made.append(MultipleChoiceItem(context, shown, query, options))
     return made
 
 
-def one_by_one(llm: FrozenLLM, questions: list[Question]) -> list[list[float]]:
+def one_by_one(llm: FrozenLLM, items: list[MultipleChoiceItem]) -> list[list[float]]:
     """Return each option's mean log-probability by a forward pass of its own."""
     found = []
-    for question in questions:
-        before = [*question.demonstrations, *question.query]
+    for item in items:
+        before = [*item.demonstrations, *item.query]
         scores = []
-        for option in question.options:
+        for option in item.options:
             with torch.no_grad():
                 logits = llm.model(torch.tensor([[*before, *option]])).logits[0].log_softmax(-1)
             places = range(len(before) - 1, len(before) + len(option) - 1)
@@ -85,11 +86,11 @@ def test_scores_are_those_of_single_rows(architecture: str, attention: str, monk
     llm.model.set_attn_implementation(attention)
     assert reads_trees(llm)
     method = VanillaICL(llm, {}, PROTOCOL)
-    questions = many_questions()
-    found = score_questions(llm, method, questions)
-    expected = one_by_one(llm, questions)
+    items = many_items()
+    found = score_items(llm, method, items)
+    expected = one_by_one(llm, items)
     monkeypatch.setattr("mend.evaluation.scoring.reads_trees", lambda llm: False)
-    rows = score_questions(llm, method, questions)
+    rows = score_items(llm, method, items)
     for trees, plain, row in zip(found, expected, rows, strict=True):
         assert trees == pytest.approx(plain, abs=1e-4)
         assert trees == pytest.approx(row, abs=1e-4)
@@ -97,9 +98,9 @@ def test_scores_are_those_of_single_rows(architecture: str, attention: str, monk
 
 def test_without_a_context(monkeypatch) -> None:
     llm = random_llm()
-    questions = [Question(0, [], q.query, q.options) for q in many_questions()]
-    found = score_questions(llm, ZeroShot(llm, {}, PROTOCOL), questions)
-    for trees, plain in zip(found, one_by_one(llm, questions), strict=True):
+    items = [MultipleChoiceItem(0, [], q.query, q.options) for q in many_items()]
+    found = score_items(llm, ZeroShot(llm, {}, PROTOCOL), items)
+    for trees, plain in zip(found, one_by_one(llm, items), strict=True):
         assert trees == pytest.approx(plain, abs=1e-4)
 
 
@@ -113,17 +114,17 @@ def test_a_context_is_copied_once_for_several_queries(monkeypatch) -> None:
         return select(self, rows)
 
     monkeypatch.setattr(Reading, "select", counted)
-    questions = [question for question in many_questions() if question.context == 0]
-    score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions)
-    assert 1 < len(copies) < len(questions)
+    items = [item for item in many_items() if item.context == 0]
+    score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
+    assert 1 < len(copies) < len(items)
 
 
 def test_logits_in_pieces(monkeypatch) -> None:
     llm = random_llm()
     method = VanillaICL(llm, {}, PROTOCOL)
-    expected = score_questions(llm, method, many_questions())
+    expected = score_items(llm, method, many_items())
     monkeypatch.setattr("mend.evaluation.scoring._STATES_AT_ONCE", 3)
-    for found, scores in zip(score_questions(llm, method, many_questions()), expected, strict=True):
+    for found, scores in zip(score_items(llm, method, many_items()), expected, strict=True):
         assert found == pytest.approx(scores, abs=1e-5)
 
 
@@ -165,8 +166,8 @@ def test_llms_that_measure_distance_in_a_row_read_plain_rows(configuration) -> N
             parameter.mul_(8 if parameter.dim() > 1 else 1)
     assert not reads_trees(llm)
     # One context, and queries of one length: padding between tokens would be a distance, too.
-    same = [q for q in many_questions() if q.context == 0 and len(q.query) == 3]
-    questions = [*same, *same]
-    found = score_questions(llm, VanillaICL(llm, {}, PROTOCOL), questions)
-    for rows, plain in zip(found, one_by_one(llm, questions), strict=True):
+    same = [q for q in many_items() if q.context == 0 and len(q.query) == 3]
+    items = [*same, *same]
+    found = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
+    for rows, plain in zip(found, one_by_one(llm, items), strict=True):
         assert rows == pytest.approx(plain, abs=1e-4)
