@@ -8,7 +8,6 @@ text, `metrics: metaicl` (the default, and what the authors' code does) follows 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,13 +15,8 @@ import pandas as pd
 from mend.errors import UserError
 
 METRICS = ("metaicl", "paper")
-
-
-class TypedTask(Protocol):
-    """The part of `mend.configuration.task_list.Task` that scoring needs."""
-
-    name: str
-    type: str  # classification, multi-choice or free-form
+KEYS = ("llm", "method", "variant", "condition", "partition", "task", "seed")
+"""What a task's score belongs to."""
 
 
 def macro_f1(gold: Sequence, predicted: Sequence) -> float:
@@ -70,28 +64,27 @@ def uses_macro_f1(kind: str, metrics: str = "metaicl") -> bool:
 
 
 def scores_by_task(
-    predictions: pd.DataFrame, tasks: Mapping[str, TypedTask], protocol: Mapping
+    predictions: pd.DataFrame, types: Mapping[str, str], metrics: str = "metaicl"
 ) -> pd.DataFrame:
-    """Score each task under each seed.
+    """Score each task under each seed: for tables, and for early stopping.
 
-    `predictions` is what `mend.evaluation.prediction_table.read_predictions` returns: a row for
-    each test row. Returns columns llm, method, variant, condition, partition, task, seed, score
-    (per cent), sorted by all but the last. Raises UserError for a task that the task list lacks.
+    `predictions` is what `mend.evaluation.prediction_table` returns: a row for each dev or test
+    row. `types`: each task's type. Returns the columns of `KEYS` that are there, and score (per
+    cent), in the order of first appearance. Raises UserError for a task without a type.
     """
-    metrics = protocol.get("metrics", "metaicl")
-    unknown = sorted(set(predictions["task"]) - set(tasks))
+    unknown = sorted(set(predictions["task"]) - set(types))
     if unknown:
         raise UserError(f"predictions for tasks that the task list lacks: {', '.join(unknown)}")
-    keys = ["llm", "method", "variant", "condition", "partition", "task", "seed"]
+    keys = [key for key in KEYS if key in predictions]
     # Integer codes for texts: equality is all that macro-F1 needs, and comparing is quicker.
     texts = pd.concat([predictions["gold_text"], predictions["predicted_text"]])
-    codes = pd.factorize(texts)[0].reshape(2, len(predictions))
+    codes = pd.factorize(texts, sort=True)[0].reshape(2, len(predictions))
     indices = predictions[["gold", "predicted"]].to_numpy().T
     rows = []
-    for key, positions in predictions.groupby(keys, sort=True).indices.items():
-        kind = tasks[key[-2]].type
+    for key, group in predictions.reset_index(drop=True).groupby(keys, sort=False):
+        kind = types[key[keys.index("task")]]
         labels = codes if uses_macro_f1(kind, metrics) else indices
-        gold, predicted = labels[:, positions]
+        gold, predicted = labels[:, group.index]
         rows.append((*key, task_score(gold, predicted, kind, metrics)))
     return pd.DataFrame(rows, columns=[*keys, "score"])
 

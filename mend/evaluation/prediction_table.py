@@ -132,21 +132,24 @@ def _read_file(path: Path) -> pd.DataFrame:
     for name in COLUMNS:
         if table[name].null_count:
             raise UserError(f"{path}: column {name} has empty cells")
+    return chosen_options(table, path)
+
+
+def chosen_options(table: pyarrow.Table, source: str | Path) -> pd.DataFrame:
+    """Choose each row's option: the one with the highest score, of equal ones the first.
+
+    `table` has R rows with gold (an option's index) and the lists options and scores, of C_r items
+    each. Returns it without the lists, and with predicted (index), gold_text and predicted_text.
+    Raises UserError, naming `source`, for a row without options, a number of scores other than the
+    number of options, a gold index out of range, or a score that is not a number.
+    """
     frame = table.drop_columns(["options", "scores"]).to_pandas()
     options, scores = table["options"].combine_chunks(), table["scores"].combine_chunks()
-    _choose_options(frame, options, scores, path)
-    return frame
-
-
-def _choose_options(
-    frame: pd.DataFrame, options: pyarrow.ListArray, scores: pyarrow.ListArray, path: Path
-) -> None:
-    """Add predicted, gold_text and predicted_text to `frame`; R rows with lists of C_r items."""
 
     def refuse_where(wrong: np.ndarray, problem: str) -> None:
         if wrong.any():
             row = _name_row(frame.iloc[int(np.flatnonzero(wrong)[0])])
-            raise UserError(f"{path}: {problem}: {row}")
+            raise UserError(f"{source}: {problem}: {row}")
 
     counts = pyarrow.compute.list_value_length(options).to_numpy().astype(np.int64)
     score_counts = pyarrow.compute.list_value_length(scores).to_numpy()
@@ -165,10 +168,12 @@ def _choose_options(
     frame["predicted"] = predicted
     frame["gold_text"] = texts.take(pyarrow.array(starts + gold)).to_pandas()
     frame["predicted_text"] = texts.take(pyarrow.array(starts + predicted)).to_pandas()
+    return frame
 
 
 def _name_row(row: pd.Series) -> str:
-    return (
-        f"{row['method']} with {row['llm']} on {row['partition']} ({row['variant']}, "
-        f"{row['condition']}), task {row['task']}, seed {row['seed']}, row {row['row']}"
-    )
+    place = f"task {row['task']}, seed {row['seed']}, row {row['row']}"
+    if "llm" not in row:
+        return place
+    run = f"{row['method']} with {row['llm']} on {row['partition']}"
+    return f"{run} ({row['variant']}, {row['condition']}), {place}"

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import pyarrow
 import torch
 import transformers
 
@@ -14,8 +15,9 @@ from mend.atomic_io import whole_folder, write_json
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
-from mend.evaluation.metrics import task_score, uses_macro_f1
+from mend.evaluation.metrics import scores_by_task
 from mend.evaluation.predict import items_for, llm_name, score_deduplicated
+from mend.evaluation.prediction_table import chosen_options
 from mend.methods import build_method
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM
@@ -177,20 +179,10 @@ class DevScore:
     def __call__(self) -> float:
         """Score the method as it is now."""
         scores = score_deduplicated(self.llm, self.method, self.items, self.protocol)
-        by_task: dict[str, list[tuple]] = {}
-        for row, values in zip(self.rows, scores, strict=True):
-            best = max(range(len(values)), key=values.__getitem__)
-            by_task.setdefault(row["task"], []).append((row, best))
-        total = 0.0
-        for task, answers in by_task.items():
-            kind = self.types[task]
-            gold = [row["gold"] for row, _ in answers]
-            predicted = [best for _, best in answers]
-            if uses_macro_f1(kind, self.protocol["metrics"]):
-                gold = [row["options"][row["gold"]] for row, _ in answers]
-                predicted = [row["options"][best] for row, best in answers]
-            total += task_score(gold, predicted, kind, self.protocol["metrics"])
-        return total / len(by_task)
+        rows = [{**row, "scores": of_row} for row, of_row in zip(self.rows, scores, strict=True)]
+        chosen = chosen_options(pyarrow.Table.from_pylist(rows), "dev rows")
+        by_task = scores_by_task(chosen, self.types, self.protocol["metrics"])["score"]
+        return sum(by_task) / len(by_task)
 
 
 def provenance(llm: FrozenLLM) -> dict:

@@ -1,7 +1,5 @@
 """Task scores: worked by hand, and against another formula."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,26 +88,31 @@ def test_scores_by_task_compares_label_texts_in_classification_and_indices_elsew
     table = pd.concat(
         predictions_of(task, gold, predicted, texts) for task in ("sentiment", "questions")
     )
-    tasks = {
-        "sentiment": SimpleNamespace(name="sentiment", type="classification"),
-        "questions": SimpleNamespace(name="questions", type="multi-choice"),
-    }
-    scores = scores_by_task(table, tasks, {"metrics": "metaicl"}).set_index("task")["score"]
+    types = {"sentiment": "classification", "questions": "multi-choice"}
+    scores = scores_by_task(table, types, "metaicl").set_index("task")["score"]
     # yes: TP 2, FP 1, FN 0 -> 4/5; no: never predicted -> 0. By index it would be 2/3 twice.
     assert scores["sentiment"] == pytest.approx(40.0)
     assert scores["questions"] == pytest.approx(200 / 3)
-    swapped = scores_by_task(table, tasks, {"metrics": "paper"}).set_index("task")["score"]
+    swapped = scores_by_task(table, types, "paper").set_index("task")["score"]
     assert swapped["sentiment"] == pytest.approx(200 / 3)
     assert swapped["questions"] == pytest.approx(40.0)
 
 
 def test_accuracy_is_of_indices_even_where_two_options_have_one_text():
     table = predictions_of("questions", [0, 1], [1, 1], [["same", "same"], ["up", "down"]])
-    tasks = {"questions": SimpleNamespace(name="questions", type="multi-choice")}
-    assert scores_by_task(table, tasks, {})["score"].tolist() == [50.0]
+    assert scores_by_task(table, {"questions": "multi-choice"})["score"].tolist() == [50.0]
 
 
 def test_scores_by_task_names_an_unknown_task():
     table = predictions_of("strange", [0], [0], [["a", "b"]])
     with pytest.raises(UserError, match="strange"):
-        scores_by_task(table, {}, {})
+        scores_by_task(table, {})
+
+
+def test_rows_of_no_run_are_scored_too():
+    """Early stopping scores dev rows, which belong to no run yet, as tables score test rows."""
+    texts = [["yes", "no"], ["no", "yes"], ["yes", "no"]]
+    table = predictions_of("sentiment", [0, 1, 1], [0, 1, 0], texts)
+    dev = table[["task", "seed", "row", "gold", "predicted", "gold_text", "predicted_text"]]
+    (score,) = scores_by_task(dev, {"sentiment": "classification"})["score"]
+    assert score == scores_by_task(table, {"sentiment": "classification"})["score"].item()

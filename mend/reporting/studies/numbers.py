@@ -91,7 +91,8 @@ def point_scores(spec: Spec, tasks: Mapping[str, Task], predictions: pd.DataFram
         & predictions["seed"].isin(spec["seeds"])
     ]
     # Scored before rows are copied to points and partitions, so that each is scored once.
-    scores = scores_by_task(in_use, tasks, spec["protocol"])
+    types = {name: task.type for name, task in tasks.items()}
+    scores = scores_by_task(in_use, types, spec["protocol"].get("metrics", "metaicl"))
     keys = [*RUN, "partition", "task", "seed"]
     scores = scores.join(in_use.groupby(keys)["context_length"].mean(), on=keys)
     by_run = dict(iter(scores.groupby(list(RUN))))

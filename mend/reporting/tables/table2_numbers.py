@@ -78,7 +78,8 @@ def compute_table2(
     ]
     check_one_run_each(in_use)
     # Scored before rows of `all` are copied to each partition, so that each is scored once.
-    scores = scores_by_task(in_use, tasks, protocol)
+    types = {name: task.type for name, task in tasks.items()}
+    scores = scores_by_task(in_use, types, protocol.get("metrics", "metaicl"))
     scores = by_partition(scores, llms, methods, wanted, spec["seeds"])
     check_same_rows(in_use)
 
