@@ -15,7 +15,6 @@ import argparse
 import copy
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -39,8 +38,16 @@ ROOT = Path(__file__).parent.parent
 PARTITION = "class_to_class"
 JOBS = {"pretrain": "pretrain", "finetune": f"{PARTITION}/finetune"}
 HEADERS = (
-    *("LLM", "stage", "type", "parameters, 10^9", "s", "10^12 operations", "planned"),
-    *("GB", "planned", "loss"),
+    "LLM",
+    "stage",
+    "type",
+    "parameters, 10^9",
+    "s",
+    "10^12 operations",
+    "planned",
+    "GB",
+    "planned",
+    "loss",
 )
 WORDS, ROWS = 40, 40  # of a row, some 57 tokens, and of a file: 16 rows fill the longest context
 
@@ -90,7 +97,7 @@ def measure(paper: Mapping[str, Any], llm: str, folder: Path) -> Iterator[list[s
     run_workflow([f"{values['results']}/{run}/{job}/record.json" for job in JOBS.values()], file)
     configuration = load_configuration(values, [file])
     for stage, job in JOBS.items():
-        yield [llm, stage, model["dtype"], *described(configuration, f"{run}/{job}")]
+        yield [llm, stage, model["dtype"], *measured(configuration, f"{run}/{job}")]
 
 
 def write_tasks(benchmark: Mapping[str, Any], folder: Path) -> None:
@@ -125,26 +132,19 @@ def write_model(name: str, dtype: str, folder: Path) -> None:
 def run_workflow(targets: list[str], file: Path) -> None:
     """Run Snakemake, a job at a time with all processors."""
     processors = len(os.sched_getaffinity(0))
-    rules = ("pretraining_teacher", "pretrain", "finetune")
-    subprocess.run(
-        [
-            *("snakemake", "--nolock", "--cores", str(processors), "--configfile", file),
-            *("--set-threads", *(f"{rule}={processors}" for rule in rules), "--", *targets),
-        ],
-        cwd=ROOT,
-        stdout=sys.stderr,
-        check=True,
-    )
+    threads = [f"{rule}={processors}" for rule in ("pretraining_teacher", "pretrain", "finetune")]
+    command = ["snakemake", "--nolock", "--cores", str(processors), "--configfile", str(file)]
+    command += ["--set-threads", *threads, "--", *targets]
+    subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
 
 
-def described(configuration: Configuration, job: str) -> list[str]:
+def measured(configuration: Configuration, job: str) -> list[str]:
     """Return what a job measured of itself, beside its plan."""
     planned = training_job(configuration, Models(configuration.values), job)
     results = Path(configuration.results)
     record = json.loads((results / job / "record.json").read_text(encoding="utf-8"))
     [metrics] = map(json.loads, (results / job / "metrics.jsonl").read_text().splitlines())
-    log = (results / "logs" / f"{job}.log").read_text(encoding="utf-8")
-    [peak] = re.findall(r"(\d+) MB of memory at most", log)
+    used = json.loads((results / "benchmarks" / f"{job}.jsonl").read_text(encoding="utf-8"))
     memory = (planned.memory - RESERVED) / FRAGMENTED  # both are CUDA's
     sizes = Models(configuration.values)("", configuration["llms"][record["llm"]]["path"])
     return [
@@ -152,7 +152,7 @@ def described(configuration: Configuration, job: str) -> list[str]:
         f"{record['seconds']:.0f}",
         f"{record['flops'] / 1e12:.1f}",
         f"{planned.work.flops / 1e12:.1f}",
-        f"{int(peak) / 1e3:.1f}",
+        f"{used['max_rss'] * 2**20 / 1e9:.1f}",
         f"{memory / 1e9:.1f}",
         f"{metrics['loss']:.2f}",
     ]
