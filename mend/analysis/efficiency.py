@@ -22,11 +22,11 @@ from mend.analysis.profiling import (
     PARTS,
     Lengths,
     count_flops,
+    fake_models,
     forward_flops,
     measure_memory,
     measure_seconds,
-    read_once,
-    without_data,
+    one_query,
 )
 from mend.atomic_io import write_parquet
 from mend.data.examples import read_items
@@ -120,12 +120,12 @@ def measure(spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, ou
                 "method": name,
                 "device": device,
             }
-            memory, seconds = _measured(llm, method, lengths)
-            records += [{**same, **cost} for cost in costs(flops, memory, seconds)]
+            memory, seconds = _memory_and_seconds(llm, method, lengths)
+            records += [{**same, **cost} for cost in cost_records(flops, memory, seconds)]
             weights = _weight_bytes(llm.model, method)
             records.append({**same, "part": "weights", "peak_memory_bytes": weights})
         progress.update(done)
-    records += paper_costs(spec["llm"].get("paper_llm"))
+    records += paper_records(spec["llm"].get("paper_llm"))
     write_parquet(pyarrow.Table.from_pylist(records, schema=EFFICIENCY_SCHEMA), output)
 
 
@@ -137,7 +137,12 @@ def row_lengths(
     found = {}
     for reader, limit in spec["protocol"]["longest_context"].items():
         rows, items = read_items(
-            *(episodes, tasks, "test", template, limit, [task]),
+            episodes,
+            tasks,
+            "test",
+            template,
+            limit,
+            [task],
             seeds=[spec["efficiency"]["seed"]],
             rows_per_task=ROWS,
         )
@@ -156,7 +161,7 @@ def row_lengths(
     )
 
 
-def costs(
+def cost_records(
     flops: Mapping[str, int],
     memory: Mapping[str, int] | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -193,7 +198,7 @@ def costs(
             }
 
 
-def paper_costs(paper_llm: str | None) -> list[dict[str, Any]]:
+def paper_records(paper_llm: str | None) -> list[dict[str, Any]]:
     """Count the paper's setting from configurations, and return it with figure 3's numbers.
 
     One right answer is read. The paper's operations are several times as many: for GPT-2 large on
@@ -214,7 +219,7 @@ def paper_costs(paper_llm: str | None) -> list[dict[str, Any]]:
         if key not in counted:
             distiller = GPT2Config() if name == "mend" else None
             setting = {"vectors": vectors, "distiller": distiller, "dtype": torch.float16}
-            with without_data(config, lengths, **setting) as run:
+            with fake_models(config, lengths, **setting) as run:
                 counted[key] = count_flops(run), measure_memory(run, torch.device("cpu"))
         same = {
             "llm": f"{paper_llm}, counted",
@@ -222,7 +227,7 @@ def paper_costs(paper_llm: str | None) -> list[dict[str, Any]]:
             "context_tokens": vectors or tokens,
             "method": name,
         }
-        records += [{**same, **cost, "device": "counted"} for cost in costs(*counted[key])]
+        records += [{**same, **cost, "device": "counted"} for cost in cost_records(*counted[key])]
         records.append(
             {
                 **same,
@@ -259,11 +264,11 @@ def _configuration(source: Mapping[str, Any]):
     )
 
 
-def _measured(
+def _memory_and_seconds(
     llm: FrozenLLM, method: Method, lengths: Lengths
 ) -> tuple[dict[str, int], dict[str, float]]:
     tokens = lengths.distilled if method.distils else lengths.demonstrations
-    run = partial(read_once, llm, partial(method.contexts, llm), tokens, lengths)
+    run = partial(one_query, llm, partial(method.contexts, llm), tokens, lengths)
     measure_seconds(run, llm.device)  # to warm up: the first run allocates what later ones reuse
     memory = measure_memory(run, llm.device)
     runs = [measure_seconds(run, llm.device) for _ in range(RUNS)]

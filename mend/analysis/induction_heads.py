@@ -1,11 +1,10 @@
-"""Induction heads (appendix C, figure 8), and what they attend to (section 5.3, figure 5)."""
+"""Induction heads (appendix C, figure 8), and their attention maps (section 5.3, figure 5)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 import torch
@@ -51,6 +50,16 @@ ATTENTION_SCHEMA = pyarrow.schema(
 )
 
 
+class AttentionMap(NamedTuple):
+    """Where one token's attention goes, with each of some heads.
+
+    context: (heads, context); query: (heads, tokens read after the context).
+    """
+
+    context: Tensor
+    query: Tensor
+
+
 @torch.no_grad()
 def induction_scores(llm: FrozenLLM, length: int = LONGEST_COPY) -> Tensor:
     """Return how much each head is an induction head: (layers, heads), from 0 to 1.
@@ -89,7 +98,7 @@ def run_attention(
     weights: str | Path,
     output: str | Path,
 ) -> None:
-    """Look at one LLM's heads with vanilla ICL and with MEND, and write Parquet in long form.
+    """Measure one LLM's heads with vanilla ICL and with MEND, and write Parquet in long form.
 
     spec: llm, method (of MEND: name, length, distiller), protocol (as of a prediction),
     attention {partition, tasks (its meta-test tasks), seed (whose demonstrations), and optionally
@@ -123,7 +132,13 @@ def run_attention(
         if name == "mend":
             method.load(Path(weights) / "weights.safetensors")
         rows, items = items_for(
-            *(llm, method, spec["protocol"], episodes, tasks, "test", wanted["tasks"]),
+            llm,
+            method,
+            spec["protocol"],
+            episodes,
+            tasks,
+            "test",
+            wanted["tasks"],
             seeds=[wanted["seed"]],
             rows_per_task=rows_per_task,
         )
@@ -132,26 +147,25 @@ def run_attention(
                 f"{episodes}: no test rows of {', '.join(wanted['tasks'])} for seed "
                 f"{wanted['seed']}; choose tasks of the partition and one of benchmark.seeds"
             )
-        looks = looks_at(llm, method.eval(), items, heads, spec["llm"]["name"])
-        for record in described(llm, rows, items, looks, heads):
+        maps = attention_maps(llm, method.eval(), items, heads, spec["llm"]["name"])
+        for record in summaries(llm, rows, items, maps, heads):
             records.append({**record, "method": name})
     same = {"llm": spec["llm"]["name"], "partition": wanted["partition"]}
-    table = pyarrow.Table.from_pylist([{**same, **x} for x in records], schema=ATTENTION_SCHEMA)
+    table = pyarrow.Table.from_pylist(
+        [{**same, **record} for record in records], schema=ATTENTION_SCHEMA
+    )
     write_parquet(table, output)
 
 
 @torch.no_grad()
-def looks_at(
+def attention_maps(
     llm: FrozenLLM,
     method: Method,
     items: Sequence[MultipleChoiceItem],
     heads: Sequence[tuple[int, int]],
     name: str = "",
-) -> list[tuple[Tensor, Tensor]]:
-    """Return what predicts each item's answer looks at, with each of `heads`.
-
-    For each item (heads, context) and (heads, tokens read after the context).
-    """
+) -> list[AttentionMap]:
+    """Return the attention of each item's last query token, which predicts the answer."""
     layers = torch.tensor([layer for layer, _ in heads])
     numbers = torch.tensor([head for _, head in heads])
     progress = Progress(f"attention {name} {method.name}", len(items))
@@ -160,47 +174,47 @@ def looks_at(
         context = method.contexts(llm, [item.demonstrations])
         read: Attentions = llm.query_attentions(context, [item.query])
         parts = (read.to_context, read.to_tokens)
-        found.append(tuple(part[layers, 0, numbers, 0].cpu() for part in parts))
+        found.append(AttentionMap(*(part[layers, 0, numbers, 0].cpu() for part in parts)))
         progress.update(done)
     return found
 
 
-def pooled(attention: Tensor, positions: int = POSITIONS) -> Tensor:
+def max_pooled(attention: Tensor, positions: int = POSITIONS) -> Tensor:
     """Return (heads, context) attention max-pooled to at most `positions`, as section 5.3."""
     if attention.shape[1] <= positions:
         return attention
     return adaptive_max_pool1d(attention, positions)
 
 
-def described(
+def summaries(
     llm: FrozenLLM,
     rows: Sequence[Mapping[str, Any]],
     items: Sequence[MultipleChoiceItem],
-    looks: Sequence[tuple[Tensor, Tensor]],
+    maps: Sequence[AttentionMap],
     heads: Sequence[tuple[int, int]],
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of kinds mean, share and example; see `run_attention`."""
-    positions = min(POSITIONS, *(context.shape[1] for context, _ in looks))
-    tail = min(QUERY_TOKENS, *(tokens.shape[1] for _, tokens in looks))
-    context = torch.stack([pooled(context, positions) for context, _ in looks]).mean(0)
-    query = torch.stack([tokens[:, -tail:] for _, tokens in looks]).mean(0)
-    share = torch.stack([context.sum(1) for context, _ in looks]).mean(0)
-    averaged = {"kind": "mean", "rows": len(looks)}
+    positions = min(POSITIONS, *(shown.context.shape[1] for shown in maps))
+    tail = min(QUERY_TOKENS, *(shown.query.shape[1] for shown in maps))
+    context = torch.stack([max_pooled(shown.context, positions) for shown in maps]).mean(0)
+    query = torch.stack([shown.query[:, -tail:] for shown in maps]).mean(0)
+    share = torch.stack([shown.context.sum(1) for shown in maps]).mean(0)
+    averaged = {"kind": "mean", "rows": len(maps)}
     yield from _records(averaged, heads, "context", range(positions), context)
     yield from _records(averaged, heads, "query", range(-tail, 0), query)
     yield from _records({**averaged, "kind": "share"}, heads, "context", [0], share[:, None])
     # The first row that fits, or the shortest: the same one for every method.
-    number = len(list(takewhile(lambda look: look[1].shape[1] > QUERY_TOKENS, looks)))
-    if number == len(looks):
-        number = min(range(len(looks)), key=lambda place: looks[place][1].shape[1])
-    context, query = looks[number]
+    lengths = [shown.query.shape[1] for shown in maps]
+    fitting = (number for number, length in enumerate(lengths) if length <= QUERY_TOKENS)
+    number = next(fitting, lengths.index(min(lengths)))
+    context, query = maps[number]
     words = [llm.tokenizer.decode([token]).strip() for token in items[number].query]
     # An encoder-decoder's start token comes before the query.
     words = ["(start)"] * (query.shape[1] - len(words)) + words
-    shown = {"kind": "example", "rows": 1, "task": rows[number]["task"]}
-    context = pooled(context)
-    yield from _records(shown, heads, "context", range(context.shape[1]), context)
-    yield from _records(shown, heads, "query", range(len(words)), query, words)
+    example = {"kind": "example", "rows": 1, "task": rows[number]["task"]}
+    context = max_pooled(context)
+    yield from _records(example, heads, "context", range(context.shape[1]), context)
+    yield from _records(example, heads, "query", range(len(words)), query, words)
 
 
 def _records(

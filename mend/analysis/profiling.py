@@ -84,7 +84,7 @@ def _storages(values) -> list[torch.UntypedStorage]:
 
 
 @torch.no_grad()
-def read_once(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths, part) -> None:
+def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths, part) -> None:
     """Read one context of `tokens` demonstration tokens and one query with its right answer.
 
     part: called with each part's name; returns a context manager that measures it. Costs do not
@@ -105,7 +105,7 @@ def read_once(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths,
 def count_flops(run: Callable) -> dict[str, int]:
     """Return the forward floating-point operations of each part of `run`, as PyTorch counts them.
 
-    Matrix products, two for each multiplication and addition. run: `read_once` but for its `part`.
+    Matrix products, two for each multiplication and addition. run: `one_query` but for its `part`.
     The models must have eager attention, which alone is counted on every device; it has the
     products that a causal mask then hides.
     """
@@ -172,13 +172,13 @@ def _wait(device: torch.device) -> None:
 
 
 def forward_flops(config: PretrainedConfig, lengths: Lengths, **method) -> dict[str, int]:
-    """Return each part's forward operations from configurations alone; see `without_data`."""
-    with without_data(config, lengths, **method) as run:
+    """Return each part's forward operations from configurations alone; see `fake_models`."""
+    with fake_models(config, lengths, **method) as run:
         return count_flops(run)
 
 
 @contextmanager
-def without_data(
+def fake_models(
     config: PretrainedConfig,
     lengths: Lengths,
     vectors: int | None = None,
@@ -188,9 +188,9 @@ def without_data(
     dtype: torch.dtype = torch.float32,
     query_in: str | None = None,
 ) -> Iterator[Callable]:
-    """Yield `read_once`, but for its `part`, of models that are not there.
+    """Yield `one_query`, but for its `part`, of models whose tensors have shapes and no data.
 
-    Tensors have shapes but no data, so that a model of any size is counted in seconds.
+    A model of any size is counted in seconds.
     vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
     distiller: the configuration of the model that makes the vectors (MEND); None: they are there
     (prompt tuning); distiller_part: see `mend.models.distiller.distilling_part`.
@@ -198,29 +198,25 @@ def without_data(
     query_in: as of the LLM, see `mend.models.loading.frozen_llm`.
     """
     with FakeTensorMode(), torch.no_grad():
-        llm = _llm_without_data(config, dtype, query_in)
+        llm = _fake_llm(config, dtype, query_in)
         contexts: Contexts = llm.token_context
         tokens = lengths.demonstrations
         if distiller is not None:
-            made = _distiller_without_data(
-                distiller, distiller_part, vectors, llm.width, protocol or {}
-            )
+            made = _fake_distiller(distiller, distiller_part, vectors, llm.width, protocol or {})
             contexts, tokens = (lambda ids: llm.vector_context(made(ids))), lengths.distilled
         elif vectors is not None:
             prompt = torch.zeros(1, vectors, llm.width)
             contexts, tokens = (lambda ids: llm.vector_context(prompt)), 0
-        yield partial(read_once, llm, contexts, tokens, lengths)
+        yield partial(one_query, llm, contexts, tokens, lengths)
 
 
-def _llm_without_data(
-    config: PretrainedConfig, dtype: torch.dtype, query_in: str | None
-) -> FrozenLLM:
+def _fake_llm(config: PretrainedConfig, dtype: torch.dtype, query_in: str | None) -> FrozenLLM:
     model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = model_class.from_config(config, attn_implementation="eager", dtype=dtype)
     return frozen_llm(model, tokenizer=None, query_in=query_in)
 
 
-def _distiller_without_data(
+def _fake_distiller(
     config: PretrainedConfig, part: str | None, length: int, llm_width: int, protocol: Mapping
 ) -> Distiller:
     backbone = AutoModel.from_config(config, attn_implementation="eager")

@@ -13,7 +13,7 @@ from helpers.jobs import SEED, specification
 from matplotlib import pyplot
 
 from mend.analysis import efficiency
-from mend.analysis.efficiency import EFFICIENCY_SCHEMA, costs, measure, paper_costs
+from mend.analysis.efficiency import EFFICIENCY_SCHEMA, cost_records, measure, paper_records
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.figures.efficiency import _write_values, break_even, draw_efficiency
@@ -26,7 +26,7 @@ def rows_of(table: pd.DataFrame, **values) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
-def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) -> None:  # noqa: F811
+def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) -> None:
     spec = specification(tmp_path, architecture, "mend")
     spec["efficiency"] = {"tasks": {"class_to_class": "parity"}, "seed": SEED, "prompt_length": 4}
     output = tmp_path / "efficiency.parquet"
@@ -51,12 +51,11 @@ def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) 
     drawn = pd.read_parquet(tmp_path / "figure.parquet")
     shown = rows_of(drawn, panel="flops", method="mend", part="total")["value"]
     assert list(shown) == [totals.loc["mend", "flops"]]
-    assert set(drawn["panel"]) == {
-        *("flops", "peak_memory_bytes", "seconds", "queries", "break-even")
-    }
+    panels = {"flops", "peak_memory_bytes", "seconds", "queries", "break-even"}
+    assert set(drawn["panel"]) == panels
 
 
-def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:
     spec = specification(tmp_path, "gpt2", "mend")
     spec["efficiency"] = {"tasks": {"class_to_class": "parity"}, "seed": 7, "prompt_length": 4}
     with pytest.raises(UserError, match="no rows of parity for seed 7"):
@@ -67,7 +66,9 @@ def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:  # noq
 def test_many_queries_read_the_context_once_or_again() -> None:
     flops = {"distillation": 1000, "context": 100, "query": 10}
     seconds = {"distillation": 3.0, "context": 2.0, "query": 1.0}
-    table = pd.DataFrame(costs(flops, {"query": 7, "context": 9, "distillation": 8}, seconds))
+    table = pd.DataFrame(
+        cost_records(flops, {"query": 7, "context": 9, "distillation": 8}, seconds)
+    )
     at_5 = rows_of(table, queries=5).set_index("part")
     assert list(at_5.loc[["cached", "reread"], "flops"]) == [1150, 1550]
     assert list(at_5.loc[["cached", "reread"], "seconds"]) == [10.0, 18.0]
@@ -104,7 +105,7 @@ def test_the_papers_setting_is_counted_beside_its_numbers(
     numbers = paper_table("figure3")
     numbers = numbers[numbers["partition"] == "class_to_class"]
     monkeypatch.setattr(efficiency, "paper_table", lambda name: numbers)
-    written = pyarrow.Table.from_pylist(paper_costs("gpt2-large"), schema=EFFICIENCY_SCHEMA)
+    written = pyarrow.Table.from_pylist(paper_records("gpt2-large"), schema=EFFICIENCY_SCHEMA)
     pyarrow.parquet.write_table(written, tmp_path / "counted.parquet")
     table = written.to_pandas()
     paper = rows_of(table, part="paper").set_index("method")
@@ -112,7 +113,7 @@ def test_the_papers_setting_is_counted_beside_its_numbers(
     assert paper.loc["mend", "peak_memory_bytes"] == 360_000_000
     assert set(table["context_tokens"]) == {469, 100}
     assert set(rows_of(table, part="total")["device"]) == {"counted"}
-    assert paper_costs("t5-lm-large") == paper_costs(None) == []
+    assert paper_records("t5-lm-large") == paper_records(None) == []
 
     twice = [tmp_path / "counted.parquet"] * 2  # two LLMs that stand for the same one
     draw_efficiency(twice, tmp_path / "figure.png", tmp_path / "figure.parquet")

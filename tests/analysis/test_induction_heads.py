@@ -1,4 +1,4 @@
-"""Attention behind the LLM's face, induction heads, and what they look at."""
+"""Attention behind the LLM's face, induction heads, and what they map_ at."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from helpers.models import CONFIGURATIONS, ENCODER_DECODERS, random_llm, random_
 from matplotlib import pyplot
 
 from mend.analysis.induction_heads import (
+    AttentionMap,
     best_heads,
-    described,
     induction_scores,
-    pooled,
+    max_pooled,
     run_attention,
+    summaries,
 )
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
@@ -103,7 +104,7 @@ class HandMade:
             if where < 12:
                 weights[1, 0, 2, here, where] = 1
                 weights[0, 0, 1, here, where] = 0.5
-            weights[0, 0, 0, here, where - 1] = 1  # looks at the same token: no induction
+            weights[0, 0, 0, here, where - 1] = 1  # maps at the same token: no induction
         return Attentions(weights, torch.zeros(2, 1, 3, 12, 12))
 
 
@@ -121,24 +122,27 @@ def test_the_pocket_models_heads_that_match_are_its_induction_heads() -> None:
     scores = induction_scores(llm, length=32)
     assert set(best_heads(scores, 3)) == {(1, 0), (1, 1), (1, 2)}
     assert scores[1, :3].min() > 0.05
-    # Those of the first block that look one, two and three tokens back are none.
+    # Those of the first block that map_ one, two and three tokens back are none.
     assert scores[0, :3].max() < 0.02
 
 
 def test_pooling_takes_the_largest() -> None:
     attention = torch.arange(40.0)[None]
-    assert pooled(attention).tolist() == [list(range(1, 40, 2))]
-    assert pooled(attention[:, :16]).shape == (1, 16)
+    assert max_pooled(attention).tolist() == [list(range(1, 40, 2))]
+    assert max_pooled(attention[:, :16]).shape == (1, 16)
 
 
 def test_means_are_over_rows_of_different_lengths() -> None:
     llm = random_llm()
     # Queries of 40, 3 and 2 tokens: the first is too long to be shown word by word.
-    looks = [(torch.full((1, n), 0.01 * n), torch.full((1, m), 0.1)) for n, m in
-             ((30, 40), (25, 3), (20, 2))]  # fmt: skip
-    items = [MultipleChoiceItem(0, [], [7] * tokens.shape[1], [[1]]) for _, tokens in looks]
+    lengths = [(30, 40), (25, 3), (20, 2)]
+    maps = [
+        AttentionMap(torch.full((1, context), 0.01 * context), torch.full((1, query), 0.1))
+        for context, query in lengths
+    ]
+    items = [MultipleChoiceItem(0, [], [7] * query, [[1]]) for _, query in lengths]
     rows = [{"task": name} for name in ("long", "first", "second")]
-    table = pd.DataFrame(described(llm, rows, items, looks, [(0, 1)]))
+    table = pd.DataFrame(summaries(llm, rows, items, maps, [(0, 1)]))
     mean = table[table["kind"] == "mean"]
     assert list(mean.loc[mean["region"] == "context", "value"]) == pytest.approx([0.25] * 20)
     assert list(mean.loc[mean["region"] == "query", "position"]) == [-2, -1]
@@ -159,7 +163,7 @@ def with_weights(folder: Path, architecture: str) -> dict:
     return spec
 
 
-def test_from_files_to_pictures(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_from_files_to_pictures(data: Path, tmp_path: Path) -> None:
     outputs = []
     for architecture in ("gpt2", "t5"):
         folder = tmp_path / architecture
@@ -191,11 +195,11 @@ def test_from_files_to_pictures(data: Path, tmp_path: Path) -> None:  # noqa: F8
         assert again.read_bytes() == (tmp_path / f"{name}.png").read_bytes()
 
 
-def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:
     spec = with_weights(tmp_path, "gpt2")
     spec["attention"]["seed"] = 7
     with pytest.raises(UserError, match="no test rows of parity for seed 7"):
         run_attention(
-            *(spec, data / "test.parquet", data / "tasks", tmp_path / "mend"), tmp_path / "x"
+            spec, data / "test.parquet", data / "tasks", tmp_path / "mend", tmp_path / "x"
         )
     assert not (tmp_path / "x").exists()

@@ -19,11 +19,11 @@ from mend.analysis.profiling import (
     Lengths,
     LiveMemory,
     count_flops,
+    fake_models,
     forward_flops,
     measure_memory,
     measure_seconds,
-    read_once,
-    without_data,
+    one_query,
 )
 
 LENGTHS = Lengths(demonstrations=20, distilled=18, query=5, answer=2)
@@ -45,9 +45,9 @@ def test_counting_from_configurations_equals_counting_real_models(architecture: 
     for model in (llm.model, distiller.backbone):
         model.set_attn_implementation("eager")
     config, small = configuration(architecture, 16), configuration(architecture, 8)
-    tokens = partial(read_once, llm, llm.token_context, LENGTHS.demonstrations, LENGTHS)
+    tokens = partial(one_query, llm, llm.token_context, LENGTHS.demonstrations, LENGTHS)
     vectors = partial(
-        read_once, llm, lambda ids: llm.vector_context(distiller(ids)), LENGTHS.distilled, LENGTHS
+        one_query, llm, lambda ids: llm.vector_context(distiller(ids)), LENGTHS.distilled, LENGTHS
     )
     flops = forward_flops(config, LENGTHS)
     assert flops == count_flops(tokens)
@@ -58,7 +58,7 @@ def test_counting_from_configurations_equals_counting_real_models(architecture: 
     assert forward_flops(config, LENGTHS, vectors=3) == {**distilled, "distillation": 0}
     # Tensors without data take as many bytes as those with, but for masks that those may skip.
     cpu = torch.device("cpu")
-    with without_data(config, LENGTHS) as run:
+    with fake_models(config, LENGTHS) as run:
         memory = measure_memory(run, cpu)
     assert memory == pytest.approx(measure_memory(tokens, cpu), rel=0.06)
 
@@ -142,7 +142,7 @@ def test_seconds_are_of_the_part_that_took_them() -> None:
         order.append(len(ids[0]))
         return llm.token_context(ids)
 
-    seconds = measure_seconds(partial(read_once, llm, contexts, 7, LENGTHS), llm.device)
+    seconds = measure_seconds(partial(one_query, llm, contexts, 7, LENGTHS), llm.device)
     assert list(seconds) == ["distillation", "context", "query"]
     assert all(value > 0 for value in seconds.values())
     assert order == [7]
