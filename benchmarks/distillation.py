@@ -124,10 +124,8 @@ def padded_vectors(method: Distilling, ids: torch.Tensor, mask: torch.Tensor) ->
 def kept_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> TeacherStates:
     """Write the teacher's states of a batch as `mend.training.teacher` does, and open them."""
     states = [one.cpu() for one in teacher_states(llm, batch, "finetune")]
-    starts = torch.tensor([0, *(len(one) for one in states)]).cumsum(0)
-    path = folder / "states.safetensors"
-    save_file({"starts": starts, "states": torch.cat(states)}, path)
-    return TeacherStates(path)
+    save_file({str(i): one for i, one in enumerate(states)}, folder / "000000.safetensors")
+    return TeacherStates(folder)
 
 
 def run() -> tuple[list[dict], list[str]]:

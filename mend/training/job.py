@@ -85,7 +85,7 @@ def _train(
     if states and len(states) < needed:
         raise UserError(
             f"{teacher}: states of {len(states)} examples, and {needed} are trained on; remove the "
-            "file, and it is made again"
+            "folder, and it is made again"
         )
     name = f"{training['stage']} {llm_name(spec)}"
     checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec)

@@ -3,7 +3,7 @@
 The teacher of distillation never changes: for each example it is the frozen LLM after the same
 demonstrations. Kept are its last hidden states over the queries' tokens, (tokens, width) for each
 example in the order of training, from which the output head makes the distributions again. Every
-run that distils the same LLM on the same examples reads the same file (lambda, l, each ablation).
+run that distils the same LLM on the same examples reads the same states (lambda, l, each ablation).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from mend.atomic_io import whole_file
 from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
 from mend.errors import UserError
@@ -27,31 +29,45 @@ from mend.models.loading import load_llm
 from mend.progress import Progress, logger
 from mend.training.losses import teacher_states
 
-#: Examples whose states are written at once; within them, those of similar length go together.
-WINDOW = 512
-
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+#: Examples in a shard; within them, those of similar length are computed together.
+SHARD = 512
 
 
 class TeacherStates:
-    """The states of a file, by the number of their example. Read as needed, never as a whole."""
+    """The states of a folder of shards, by the number of their example.
 
-    def __init__(self, path: str | Path) -> None:
-        """Open a file that `write_teacher_states` wrote; raises UserError if it is none."""
-        try:
-            self._file = safe_open(path, "pt")
-            self._starts = self._file.get_tensor("starts").tolist()
-        except Exception as error:  # safetensors has an exception of its own, by no public name
-            raise UserError(f"{path}: not a file of a teacher's states: {error}") from error
-        self._states = self._file.get_slice("states")
+    One shard is open at a time, and mapped into memory as it is read: training reads in order.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a folder that `write_teacher_states` wrote; raises UserError if it is none."""
+        self.folder = Path(folder)
+        self._shards = sorted(self.folder.glob("*.safetensors"))
+        if not self._shards:
+            raise UserError(f"{folder}: not a folder of a teacher's states")
+        last = len(self._open(len(self._shards) - 1).keys())
+        self._in_shard = len(self._open(0).keys())
+        self._length = self._in_shard * (len(self._shards) - 1) + last
 
     def __len__(self) -> int:
         """How many examples there are."""
-        return len(self._starts) - 1
+        return self._length
 
     def __getitem__(self, index: int) -> Tensor:
         """Return the states of example `index`, (tokens, width)."""
-        return self._states[self._starts[index] : self._starts[index + 1]]
+        shard = index // self._in_shard
+        if shard != self._number:
+            self._open(shard)
+        return self._shard.get_tensor(str(index))
+
+    def _open(self, number: int) -> Any:
+        path = self._shards[number]
+        try:
+            self._shard = safe_open(path, "pt")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a file of a teacher's states: {error}") from error
+        self._number = number
+        return self._shard
 
 
 def write_teacher_states(
@@ -61,12 +77,13 @@ def write_teacher_states(
     episodes: str | Path | None = None,
     tasks: str | Path | None = None,
 ) -> None:
-    """Write the teacher's states of training examples, as safetensors: `states` and `starts`.
+    """Write the teacher's states of training examples: a folder of shards, whole or not at all.
 
+    A shard holds the states of SHARD examples, (tokens, width) each, by their numbers.
     spec: llm, protocol, teacher {stage, examples, seed, beta}.
     chunks: Parquet, for pretraining; episodes: Parquet, for finetuning, with `tasks`, the folder of
-    task Parquet files. Before anything is computed the file's size is said, and compared with the
-    free disk. A job that was killed goes on from what it had written.
+    task Parquet files. Before anything is computed the size is said, and compared with the free
+    disk. A job that was killed goes on from the first shard that it had not written.
     Raises UserError if the disk has no room.
     """
     llm = load_llm(spec["llm"])
@@ -79,112 +96,86 @@ def write_teacher_states(
         template = Template(llm.tokenizer, spec["protocol"], llm.positions)
         examples = EpisodeExamples(episodes, tasks, template, limits)
     number = min(wanted["examples"], len(examples))
-    lengths = [_tokens_predicted(llm, examples[i], wanted["stage"]) for i in range(number)]
-    file = _StatesFile(Path(output), spec, lengths, llm)
-    file.check_room(f"training.{wanted['stage']}.teacher_cache")
+    lengths = [_predicted_tokens(llm, examples[i], wanted["stage"]) for i in range(number)]
+    size = sum(lengths) * llm.width * llm.embedding.weight.element_size()
+
+    output = Path(output)
+    partial = output.with_name(f".{output.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    identity = json.dumps(spec, sort_keys=True)
+    done = _whole_shards(partial, identity, lengths)
+    _check_disk(output, size, done, f"training.{wanted['stage']}.teacher_cache")
     name = f"teacher {spec['llm']['name']}"
-    logger.info("%s: %d examples, %.2f GB in %s", name, number, file.size / 1e9, output)
+    logger.info("%s: %d examples, %.2f GB in %s", name, number, size / 1e9, output)
     progress = Progress(name, number)
-    for start in range(file.begin(), number, WINDOW):
-        window = [examples[i] for i in range(start, min(start + WINDOW, number))]
-        file.append(_states_of(llm, window, wanted["stage"]))
-        progress.update(start + len(window))
-    file.finish()
+    for start in range(len(done) * SHARD, number, SHARD):
+        numbers = range(start, min(start + SHARD, number))
+        states = _states_of(llm, [examples[i] for i in numbers], wanted["stage"])
+        with whole_file(partial / f"{start // SHARD:06d}.safetensors") as temporary:
+            tensors = {str(i): one for i, one in zip(numbers, states, strict=True)}
+            save_file(tensors, temporary, metadata={"spec": identity})
+        progress.update(numbers.stop)
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(partial, output)
 
 
-def _tokens_predicted(llm: FrozenLLM, example: Example, stage: str) -> int:
+def _whole_shards(partial: Path, identity: str, lengths: Sequence[int]) -> list[Path]:
+    """Return the first shards of a job that was killed; whatever else is there is removed."""
+    shards: list[Path] = []
+    for path in sorted(partial.iterdir()):
+        start = len(shards) * SHARD
+        expected = {str(start + i): one for i, one in enumerate(lengths[start : start + SHARD])}
+        if expected and _holds(path, identity, expected):
+            shards.append(path)
+        else:
+            path.unlink()
+    return shards
+
+
+def _holds(path: Path, identity: str, lengths: dict[str, int]) -> bool:
+    """Whether a file holds just the states of these examples, from a job told the same."""
+    try:
+        with safe_open(path, "pt") as shard:
+            names = shard.keys()
+            found = {name: shard.get_slice(name).get_shape()[0] for name in names}
+            return found == lengths and shard.metadata() == {"spec": identity}
+    except (SafetensorError, OSError):
+        return False
+
+
+def _check_disk(output: Path, size: int, done: Sequence[Path], key: str) -> None:
+    """Raise UserError if the disk has no room for what is still to be written."""
+    free = shutil.disk_usage(output.parent).free
+    if size - sum(path.stat().st_size for path in done) > free:
+        raise UserError(
+            f"{output}: the teacher's states take {size / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free; make room, or set {key} to false, and the teacher "
+            "runs at every step instead"
+        )
+
+
+def _predicted_tokens(llm: FrozenLLM, example: Example, stage: str) -> int:
     """How many states an example has: one for each token that the LLM predicts."""
     whole = llm.predicts_query or stage == "pretrain"
     return sum(len(y) + (len(x) if whole else 0) for x, y in example.queries)
 
 
-def _states_of(llm: FrozenLLM, window: Sequence[Example], stage: str) -> list[Tensor]:
+def _states_of(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> list[Tensor]:
     """Return each example's states, computed with others of similar length."""
-    order = sorted(range(len(window)), key=lambda index: len(window[index].teacher_demonstrations))
+    order = sorted(
+        range(len(examples)), key=lambda index: len(examples[index].teacher_demonstrations)
+    )
     states: dict[int, Tensor] = {}
-    at_once = 64 if llm.device.type == "cuda" else 16
+    batch_size = 64 if llm.device.type == "cuda" else 16
     while order:
-        part = order[:at_once]
+        batch = order[:batch_size]
         try:
-            found = teacher_states(llm, [window[index] for index in part], stage)
+            found = teacher_states(llm, [examples[index] for index in batch], stage)
         except torch.OutOfMemoryError:
-            if at_once == 1:
+            if batch_size == 1:
                 raise
-            at_once = max(1, len(part) // 2)
+            batch_size = max(1, len(batch) // 2)
             continue
-        states.update(zip(part, (one.cpu() for one in found), strict=True))
-        order = order[at_once:]
-    return [states[index] for index in range(len(window))]
-
-
-class _StatesFile:
-    """A safetensors file that is written piece by piece, for it may be larger than memory.
-
-    Its header holds the specification: a partial file of another job is not gone on from.
-    """
-
-    def __init__(self, path: Path, spec: dict, lengths: Sequence[int], llm: FrozenLLM) -> None:
-        self.path, self.lengths = path, lengths
-        self.partial = path.with_name(f".{path.name}.partial")
-        self.row = llm.width * llm.embedding.weight.element_size()
-        total = sum(lengths)
-        starts = numpy.concatenate([[0], numpy.cumsum(lengths)]).astype("<i8").tobytes()
-        data = total * self.row
-        header = {
-            "__metadata__": {"spec": json.dumps(spec, sort_keys=True)},
-            "starts": {
-                "dtype": "I64",
-                "shape": [len(lengths) + 1],
-                "data_offsets": [0, len(starts)],
-            },
-            "states": {
-                "dtype": _NAMES[llm.dtype],
-                "shape": [total, llm.width],
-                "data_offsets": [len(starts), len(starts) + data],
-            },
-        }
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self.head = len(text).to_bytes(8, "little") + text + starts
-        self.size = len(self.head) + data
-
-    def check_room(self, key: str) -> None:
-        """Raise UserError if the disk has no room for what is still to be written."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        there = self.partial.stat().st_size if self.partial.exists() else 0
-        free = shutil.disk_usage(self.path.parent).free
-        if self.size - there > free:
-            raise UserError(
-                f"{self.path}: the teacher's states take {self.size / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free; make room, or set {key} to false, and the teacher "
-                "runs at every step instead"
-            )
-
-    def begin(self) -> int:
-        """Open the file; return the first example of the first window that it does not hold."""
-        mode = "r+b" if self.partial.exists() else "w+b"
-        self.file = open(self.partial, mode)  # noqa: SIM115 (`finish` closes it)
-        there = self.file.seek(0, os.SEEK_END)
-        self.file.seek(0)
-        done = 0
-        if there >= len(self.head) and self.file.read(len(self.head)) == self.head:
-            written = numpy.cumsum(self.lengths) * self.row <= there - len(self.head)
-            whole = int(written.sum())
-            done = whole if whole == len(self.lengths) else whole - whole % WINDOW
-        self.file.seek(0)
-        self.file.write(self.head)
-        self.file.truncate(len(self.head) + sum(self.lengths[:done]) * self.row)
-        self.file.seek(0, os.SEEK_END)
-        return done
-
-    def append(self, states: Sequence[Tensor]) -> None:
-        """Write the states of the next examples."""
-        for one in states:
-            # numpy knows no bfloat16: bytes are bytes.
-            self.file.write(one.contiguous().view(torch.uint8).numpy().tobytes())
-        self.file.flush()
-
-    def finish(self) -> None:
-        """Close the file and give it its name."""
-        self.file.close()
-        os.replace(self.partial, self.path)
+        states.update(zip(batch, (one.cpu() for one in found), strict=True))
+        order = order[batch_size:]
+    return [states[index] for index in range(len(examples))]

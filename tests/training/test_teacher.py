@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.jobs import pretraining, specification, write_data
 from helpers.models import PROTOCOL
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
@@ -20,7 +20,7 @@ from mend.methods import build_method
 from mend.models.loading import load_llm
 from mend.training import teacher
 from mend.training.job import run_training
-from mend.training.losses import example_losses
+from mend.training.losses import example_losses, teacher_states
 from mend.training.teacher import TeacherStates, write_teacher_states
 
 
@@ -59,7 +59,7 @@ def test_kept_states_give_the_losses_and_gradients_of_a_running_teacher(
     if name != architecture:
         spec["llm"]["query_in"] = "encoder"
     inputs = {"episodes": data / "train.parquet", "tasks": data / "tasks"}
-    kept = tmp_path / "states.safetensors"
+    kept = tmp_path / "states"
     write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
     llm = load_llm(spec["llm"])
     method = build_method(llm, spec["method"], PROTOCOL)
@@ -84,14 +84,13 @@ def test_finetuning_reads_kept_states(data: Path, tmp_path: Path) -> None:
     losses = {"pred": 1.0, "distill": 1.0}
     spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses=losses)
     inputs = {"episodes": data / "train.parquet", "tasks": data / "tasks"}
-    kept = tmp_path / "states.safetensors"
+    kept = tmp_path / "states"
     write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
     running = metrics(tmp_path, "running", spec, **inputs)
     assert_same_metrics(metrics(tmp_path, "reading", spec, **inputs, teacher=kept), running)
     # The states matter: with others the losses are others.
-    content = bytearray(kept.read_bytes())
-    content[-200:] = bytes(200)
-    kept.write_bytes(content)
+    [shard] = kept.iterdir()
+    save_file({key: -value for key, value in load_file(shard).items()}, shard)
     other = metrics(tmp_path, "other", spec, **inputs, teacher=kept)
     assert other[-1]["distill"] != pytest.approx(running[-1]["distill"], rel=1e-3)
 
@@ -100,7 +99,7 @@ def test_finetuning_reads_kept_states(data: Path, tmp_path: Path) -> None:
 def test_pretraining_reads_kept_states(data: Path, tmp_path: Path, dtype: str) -> None:
     spec = pretraining(data, tmp_path, steps=30)  # chunks come again
     spec["llm"]["dtype"] = dtype
-    kept = tmp_path / "states.safetensors"
+    kept = tmp_path / "states"
     chunks = {"chunks": tmp_path / "chunks.parquet"}
     write_teacher_states(of_chunks(spec), kept, **chunks)
     states = TeacherStates(kept)
@@ -113,38 +112,42 @@ def test_pretraining_reads_kept_states(data: Path, tmp_path: Path, dtype: str) -
     assert_same_metrics(reading, running, {"float32": 1e-3, "bfloat16": 5e-2}[dtype])
 
 
-def test_a_killed_job_goes_on_from_what_it_had_written(
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_killed_job_goes_on_from_the_first_missing_shard(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "WINDOW", 4)
+    monkeypatch.setattr(teacher, "SHARD", 4)
     spec = pretraining(data, tmp_path)
     chunks = tmp_path / "chunks.parquet"
-    whole, output = tmp_path / "whole.safetensors", tmp_path / "states.safetensors"
+    whole, output = tmp_path / "whole", tmp_path / "states"
     write_teacher_states(of_chunks(spec), whole, chunks)
     computed = []
-    compute = teacher._states_of
 
-    def counted(llm, window, stage):
-        computed.append(len(window))
+    def counted(llm, examples, stage):
+        computed.append(len(examples))
         if len(computed) == 3:
             raise KeyboardInterrupt
-        return compute(llm, window, stage)
+        return teacher_states(llm, examples, stage)
 
-    monkeypatch.setattr(teacher, "_states_of", counted)
+    monkeypatch.setattr(teacher, "teacher_states", counted)
     with pytest.raises(KeyboardInterrupt):
         write_teacher_states(of_chunks(spec), output, chunks)
     assert not output.exists()
-    partial = tmp_path / ".states.safetensors.partial"
-    with open(partial, "ab") as file:  # killed in the middle of a write
-        file.write(b"\1" * 70)
+    partial = tmp_path / ".states.partial"
+    (partial / "000002.safetensors").write_bytes(b"half of a shard")
     write_teacher_states(of_chunks(spec), output, chunks)
     examples = len(TeacherStates(output))
     assert sum(computed[3:]) == examples - 8
-    assert output.read_bytes() == whole.read_bytes()
+    assert contents(output) == contents(whole)
     assert not partial.exists()
+    states = TeacherStates(output)
+    assert torch.equal(states[5], load_file(output / "000001.safetensors")["5"])
 
     # What another job left is not gone on from.
-    partial.write_bytes(whole.read_bytes()[:-100])
+    shutil.copytree(whole, partial)
     computed[:] = [0, 0, 0]
     other = of_chunks(spec)
     other["teacher"]["beta"] = 0.5
@@ -156,15 +159,16 @@ def test_the_size_is_said_and_a_full_disk_is_told_before(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     spec = pretraining(data, tmp_path)
-    chunks, output = tmp_path / "chunks.parquet", tmp_path / "states.safetensors"
+    chunks, output = tmp_path / "chunks.parquet", tmp_path / "states"
     monkeypatch.setattr(teacher.logger, "propagate", True)
     with caplog.at_level("INFO"):
         write_teacher_states(of_chunks(spec, examples=5), output, chunks)
-    assert f"5 examples, {output.stat().st_size / 1e9:.2f} GB" in caplog.text
+    assert "5 examples, 0.00 GB" in caplog.text
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 0, 10))
-    with pytest.raises(UserError, match=r"10 GB|0.0 GB are free.*pretrain.teacher_cache to false"):
-        write_teacher_states(of_chunks(spec), tmp_path / "other.safetensors", chunks)
+    with pytest.raises(UserError, match=r"0.0 GB are free.*pretrain.teacher_cache to false"):
+        write_teacher_states(of_chunks(spec), tmp_path / "other", chunks)
+    assert not (tmp_path / "other").exists()
 
 
 def test_fewer_at_once_where_memory_runs_out(
@@ -172,29 +176,32 @@ def test_fewer_at_once_where_memory_runs_out(
 ) -> None:
     spec = pretraining(data, tmp_path)
     chunks = tmp_path / "chunks.parquet"
-    usual, small = tmp_path / "usual.safetensors", tmp_path / "small.safetensors"
-    write_teacher_states(of_chunks(spec), usual, chunks)
-    compute, sizes = teacher.teacher_states, []
+    write_teacher_states(of_chunks(spec), tmp_path / "usual", chunks)
+    sizes = []
 
     def with_little_memory(llm, examples, stage):
         sizes.append(len(examples))
         if len(examples) > 3:
             raise torch.OutOfMemoryError
-        return compute(llm, examples, stage)
+        return teacher_states(llm, examples, stage)
 
     monkeypatch.setattr(teacher, "teacher_states", with_little_memory)
-    write_teacher_states(of_chunks(spec), small, chunks)
+    write_teacher_states(of_chunks(spec), tmp_path / "small", chunks)
     assert sizes[:4] == [16, 8, 4, 2]
-    for key, value in load_file(usual).items():
-        torch.testing.assert_close(load_file(small)[key], value, atol=1e-5, rtol=1e-4)
+    usual, small = TeacherStates(tmp_path / "usual"), TeacherStates(tmp_path / "small")
+    for index in range(len(usual)):
+        torch.testing.assert_close(small[index], usual[index], atol=1e-5, rtol=1e-4)
 
 
 def test_states_of_too_few_examples_are_refused(data: Path, tmp_path: Path) -> None:
     spec = pretraining(data, tmp_path)
-    chunks, output = tmp_path / "chunks.parquet", tmp_path / "states.safetensors"
+    chunks, output = tmp_path / "chunks.parquet", tmp_path / "states"
     write_teacher_states(of_chunks(spec, examples=7), output, chunks)
     with pytest.raises(UserError, match="states of 7 examples, and 8 are trained on"):
         run_training(spec, tmp_path / "x", chunks=chunks, teacher=output)
-    output.write_bytes(b"no states")
+    (output / "000000.safetensors").write_bytes(b"no states")
     with pytest.raises(UserError, match="not a file of a teacher's states"):
+        run_training(spec, tmp_path / "x", chunks=chunks, teacher=output)
+    (output / "000000.safetensors").unlink()
+    with pytest.raises(UserError, match="not a folder of a teacher's states"):
         run_training(spec, tmp_path / "x", chunks=chunks, teacher=output)

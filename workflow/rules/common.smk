@@ -160,7 +160,7 @@ def teacher_states(stage):
     def states(wildcards):
         run = (wildcards.llm, wildcards.method, wildcards.variant)
         path = teacher_path(CONFIGURATION, *run, stage, wildcards.get("partition"))
-        return {"teacher": ancient(f"{R}/{path}.safetensors")} if path else {}
+        return {"teacher": ancient(f"{R}/{path}/states")} if path else {}
 
     return states
 

@@ -13,7 +13,7 @@ rule pretraining_teacher:
         chunks=f"{R}/data/chunks/{{llm}}.parquet",
         spec=f"{R}/data/teacher/{{llm}}/pretrain/{{beta}}.spec.json",
     output:
-        f"{R}/data/teacher/{{llm}}/pretrain/{{beta}}.safetensors",
+        folder=directory(f"{R}/data/teacher/{{llm}}/pretrain/{{beta}}/states"),
     log:
         f"{R}/logs/data/teacher/{{llm}}/pretrain/{{beta}}.log",
     benchmark:
@@ -35,7 +35,7 @@ rule pretraining_teacher:
         "teacher's states of chunks: {wildcards.llm} {wildcards.beta}"
     shell:
         "python -m mend teacher --spec {input.spec:q} --chunks {input.chunks:q}"
-        " --output {output:q} --threads {resources.processors} --log {log:q}"
+        " --output {output.folder:q} --threads {resources.processors} --log {log:q}"
 
 
 rule finetuning_teacher:
@@ -45,7 +45,7 @@ rule finetuning_teacher:
         tasks=f"{R}/data/tasks",
         spec=f"{R}/data/teacher/{{llm}}/finetune/{{partition}}.spec.json",
     output:
-        f"{R}/data/teacher/{{llm}}/finetune/{{partition}}.safetensors",
+        folder=directory(f"{R}/data/teacher/{{llm}}/finetune/{{partition}}/states"),
     log:
         f"{R}/logs/data/teacher/{{llm}}/finetune/{{partition}}.log",
     benchmark:
@@ -65,7 +65,7 @@ rule finetuning_teacher:
         "teacher's states of episodes: {wildcards.llm} {wildcards.partition}"
     shell:
         "python -m mend teacher --spec {input.spec:q} --episodes {input.episodes:q}"
-        " --tasks {input.tasks:q} --output {output:q} --threads {resources.processors}"
+        " --tasks {input.tasks:q} --output {output.folder:q} --threads {resources.processors}"
         " --log {log:q}"
 
 
