@@ -112,7 +112,7 @@ def run() -> tuple[list[dict], list[str]]:
         write_out(plain_method)
 
         def ours(method=method, asked=asked) -> list[list[float]]:
-            return score_items(model, method, asked, contexts_at_once=4)
+            return score_items(model, method, asked, context_batch_size=4)
 
         def obvious(method=plain_method, asked=asked) -> list[list[float]]:
             return score_each_option(plain, method, asked)

@@ -1,4 +1,4 @@
-"""What reading a context and one query costs: operations, memory and time, part by part.
+"""What prefilling a context and one query costs: operations, memory and time, part by part.
 
 The parts are `distillation` (making the context: free unless the method has a distiller), `context`
 (the LLM reads it) and `query` (the LLM goes on with a query and its right answer, whose tokens are
@@ -95,11 +95,11 @@ def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths,
     with part("distillation"):
         context = contexts([[0] * tokens])
     with part("context"):
-        reading = llm.read(context)
+        prefilled = llm.prefill(context)
     with part("query"):
-        # The reading stays for other queries: this one goes on from a copy, as in scoring.
-        after = llm.read_tokens(reading.select(row), [[0] * lengths.query])
-        llm.logits(llm.states_before(after, answer)).float().log_softmax(-1)
+        # The context is kept for other queries: this one extends a copy, as in scoring.
+        after = llm.extend(prefilled.select(row), [[0] * lengths.query])
+        llm.logits(llm.predicting_states(after, answer)).float().log_softmax(-1)
 
 
 def count_flops(run: Callable) -> dict[str, int]:

@@ -19,7 +19,7 @@ def teacher_path(
     """Return where a run's stage finds its teacher's states, below the results folder.
 
     None if the stage does not distil, or is to have its teacher run at each step. A teacher with
-    dropout (faithfulness row 9) says something else each time, so it is never kept.
+    dropout (`protocol.llm_dropout_in_training`) says something else each time, so it is never kept.
     """
     settings = method_settings(values, llm, method, variant)[stage]
     if not (settings["losses"].get("distill") and settings.get("teacher_cache")):

@@ -67,7 +67,7 @@ class ChunkExamples:
         """Read the chunks' Parquet.
 
         beta: the share of a chunk that is D. limits: the longest D for `llm` and `distiller`,
-        in tokens (faithfulness row 1); of a longer one the last tokens stay, which x follows.
+        in tokens (`protocol.longest_context`); of a longer one the last tokens stay, next to x.
         seed: the order in which chunks come. teacher: its states, where they are kept.
         """
         table = pyarrow.parquet.read_table(chunks, columns=["input_ids"])

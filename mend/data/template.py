@@ -25,7 +25,7 @@ def check_room(
     distiller_positions: int | None = None,
     run: str = "",
 ) -> None:
-    """Check that contexts, vectors and a query fit the models (faithfulness row 1).
+    """Check that contexts, vectors and a query fit the models (`protocol.longest_context`).
 
     Args:
         protocol: its key longest_context = {"llm", "distiller"}, in tokens, is read.
@@ -211,7 +211,7 @@ class Template:
         return list(self._encode(self._before_input + text if separated else text))
 
     def _longest_input(self, output_tokens: int) -> int:
-        """How many tokens of x an example may have (faithfulness row 4)."""
+        """How many tokens of x an example may have (`protocol.longest_example`)."""
         if self._counts_output:
             return self._longest_example - 2 - output_tokens
         return self._longest_example

@@ -57,7 +57,7 @@ def task_score(gold: Sequence, predicted: Sequence, kind: str, metrics: str = "m
 
 
 def uses_macro_f1(kind: str, metrics: str = "metaicl") -> bool:
-    """Whether tasks of type `kind` get macro-F1 (else accuracy); faithfulness row 19."""
+    """Whether tasks of type `kind` get macro-F1 (else accuracy), by `protocol.metrics`."""
     if metrics not in METRICS:
         raise UserError(f"protocol.metrics: {metrics!r} is none of {', '.join(METRICS)}")
     return (kind == "classification") == (metrics == "metaicl")

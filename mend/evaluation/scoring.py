@@ -1,4 +1,4 @@
-"""Scoring every option of every query: a context is read once for all that follows it."""
+"""Scoring every option of every query: a context is prefilled once for all its queries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.methods.base import Method
 from mend.models.frozen_llm import FrozenLLM, pad_right
-from mend.models.kernels.tree_attention import fill_rows, reads_trees, tree_rows, tree_states
+from mend.models.kernels.tree_attention import (
+    collate_trees,
+    pack_trees,
+    supports_tree_attention,
+    tree_states,
+)
 from mend.progress import Progress, logger
 
-_STATES_AT_ONCE = 512  # whose logits, over the whole vocabulary, are in memory together
+#: Hidden states whose logits, over the whole vocabulary, are in memory together.
+LOGITS_BATCH_SIZE = 512
 
 
 @torch.no_grad()
@@ -24,46 +30,45 @@ def score_items(
     method: Method,
     items: Sequence[MultipleChoiceItem],
     option_score: str = "mean",
-    contexts_at_once: int = 64,
-    items_at_once: int = 128,
+    context_batch_size: int = 64,
+    item_batch_size: int = 128,
     progress: Progress | None = None,
     context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
     """Return each item's option scores, log P(option | context, query), higher is better.
 
-    option_score: "mean" or "sum" over the option's tokens (faithfulness row 21).
-    context_lengths: if given, it is filled with how many positions (tokens or vectors) the LLM read
-    before the items of each context.
-    Questions may come in any order; contexts of similar length are read together, fewer at once
-    where memory runs out. Raises UserError if there is not enough for one item.
+    option_score: "mean" or "sum" over the option's tokens (`protocol.option_score`).
+    context_lengths: if given, it is filled with each context's positions (tokens or vectors).
+    Questions may come in any order; contexts of similar length are prefilled together, smaller
+    batches where memory runs out. Raises UserError if there is not enough for one item.
     """
     training = method.training
     method.eval()
     scores: list[list[float]] = [[] for _ in items]
     done = 0
-    groups = list(_groups_by_context(items, contexts_at_once))
+    groups = list(_groups_by_context(items, context_batch_size))
     while groups:
         group = groups.pop(0)
         try:
             for i, values in _score_group(
-                llm, method, items, group, option_score, items_at_once, context_lengths
+                llm, method, items, group, option_score, item_batch_size, context_lengths
             ):
                 scores[i] = values
         except torch.OutOfMemoryError:
-            if len(group) == items_at_once == 1:
+            if len(group) == item_batch_size == 1:
                 raise UserError(
                     "memory ran out while one multiple-choice item was scored; choose a smaller "
                     "dtype for the LLM or a shorter protocol.longest_context"
                 ) from None
-            contexts_at_once = max(1, min(contexts_at_once, len(group)) // 2)
-            items_at_once = max(1, items_at_once // 2)
+            context_batch_size = max(1, min(context_batch_size, len(group)) // 2)
+            item_batch_size = max(1, item_batch_size // 2)
             logger.info(
-                "memory ran out: going on with %d contexts and %d items at once",
-                contexts_at_once,
-                items_at_once,
+                "memory ran out: from here on %d contexts and %d items at once",
+                context_batch_size,
+                item_batch_size,
             )
             again = [members for later in (group, *groups) for members in later]
-            groups = _pieces(again, contexts_at_once)
+            groups = _batches(again, context_batch_size)
             continue
         done += sum(map(len, group))
         if progress:
@@ -78,31 +83,31 @@ def _score_group(
     items: Sequence[MultipleChoiceItem],
     group: list[list[int]],
     option_score: str,
-    items_at_once: int,
+    item_batch_size: int,
     context_lengths: dict[int, int] | None,
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index, scores) of the items of some contexts, each read once."""
+    """Yield (index, scores) of the items of some contexts, each prefilled once."""
     firsts = [members[0] for members in group]
     contexts = method.contexts(llm, [items[i].demonstrations for i in firsts])
     if context_lengths is not None:
         numbers = (items[i].context for i in firsts)
         context_lengths.update(zip(numbers, contexts.mask.sum(1).tolist(), strict=True))
-    reading = llm.read(contexts)
-    asked = [(row, i) for row, members in enumerate(group) for i in members]
-    score = _score_trees if reads_trees(llm) else _score_rows
-    for part in _pieces(asked, items_at_once):
+    prefilled = llm.prefill(contexts)
+    owned = [(row, i) for row, members in enumerate(group) for i in members]
+    score = _score_trees if supports_tree_attention(llm) else _score_rows
+    for part in _batches(owned, item_batch_size):
         owners = [row for row, _ in part]
         batch = [items[i] for _, i in part]
-        found = score(llm, reading, owners, batch, option_score)
+        found = score(llm, prefilled, owners, batch, option_score)
         yield from zip([i for _, i in part], found, strict=True)
 
 
-def _pieces(items: list, size: int) -> list[list]:
+def _batches(items: list, size: int) -> list[list]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _groups_by_context(
-    items: Sequence[MultipleChoiceItem], contexts_at_once: int
+    items: Sequence[MultipleChoiceItem], context_batch_size: int
 ) -> Iterator[list[list[int]]]:
     """Yield groups of contexts of similar length, each a list of the indices that share it."""
     members: dict[int, list[int]] = {}
@@ -111,7 +116,7 @@ def _groups_by_context(
     contexts = sorted(
         members.values(), key=lambda indices: _tokens(items[indices[0]].demonstrations)
     )
-    yield from _pieces(contexts, contexts_at_once)
+    yield from _batches(contexts, context_batch_size)
 
 
 def _tokens(demonstrations: Sequence[int] | Sequence[Sequence[int]]) -> int:
@@ -121,51 +126,51 @@ def _tokens(demonstrations: Sequence[int] | Sequence[Sequence[int]]) -> int:
 
 def _score_trees(
     llm: FrozenLLM,
-    reading: Any,
+    prefilled: Any,
     owners: list[int],
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
 ) -> list[list[float]]:
-    """Score items whose contexts are rows `owners` of `reading`, options as trees."""
+    """Score items whose contexts are rows `owners` of `prefilled`, options as trees."""
     trees = [(item.query, item.options) for item in batch]
     # A row costs a copy of its context's keys and values. The longer it is, the more of its own
     # tokens each token attends to in vain: at half the context's length, neither costs much.
-    rows = fill_rows(trees, owners, width=reading.mask.shape[1] // 2)
+    rows = pack_trees(trees, owners, width=prefilled.mask.shape[1] // 2)
     chosen = torch.tensor([owners[row[0]] for row in rows], device=llm.device)
-    laid = tree_rows([[trees[i] for i in row] for row in rows], llm.device)
-    states = tree_states(llm, reading.select(chosen), laid)
-    found = _log_probabilities(llm, states, laid.state, laid.target)
-    return _option_scores(found, laid.option, batch, option_score)
+    packed = collate_trees([[trees[i] for i in row] for row in rows], llm.device)
+    states = tree_states(llm, prefilled.select(chosen), packed)
+    found = _log_probabilities(llm, states, packed.state, packed.target)
+    return _option_scores(found, packed.option, batch, option_score)
 
 
 def _score_rows(
     llm: FrozenLLM,
-    reading: Any,
+    prefilled: Any,
     owners: list[int],
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
 ) -> list[list[float]]:
-    """Score items whose contexts are rows `owners` of `reading`, a row for each option."""
+    """Score items whose contexts are rows `owners` of `prefilled`, a row for each option."""
     device = llm.device
-    selected = reading.select(torch.tensor(owners, device=device))
-    after_query = llm.read_tokens(selected, [item.query for item in batch])
+    selected = prefilled.select(torch.tensor(owners, device=device))
+    after_query = llm.extend(selected, [item.query for item in batch])
     owner = torch.tensor(
         [row for row, item in enumerate(batch) for _ in item.options], device=device
     )
     options, mask = pad_right([option for item in batch for option in item.options], device)
     real = mask.bool()
-    states = llm.states_before(after_query.select(owner), options)[real]
+    states = llm.predicting_states(after_query.select(owner), options)[real]
     each = torch.arange(len(states), device=device)
     found = _log_probabilities(llm, states, each, options[real])
     return _option_scores(found, real.nonzero()[:, 0], batch, option_score)
 
 
 def _log_probabilities(llm: FrozenLLM, states: Tensor, state: Tensor, target: Tensor) -> Tensor:
-    """Return log P(target[i]) after states[state[i]], the logits of some states at a time."""
+    """Return log P(target[i]) after states[state[i]], logits a batch at a time."""
     found = states.new_empty(len(target), dtype=torch.float32)
-    for start in range(0, len(states), _STATES_AT_ONCE):
-        here = ((state >= start) & (state < start + _STATES_AT_ONCE)).nonzero()[:, 0]
-        logits = llm.logits(states[start : start + _STATES_AT_ONCE])
+    for start in range(0, len(states), LOGITS_BATCH_SIZE):
+        here = ((state >= start) & (state < start + LOGITS_BATCH_SIZE)).nonzero()[:, 0]
+        logits = llm.logits(states[start : start + LOGITS_BATCH_SIZE])
         found[here] = logits.float().log_softmax(-1)[state[here] - start, target[here]]
     return found
 

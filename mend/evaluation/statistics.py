@@ -66,7 +66,7 @@ def task_weights(tasks: Sequence[str], task_mean: str = "plain") -> np.ndarray:
     `plain`: once. `authors`: the authors' code picks a partition's result files by substring, so
     a task counts once for each listed name that its own name contains: `hellaswag` for itself and
     for `swag`. With MetaICL's list that makes 29 entries of the 22 QA tasks, and changes no other
-    partition. Only the partition's own test tasks are candidates. Faithfulness row 20.
+    partition. Only the partition's own test tasks are candidates. See `protocol.task_mean`.
     """
     if task_mean not in TASK_MEANS:
         raise UserError(f"protocol.task_mean: {task_mean!r} is none of {', '.join(TASK_MEANS)}")

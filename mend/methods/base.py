@@ -38,7 +38,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def longest_context(self, protocol: dict) -> int:
-        """Return how many tokens of demonstrations are read at most (faithfulness row 1)."""
+        """Return the most tokens of demonstrations (`protocol.longest_context`)."""
         return protocol["longest_context"]["llm"]
 
     def save(self, path: str | Path) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM, longest_input, pad_left, pad_right
 from mend.models.kernels.activations import fuse_activations
-from mend.models.kernels.partial_prefill import read_for_later
+from mend.models.kernels.partial_prefill import partial_prefill
 from mend.models.kernels.shared_bias import share_position_bias
 from mend.progress import logger
 
@@ -22,11 +22,11 @@ class Distiller(nn.Module):
 
     The demonstrations D are followed by l trained placeholder vectors; the last hidden states of
     the placeholders are the distilled vectors. Where the distiller is narrower or wider than the
-    LLM, a linear layer and a tanh bring them to the LLM's width (faithfulness row 8).
+    LLM, a linear layer and a tanh bring them to the LLM's width (`protocol.projection`).
 
     The distiller of an encoder-decoder LLM is a smaller one of its family: its encoder, which reads
     the demonstrations and the placeholders after them, or all of it, whose decoder reads the
-    placeholders (faithfulness row 11).
+    placeholders (`llms.*.distiller.part`).
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Distiller(nn.Module):
 
         length: l, the number of distilled vectors.
         padded_length: where the placeholders start if they come `after-padding`
-            (faithfulness row 10).
+            (`protocol.placeholder_position`).
         """
         super().__init__()
         self.backbone = share_position_bias(fuse_activations(backbone))
@@ -105,8 +105,8 @@ class Distiller(nn.Module):
 
         before = ids.shape[1]
         if before and not self.backbone.config.is_encoder_decoder:
-            # Only the placeholders' states are used: the demonstrations are read for their sake.
-            cache = read_for_later(self.backbone, words, mask, **inputs(slice(before)))
+            # Only the placeholders' states are used: the demonstrations are only attended to.
+            cache = partial_prefill(self.backbone, words, mask, **inputs(slice(before)))
             embeddings, later = placeholders, {"past_key_values": cache, "use_cache": True}
             later |= inputs(slice(before, None))
         else:
@@ -118,7 +118,7 @@ class Distiller(nn.Module):
         return self.projection(states[:, -self.length :].float())
 
     def _decode(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
-        # Attention needs something to look at: no demonstrations are one end of text.
+        # Attention needs something to attend to: no demonstrations are one end of text.
         end = [self.backbone.config.eos_token_id]
         ids, mask = pad_left([one or end for one in demonstrations], self.placeholders.device)
         placeholders = self.placeholders.expand(len(demonstrations), -1, -1)

@@ -1,7 +1,7 @@
 """Encoder-decoder LLMs: the context goes to the encoder, query and answer to the decoder.
 
-This is the paper's layout for T5 (section 4.1, faithfulness row 11): demonstrations or distilled
-vectors are encoded once, and the decoder reads x, then y, after its start token. In the other
+This is the paper's layout for T5 (section 4.1; `llms.*.query_in`): demonstrations or distilled
+vectors are encoded once, and the decoder gets x, then y, after its start token. In the other
 layout, `EncoderQueryLLM`, the query goes to the encoder too.
 """
 
@@ -33,12 +33,12 @@ SUPPORTED = ("t5", "mt5", "umt5")
 
 
 @dataclass
-class EncoderReading:
-    """An encoded context and what the decoder has read since: one row for each sequence.
+class EncodedContext:
+    """Encoded contexts, and the decoder's tokens so far: one row for each sequence.
 
     encoded: (sequences, context, width) and its 0/1 mask, encoded_mask. Once the decoder's keys and
         values of it are in the cache, of `encoded` only the shape counts.
-    cache, mask: of the decoder's tokens, as in `mend.models.decoder_only.Reading`.
+    cache, mask: of the decoder's tokens, as of a `mend.models.decoder_only.PrefilledContext`.
     last_state: (sequences, width); None until the decoder has started.
     """
 
@@ -51,7 +51,7 @@ class EncoderReading:
     #: The decoder's start token predicts the first token.
     predicts = True
 
-    def select(self, rows: Tensor) -> EncoderReading:
+    def select(self, rows: Tensor) -> EncodedContext:
         """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
         cache = copy.copy(self.cache)
         cache.self_attention_cache = select_cache(self.cache.self_attention_cache, rows)
@@ -62,7 +62,7 @@ class EncoderReading:
         else:
             encoded = self.encoded[rows]
         state = None if self.last_state is None else self.last_state[rows]
-        return EncoderReading(encoded, self.encoded_mask[rows], cache, self.mask[rows], state)
+        return EncodedContext(encoded, self.encoded_mask[rows], cache, self.mask[rows], state)
 
 
 class EncoderDecoderLLM(FrozenLLM):
@@ -79,13 +79,13 @@ class EncoderDecoderLLM(FrozenLLM):
 
     @property
     def positions(self) -> int:
-        """Relative positions have no end."""
+        """Relative positions have no limit."""
         return UNLIMITED
 
-    def read(self, context: Context) -> EncoderReading:
+    def prefill(self, context: Context) -> EncodedContext:
         """Encode each context once.
 
-        An empty context is one end-of-text token: attention needs something to look at.
+        An empty context is one end-of-text token: attention needs something to attend to.
         """
         embeddings, mask = context.embeddings, context.mask
         if mask.shape[1] == 0:
@@ -97,7 +97,7 @@ class EncoderDecoderLLM(FrozenLLM):
         embeddings, mask = torch.where(last[..., None], end, embeddings), mask | last
         encoded = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
         states = encoded.last_hidden_state
-        return EncoderReading(states, mask, self._keys_and_values(states), mask[:, :0], None)
+        return EncodedContext(states, mask, self._keys_and_values(states), mask[:, :0], None)
 
     def _keys_and_values(self, encoded: Tensor) -> EncoderDecoderCache:
         """Return a cache with what the decoder's blocks attend to of the encoder's states.
@@ -116,32 +116,32 @@ class EncoderDecoderLLM(FrozenLLM):
             cache.is_updated[number] = True
         return cache
 
-    def read_tokens(
-        self, reading: EncoderReading, sequences: Sequence[Sequence[int]]
-    ) -> EncoderReading:
-        """Read tokens, at least one for each row of `reading`, which is used up.
+    def extend(
+        self, prefilled: EncodedContext, sequences: Sequence[Sequence[int]]
+    ) -> EncodedContext:
+        """Append tokens, at least one for each row of `prefilled`, which is consumed.
 
-        They are padded on the left, so that what comes after them follows them at once.
+        They are padded on the left, so that the next extension follows them directly.
         """
-        if reading.last_state is None:
+        if prefilled.last_state is None:
             start = self.model.config.decoder_start_token_id
             sequences = [[start, *sequence] for sequence in sequences]
         tokens, mask = pad_left(sequences, self.device)
-        states, longer = self._decode(reading, tokens, mask)
+        states, longer = self._decode(prefilled, tokens, mask)
         longer.last_state = states[:, -1]
         return longer
 
-    def states_before(self, reading: EncoderReading, tokens: Tensor) -> Tensor:
+    def predicting_states(self, prefilled: EncodedContext, tokens: Tensor) -> Tensor:
         """Return the states that predict each of `tokens`: (sequences, n, width)."""
-        read = tokens[:, :-1]
-        if reading.last_state is None:
+        inputs = tokens[:, :-1]
+        if prefilled.last_state is None:
             start = self.model.config.decoder_start_token_id
-            read = torch.cat([torch.full_like(tokens[:, :1], start), read], dim=1)
-            return self._decode(reading, read, torch.ones_like(read))[0]
-        first = reading.last_state[:, None]
-        if not read.shape[1]:
+            inputs = torch.cat([torch.full_like(tokens[:, :1], start), inputs], dim=1)
+            return self._decode(prefilled, inputs, torch.ones_like(inputs))[0]
+        first = prefilled.last_state[:, None]
+        if not inputs.shape[1]:
             return first
-        states, _ = self._decode(reading, read, torch.ones_like(read))
+        states, _ = self._decode(prefilled, inputs, torch.ones_like(inputs))
         return torch.cat([first, states], dim=1)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -158,46 +158,46 @@ class EncoderDecoderLLM(FrozenLLM):
         The first of `to_tokens` is the start token, which is no row.
         """
         with self.attention_weights():
-            reading = EncoderDecoderLLM.read(self, context)
-            return self._attentions(reading, sequences, rows=slice(1, None))
+            prefilled = EncoderDecoderLLM.prefill(self, context)
+            return self._attentions(prefilled, sequences, rows=slice(1, None))
 
     def _attentions(
-        self, reading: EncoderReading, sequences: Sequence[Sequence[int]], rows: slice
+        self, prefilled: EncodedContext, sequences: Sequence[Sequence[int]], rows: slice
     ) -> Attentions:
         start = self.model.config.decoder_start_token_id
         tokens, mask = pad_right([[start, *sequence] for sequence in sequences], self.device)
-        output, _ = self._run(reading, tokens, mask, output_attentions=True)
+        output, _ = self._run(prefilled, tokens, mask, output_attentions=True)
         kinds = (output.cross_attentions, output.attentions)
         return Attentions(*(torch.stack(kind).float()[..., rows, :] for kind in kinds))
 
     def _decode(
-        self, reading: EncoderReading, tokens: Tensor, mask: Tensor
-    ) -> tuple[Tensor, EncoderReading]:
-        output, longer = self._run(reading, tokens, mask)
+        self, prefilled: EncodedContext, tokens: Tensor, mask: Tensor
+    ) -> tuple[Tensor, EncodedContext]:
+        output, longer = self._run(prefilled, tokens, mask)
         return output.last_hidden_state, longer
 
     def _run(
-        self, reading: EncoderReading, tokens: Tensor, mask: Tensor, **options: bool
-    ) -> tuple[Any, EncoderReading]:
-        full_mask = torch.cat([reading.mask, mask], dim=1)
+        self, prefilled: EncodedContext, tokens: Tensor, mask: Tensor, **options: bool
+    ) -> tuple[Any, EncodedContext]:
+        full_mask = torch.cat([prefilled.mask, mask], dim=1)
         output = self.model.decoder(
             inputs_embeds=self.embedding(tokens),
             attention_mask=full_mask,
-            encoder_hidden_states=reading.encoded,
-            encoder_attention_mask=reading.encoded_mask,
-            past_key_values=reading.cache,
+            encoder_hidden_states=prefilled.encoded,
+            encoder_attention_mask=prefilled.encoded_mask,
+            past_key_values=prefilled.cache,
             use_cache=True,
             **options,
         )
-        after = EncoderReading(
-            reading.encoded, reading.encoded_mask, reading.cache, full_mask, None
+        after = EncodedContext(
+            prefilled.encoded, prefilled.encoded_mask, prefilled.cache, full_mask, None
         )
         return output, after
 
 
 @dataclass
-class UnreadContext:
-    """A context that waits for its query; embeddings and mask as of a `Context`."""
+class UnencodedContext:
+    """Contexts that are encoded together with their queries; fields as of a `Context`."""
 
     embeddings: Tensor
     mask: Tensor
@@ -205,37 +205,39 @@ class UnreadContext:
     #: The decoder's start token predicts the first token.
     predicts = True
 
-    def select(self, rows: Tensor) -> UnreadContext:
+    def select(self, rows: Tensor) -> UnencodedContext:
         """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
-        return UnreadContext(self.embeddings[rows], self.mask[rows])
+        return UnencodedContext(self.embeddings[rows], self.mask[rows])
 
 
 class EncoderQueryLLM(EncoderDecoderLLM):
     """T5 with the query in the encoder, right after the context; the decoder has the answer alone.
 
-    So T5 was trained on tasks; but the encoder must read the context again for each query. Where
+    So T5 was trained on tasks; but the encoder must compute the context again for each query. Where
     there is no query (pretraining), the text after the context is the decoder's.
     """
 
     predicts_query = False
 
-    def read(self, context: Context) -> UnreadContext:
-        """Keep the contexts until their queries are there."""
-        return UnreadContext(context.embeddings, context.mask)
+    def prefill(self, context: Context) -> UnencodedContext:
+        """Keep the contexts for `extend`, which has their queries."""
+        return UnencodedContext(context.embeddings, context.mask)
 
-    def read_tokens(
-        self, reading: UnreadContext, sequences: Sequence[Sequence[int]]
-    ) -> EncoderReading:
+    def extend(
+        self, prefilled: UnencodedContext, sequences: Sequence[Sequence[int]]
+    ) -> EncodedContext:
         """Encode each context with the query after it, at least one token for each row."""
         tokens, mask = pad_right(sequences, self.device)
-        embeddings = torch.cat([reading.embeddings, self.embedding(tokens)], dim=1)
-        return super().read(Context(embeddings, torch.cat([reading.mask, mask], dim=1)))
+        embeddings = torch.cat([prefilled.embeddings, self.embedding(tokens)], dim=1)
+        return super().prefill(Context(embeddings, torch.cat([prefilled.mask, mask], dim=1)))
 
-    def states_before(self, reading: EncoderReading | UnreadContext, tokens: Tensor) -> Tensor:
+    def predicting_states(
+        self, prefilled: EncodedContext | UnencodedContext, tokens: Tensor
+    ) -> Tensor:
         """Return the states that predict each of `tokens`: (sequences, n, width)."""
-        if isinstance(reading, UnreadContext):
-            reading = super().read(Context(reading.embeddings, reading.mask))
-        return super().states_before(reading, tokens)
+        if isinstance(prefilled, UnencodedContext):
+            prefilled = super().prefill(Context(prefilled.embeddings, prefilled.mask))
+        return super().predicting_states(prefilled, tokens)
 
     def query_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
         """Return the attention of the start token: over the context, and over the query after it.
@@ -243,8 +245,8 @@ class EncoderQueryLLM(EncoderDecoderLLM):
         Queries are padded on the right with zeros.
         """
         with self.attention_weights():
-            reading = self.read_tokens(self.read(context), sequences)
-            weights = self._attentions(reading, [[] for _ in sequences], rows=slice(None))
+            prefilled = self.extend(self.prefill(context), sequences)
+            weights = self._attentions(prefilled, [[] for _ in sequences], rows=slice(None))
         before = context.mask.shape[1]
         encoded = weights.to_context
         return Attentions(encoded[..., :before], encoded[..., before:])

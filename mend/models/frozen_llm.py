@@ -1,9 +1,9 @@
 """The frozen large language model (LLM), behind one face for every architecture.
 
-A method hands the LLM a `Context`; the LLM reads it (`read`), goes on from what it has read
-(`read_tokens`), and gives the states that predict tokens (`states_before`), which become logits
-only where somebody asks. Training, scoring and measuring use nothing else, so that a context of
-demonstrations' tokens and one of distilled vectors take exactly the same path.
+A method hands the LLM a `Context`; the LLM computes its keys and values (`prefill`), appends tokens
+to them (`extend`), and returns the hidden states that predict tokens (`predicting_states`), which
+become logits only where they are needed. Training, scoring and measuring use nothing else, so that
+a context of demonstrations' tokens and one of distilled vectors take exactly the same path.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class FrozenLLM:
     predicts_query = True
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
-        """Freeze `model`; `dropout` leaves its dropout on (faithfulness row 9)."""
+        """Freeze `model`; `dropout` leaves its dropout on (`protocol.llm_dropout_in_training`)."""
         model = share_position_bias(fuse_activations(model))
         self.model = model.requires_grad_(False).train(dropout)
         self.tokenizer = tokenizer
@@ -115,28 +115,28 @@ class FrozenLLM:
         mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=self.device)
         return Context(vectors.to(self.device, self.dtype), mask)
 
-    def read(self, context: Context) -> Any:
-        """Read each context once; the reading can be selected from and gone on from many times.
+    def prefill(self, context: Context) -> Any:
+        """Compute each context's keys and values once.
 
-        A reading has `select(rows)`, a copy with the given rows, and `predicts`, whether it has
-        a state that predicts the next token.
+        The prefilled contexts returned have `select(rows)`, a copy with the given rows, and
+        `predicts`, whether they have a state that predicts the next token.
         """
         raise NotImplementedError
 
-    def read_tokens(self, reading: Any, sequences: Sequence[Sequence[int]]) -> Any:
-        """Read tokens, at least one for each row of `reading`, which is used up."""
+    def extend(self, prefilled: Any, sequences: Sequence[Sequence[int]]) -> Any:
+        """Append tokens, at least one for each row of `prefilled`, which is consumed."""
         raise NotImplementedError
 
-    def states_before(self, reading: Any, tokens: Tensor) -> Tensor:
+    def predicting_states(self, prefilled: Any, tokens: Tensor) -> Tensor:
         """Return the states that predict each of `tokens`: (sequences, n, width).
 
-        tokens: (sequences, n), padded on the right, to come after `reading`, which is used up.
-        The first state is zeros where the reading does not predict.
+        tokens: (sequences, n), padded on the right, to extend `prefilled`, which is consumed.
+        The first state is zeros where `prefilled` does not predict.
         """
         raise NotImplementedError
 
     def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
-        """Return the attention of text that goes on after each context: n tokens a sequence.
+        """Return the attention of text after each context: n tokens a sequence.
 
         Rows of padding, on the right, mean nothing.
         """
@@ -177,15 +177,15 @@ def select_cache(cache: DynamicCache, rows: Tensor) -> DynamicCache:
     return chosen
 
 
-#: As many positions as nobody needs: what a model with relative positions has.
+#: The number of positions of a model with relative positions, which has no limit.
 UNLIMITED = 10**9
 
 
 def longest_input(config) -> int:
     """Return how many positions a model of this configuration has.
 
-    No more than the window of its layers that look at the nearest tokens alone: how near a token
-    is, they see in the padding too, so that only what fits a window is read as it should be.
+    At most the window of its layers with local attention: padding counts in their window, so that
+    only what fits it is attended to as it should be.
     """
     if hasattr(config, "relative_attention_num_buckets"):
         return UNLIMITED
@@ -199,7 +199,7 @@ def longest_input(config) -> int:
 
 
 def _window(config) -> int:
-    """Return how many tokens every layer sees."""
+    """Return how many tokens every layer attends to."""
     if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
         return config.window_size
     if getattr(config, "use_sliding_window", True):

@@ -20,7 +20,7 @@ def frozen_llm(
     """Return a model behind the face that the rest of the library knows.
 
     query_in: where an encoder-decoder's queries go, "decoder" (the default) or "encoder"
-    (faithfulness row 11). Raises UserError if it is given for a decoder-only LLM.
+    (`llms.*.query_in`). Raises UserError if it is given for a decoder-only LLM.
     """
     if model.config.is_encoder_decoder:
         face = EncoderQueryLLM if query_in == "encoder" else EncoderDecoderLLM

@@ -27,7 +27,7 @@ def shard_blocks(model: torch.nn.Module, device: torch.device) -> None:
     mesh = distributed.init_device_mesh(device.type, (distributed.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    model._has_sharded_blocks = True  # kept with the model: it is asked at every reading
+    model._has_sharded_blocks = True  # kept with the model: it is asked at every forward pass
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from mend.planning.architectures import BYTES, Architecture, Operations
 
 #: Of mend.evaluation.scoring: how much is read at once.
-CONTEXTS_AT_ONCE, ITEMS_AT_ONCE = 64, 128
+CONTEXT_BATCH_SIZE, ITEM_BATCH_SIZE = 64, 128
 #: Numbers that training keeps for each token, layer and unit of width: inputs of normalisations,
 #: matrices and activation functions (Korthikanti et al. 2022 count 17; GPT-2's GELU has some more).
 KEPT = 34
@@ -149,7 +149,7 @@ def scoring_work(
     before = reading.vectors or reading.demonstrations
     read = llm.read(before).forward * contexts
     answered = llm.answer(before, reading.tokens, reading.predicted, items / contexts)
-    passes = llm.passes * (contexts / CONTEXTS_AT_ONCE + items / ITEMS_AT_ONCE)
+    passes = llm.passes * (contexts / CONTEXT_BATCH_SIZE + items / ITEM_BATCH_SIZE)
     made = distillation(llm, distiller, reading).forward * contexts if distiller else 0.0
     return Work(read + answered.forward * items, made, passes)
 
@@ -210,10 +210,10 @@ def prediction_bytes(
     items: for each context.
     """
     before = reading.vectors or reading.demonstrations
-    asked = min(ITEMS_AT_ONCE, CONTEXTS_AT_ONCE * items)
-    rows = CONTEXTS_AT_ONCE * 2
+    asked = min(ITEM_BATCH_SIZE, CONTEXT_BATCH_SIZE * items)
+    rows = CONTEXT_BATCH_SIZE * 2
     if llm.decoder_layers:
-        rows = CONTEXTS_AT_ONCE + asked * (1 + options)
+        rows = CONTEXT_BATCH_SIZE + asked * (1 + options)
     trained = method_parameters(llm, distiller, reading.vectors) * BYTES["float32"]
     kept = rows * llm.cache_bytes(before, reading.tokens, activation_bytes(dtype))
     return _whole(weights_bytes(llm, dtype) + trained + kept)

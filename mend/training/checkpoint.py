@@ -1,4 +1,4 @@
-"""Where a killed training job goes on from."""
+"""Checkpoints, from which a killed training job resumes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mend.atomic_io import whole_file
 from mend.training.distributed import Processes
 
 #: What a checkpoint holds; one of another format is not used.
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoint:
     """One file beside a job's output, replaced as a whole each time.
 
     It holds weights, optimizer, every process's random state and the caller's own state, and the
-    job's specification: a job with other settings does not go on from it.
+    job's specification: a job with other settings does not resume from it.
     """
 
     def __init__(self, folder: str | Path, spec: dict) -> None:
@@ -40,7 +40,7 @@ class Checkpoint:
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
-        random = processes.gather(random)
+        random = processes.all_gather(random)
         if not processes.is_first:
             return
         with whole_file(self.path) as temporary:

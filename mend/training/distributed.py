@@ -1,4 +1,4 @@
-"""Training with several processes, each on its own GPU and with its share of every batch.
+"""Training with several processes, each on its own GPU and with its shard of every batch.
 
 `torchrun --standalone --nproc-per-node N -m -- mend train ...` starts N of them, on CPUs as well.
 (Without `--` torchrun takes `--log` for one of its own options.)
@@ -31,18 +31,18 @@ class Processes:
         """Whether this process is the one that logs and writes."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> range:
-        """Return which examples of a batch are this process's; shares differ by at most one."""
+    def shard(self, batch_size: int) -> range:
+        """Return the indices of this process's examples of a batch; sizes differ by at most one."""
         return range(self.rank, batch_size, self.count)
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """Return the sums of numbers over the processes."""
         return list(numbers)
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes, the same bits in each of them."""
 
-    def gather(self, value: Any) -> list:
+    def all_gather(self, value: Any) -> list:
         """Return every process's value, in order."""
         return [value]
 
@@ -55,19 +55,19 @@ class TorchProcesses(Processes):
         self.device = device
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """Return the sums of numbers over the processes."""
         sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         distributed.all_reduce(sums)
         return sums.tolist()
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes, the same bits in each of them."""
         for parameter in parameters:
             if parameter.grad is not None:
                 distributed.all_reduce(parameter.grad)
 
-    def gather(self, value: Any) -> list:
+    def all_gather(self, value: Any) -> list:
         """Return every process's value, in order."""
         values: list = [None] * self.count
         distributed.all_gather_object(values, value)

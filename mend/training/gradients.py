@@ -1,4 +1,4 @@
-"""The gradients of a whole batch, from pieces that fit the memory and the LLM's number format."""
+"""Gradients of whole batches, from micro-batches that fit the memory and the number format."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class BatchGradients:
         """
         while True:
             losses, flops = self._within_memory(batch, count_flops)
-            self.processes.sum_gradients(self.parameters)
+            self.processes.all_reduce_gradients(self.parameters)
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training["gradient_clip"])
             norm = float(norm)
@@ -78,8 +78,8 @@ class BatchGradients:
     def _within_memory(
         self, batch: Sequence[Example], count_flops: bool
     ) -> tuple[dict[str, float], float]:
-        """Add up the batch's gradients, with smaller pieces when memory runs out."""
-        [queries] = self.processes.total([sum(len(example.queries) for example in batch)])
+        """Add up the batch's gradients, with smaller micro-batches when memory runs out."""
+        [queries] = self.processes.all_reduce_sum([sum(len(example.queries) for example in batch)])
         while True:
             try:
                 with FlopCounterMode(display=False) if count_flops else nullcontext() as counter:
@@ -91,19 +91,19 @@ class BatchGradients:
                 ):
                     raise
                 self._halve(min(self.micro_batch_size, len(batch)))
-            # Outside of the block above: the error keeps the tensors of the failed piece.
+            # Outside of the block above: the error keeps the tensors of the failed micro-batch.
             self.optimizer.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
         flops = float(counter.get_total_flops()) if counter else 0.0
-        *sums, flops = self.processes.total([*losses.values(), flops])
+        *sums, flops = self.processes.all_reduce_sum([*losses.values(), flops])
         losses = dict(zip(losses, sums, strict=True))
         total = sum(self.training["losses"][name] * value for name, value in losses.items())
         return {"loss": total, **losses}, flops
 
     def _halve(self, size: int) -> None:
-        """Halve the pieces; raises UserError if they are of one example, or the LLM is sharded."""
+        """Halve the micro-batch; raises UserError at one example, or if the LLM is sharded."""
         if is_sharded(self.llm.model):
-            # The others wait for this one's part of a block, in the middle of their pieces.
+            # The others wait for this one's part of a block, in the middle of their micro-batches.
             raise UserError(
                 f"training.{self.training['stage']}.micro_batch_size: {size} examples at once do "
                 f"not fit the memory of {self.llm.device}; a sharded LLM needs it set lower"
@@ -122,7 +122,7 @@ class BatchGradients:
         )
 
     def _accumulate(self, batch: Sequence[Example], queries: float) -> dict[str, float]:
-        """Add the gradients of this process's examples piece by piece; return its losses' part.
+        """Add up the gradients of this process's micro-batches; return its part of the losses.
 
         queries: how many the batches of all processes have; each counts alike.
         """
@@ -132,10 +132,10 @@ class BatchGradients:
             # Those of similar length together: less padding. The whole is the same.
             batch = sorted(batch, key=lambda example: len(example.demonstrations))
         for start in range(0, len(batch), size):
-            piece = batch[start : start + size]
-            share = sum(len(example.queries) for example in piece) / queries
+            micro_batch = batch[start : start + size]
+            share = sum(len(example.queries) for example in micro_batch) / queries
             values = example_losses(
-                self.llm, self.method, piece, weights, self.training["stage"], self.protocol
+                self.llm, self.method, micro_batch, weights, self.training["stage"], self.protocol
             )
             loss = sum(weights[name] * value for name, value in values.items()) * share
             self.scaler.scale(loss).backward()

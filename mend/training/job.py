@@ -25,7 +25,7 @@ from mend.models.loading import load_llm
 from mend.progress import logger
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes, joined_processes
-from mend.training.loop import Outcome, train, write_metrics
+from mend.training.loop import TrainingResult, train, write_metrics
 from mend.training.signals import Stopped, StopSignals
 from mend.training.teacher import TeacherStates
 
@@ -48,7 +48,7 @@ def run_training(
     dev: evaluation episodes for early stopping; without them the last weights are kept.
     teacher: what `mend.training.teacher` wrote for these examples; without it the teacher runs at
     each step. With several processes (see `mend.training.distributed`) the first alone writes.
-    A job that was killed goes on from the checkpoint beside `output`. On SIGTERM, SIGINT or
+    A job that was killed resumes from the checkpoint beside `output`. On SIGTERM, SIGINT or
     SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
     """
     with joined_processes() as processes:
@@ -92,7 +92,7 @@ def _train(
     dev_score = DevScore(llm, method, spec, dev, tasks) if dev else None
     with StopSignals() as signals:
         try:
-            outcome = train(
+            result = train(
                 llm,
                 method,
                 examples,
@@ -101,21 +101,21 @@ def _train(
                 dev_score=dev_score,
                 checkpoint=checkpoint,
                 name=name,
-                asked_to_stop=lambda: signals.asked,
+                received_signal=lambda: signals.received,
                 processes=processes,
             )
         except Stopped as stopped:
             logger.warning("%s", stopped)
             raise SystemExit(stopped.exit_status) from None
         if processes.is_first:
-            _write_results(spec, llm, method, outcome, processes, output)
+            _write_results(spec, llm, method, result, processes, output)
             checkpoint.remove()
     logger.info(
         "%s: %d steps in %.0f s, weights of step %d",
         name,
-        outcome.steps,
-        outcome.seconds,
-        outcome.best_step,
+        result.steps,
+        result.seconds,
+        result.best_step,
     )
 
 
@@ -123,7 +123,7 @@ def _write_results(
     spec: dict,
     llm: FrozenLLM,
     method: Method,
-    outcome: Outcome,
+    result: TrainingResult,
     processes: Processes,
     output: str | Path,
 ) -> None:
@@ -135,12 +135,12 @@ def _write_results(
         "variant": training.get("variant", "default"),
         "partition": training.get("partition"),
         "stage": training["stage"],
-        "steps": outcome.steps,
-        "best_step": outcome.best_step,
-        "stopped_early": outcome.stopped_early,
-        "examples": outcome.examples,
-        "seconds": outcome.seconds,
-        "flops": outcome.flops,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "stopped_early": result.stopped_early,
+        "examples": result.examples,
+        "seconds": result.seconds,
+        "flops": result.flops,
         "parameters_trained": sum(value.numel() for value in method.parameters()),
         "seed": training["seed"],
         "processes": processes.count,
@@ -148,12 +148,12 @@ def _write_results(
     }
     with whole_folder(output) as folder:
         method.save(folder / "weights.safetensors")
-        write_metrics(outcome.metrics, folder / "metrics.jsonl")
+        write_metrics(result.metrics, folder / "metrics.jsonl")
         write_json(record, folder / "record.json")
 
 
 class DevScore:
-    """Mean score over the meta-test tasks' dev rows, in per cent (faithfulness row 23)."""
+    """Mean score over the meta-test tasks' dev rows, in per cent (`training.*.early_stopping`)."""
 
     def __init__(
         self, llm: FrozenLLM, method: Method, spec: dict, dev: str | Path, tasks: str | Path | None

@@ -27,16 +27,19 @@ from mend.training.signals import Stopped
 
 
 @dataclass
-class Outcome:
-    """What training came to.
+class TrainingResult:
+    """The record of a training run, which a checkpoint holds while it lasts.
 
-    best_step: the step whose weights the method holds now; seconds: over all attempts.
+    best_step: the step whose weights the method holds at the end; best_score: its dev score, minus
+    infinity without early stopping. seconds: over all attempts. examples: with repetitions.
     flops: floating-point operations of all steps, from counting those of the first.
+    metrics: a row for each logged step (see `write_metrics`).
     """
 
     steps: int = 0
     best_step: int = 0
     best_score: float = -math.inf
+    evaluations_without_improvement: int = 0
     stopped_early: bool = False
     seconds: float = 0.0
     examples: int = 0
@@ -67,33 +70,25 @@ def train(
     dev_score: Callable[[], float] | None = None,
     checkpoint: Checkpoint | None = None,
     name: str = "train",
-    asked_to_stop: Callable[[], int] = lambda: 0,
+    received_signal: Callable[[], int] = lambda: 0,
     processes: Processes | None = None,
-) -> Outcome:
+) -> TrainingResult:
     """Train `method` on `examples` in their order, and leave it with its best weights.
 
     training: the specification's part of that name. Each step takes `batch_size` examples, in
-    pieces of `micro_batch_size` (fewer where memory runs out), whose gradients are those of the
-    whole batch.
-    dev_score: higher is better; asked every `early_stopping.every` steps, and training ends after
-    `early_stopping.patience` times without a better one. Without it the last weights are kept.
-    asked_to_stop: a signal's number once one has asked to stop, else 0; asked after each step.
-    processes: those that train together; every one takes its share of each batch, and comes to
+    micro-batches of `micro_batch_size` (fewer where memory runs out), whose gradients add up to
+    those of the whole batch.
+    dev_score: higher is better; evaluated every `early_stopping.every` steps; training ends after
+    `early_stopping.patience` evaluations without improvement. Without it the last weights are kept.
+    received_signal: the number of a signal that asks to stop, 0 if there is none; called after
+    each step.
+    processes: those that train together; every one takes its shard of each batch, and comes to
     the same weights.
     Raises UserError if a loss or a gradient stops being finite, and Stopped, with a checkpoint
-    saved, if asked to stop before the end.
+    saved, after such a signal.
     """
     processes = processes or Processes()
-    if processes.count > training["batch_size"]:
-        raise UserError(
-            f"training.{training['stage']}.batch_size: {training['batch_size']} examples are fewer "
-            f"than the {processes.count} processes that share them; start fewer processes"
-        )
-    if is_sharded(llm.model) and training["batch_size"] % processes.count:
-        raise UserError(
-            f"training.{training['stage']}.batch_size: {training['batch_size']} examples cannot be "
-            f"shared evenly by {processes.count} processes, as a sharded LLM needs it"
-        )
+    _check_batch_size(llm, training, processes)
     if not processes.is_first:
         torch.manual_seed(training["seed"] + processes.rank)  # its own dropout
     optimizer = torch.optim.AdamW(
@@ -104,64 +99,78 @@ def train(
         fused=llm.device.type in ("cpu", "cuda"),
     )
     gradients = BatchGradients(llm, method, optimizer, training, protocol, processes)
-    outcome, best, waited = Outcome(), None, 0
+    result, best_weights = TrainingResult(), None
     logger.info("%s: training on %s", name, llm.device)
     if checkpoint and (state := checkpoint.load(method, optimizer, processes)):
         gradients.restore(state["gradients"])
-        outcome, best, waited = Outcome(**state["outcome"]), state["best"], state["waited"]
-        logger.info("%s: going on from step %d", name, outcome.steps)
+        result, best_weights = TrainingResult(**state["result"]), state["best_weights"]
+        logger.info("%s: going on from step %d", name, result.steps)
     stopping = training["early_stopping"] if dev_score else None
-    progress = Progress(name, training["steps"], start=outcome.steps)
-    began, before = time.monotonic(), outcome.seconds
+    progress = Progress(name, training["steps"], start=result.steps)
+    began, before = time.monotonic(), result.seconds
 
     method.train()
-    while outcome.steps < training["steps"] and not outcome.stopped_early:
-        step = outcome.steps
+    while result.steps < training["steps"] and not result.stopped_early:
         for group in optimizer.param_groups:
-            group["lr"] = training["learning_rate"] * learning_rate_factor(step, training)
-        first = step * training["batch_size"]
-        batch = [examples[first + index] for index in processes.share(training["batch_size"])]
-        losses, norm, flops = gradients.compute(batch, count_flops=step == 0)
-        outcome.flops = outcome.flops or flops
-        _check_finite(losses["loss"], norm, f"{name}, step {step}", training, checkpoint)
+            group["lr"] = training["learning_rate"] * learning_rate_factor(result.steps, training)
+        first = result.steps * training["batch_size"]
+        batch = [examples[first + index] for index in processes.shard(training["batch_size"])]
+        losses, norm, flops = gradients.compute(batch, count_flops=result.steps == 0)
+        _check_finite(losses["loss"], norm, f"{name}, step {result.steps}", training, checkpoint)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        outcome.steps += 1
-        outcome.examples += training["batch_size"]
-        outcome.seconds = before + time.monotonic() - began
+        result.steps += 1
+        result.flops = result.flops or flops
+        result.examples += training["batch_size"]
+        result.seconds = before + time.monotonic() - began
 
-        asked = stopping and outcome.steps % stopping["every"] == 0
-        if asked:
-            losses["dev_score"] = score = processes.gather(dev_score())[0]
-            if score > outcome.best_score:
-                outcome.best_score, outcome.best_step, waited = score, outcome.steps, 0
-                best = {key: value.clone() for key, value in method.state_dict().items()}
+        if stopping and result.steps % stopping["every"] == 0:
+            losses["dev_score"] = score = processes.all_gather(dev_score())[0]
+            if score > result.best_score:
+                result.best_score, result.best_step = score, result.steps
+                result.evaluations_without_improvement = 0
+                best_weights = {key: value.clone() for key, value in method.state_dict().items()}
             else:
-                waited += 1
-                outcome.stopped_early = waited >= stopping["patience"]
-        if asked or outcome.steps % training["log_every"] == 0 or step == 0:
-            outcome.metrics.append({"step": outcome.steps, "gradient_norm": norm, **losses})
-        progress.update(outcome.steps, _describe(losses))
-        stop = max(processes.gather(asked_to_stop()))
-        if checkpoint and (stop or outcome.steps % training["checkpoint_every"] == 0):
-            state = {"outcome": vars(outcome), "best": best, "waited": waited}
+                result.evaluations_without_improvement += 1
+                patience = stopping["patience"]
+                result.stopped_early = result.evaluations_without_improvement >= patience
+        if "dev_score" in losses or result.steps % training["log_every"] == 0 or result.steps == 1:
+            result.metrics.append({"step": result.steps, "gradient_norm": norm, **losses})
+        progress.update(result.steps, _describe(losses))
+
+        number = max(processes.all_gather(received_signal()))
+        if checkpoint and (number or result.steps % training["checkpoint_every"] == 0):
+            state = {"result": vars(result), "best_weights": best_weights}
             state["gradients"] = gradients.state()
             checkpoint.save(method, optimizer, state, processes)
             if processes.is_first:
-                write_metrics(outcome.metrics, checkpoint.path.with_name("metrics.jsonl"))
-        if stop and outcome.steps < training["steps"] and not outcome.stopped_early:
+                write_metrics(result.metrics, checkpoint.path.with_name("metrics.jsonl"))
+        if number and result.steps < training["steps"] and not result.stopped_early:
             saved = f"; {checkpoint.path} is saved: start it again to go on" if checkpoint else ""
-            raise Stopped(
-                stop,
-                f"{name}: stopped by {signal.Signals(stop).name} after step {outcome.steps}{saved}",
-            )
+            by = signal.Signals(number).name
+            raise Stopped(number, f"{name}: stopped by {by} after step {result.steps}{saved}")
 
-    if best is None:
-        outcome.best_step = outcome.steps
+    if best_weights is None:
+        result.best_step = result.steps
     else:
-        method.load_state_dict(best)
-    outcome.flops *= outcome.steps
-    return outcome
+        method.load_state_dict(best_weights)
+    result.flops *= result.steps
+    return result
+
+
+def _check_batch_size(llm: FrozenLLM, training: dict, processes: Processes) -> None:
+    """Raise UserError if the processes cannot share a batch."""
+    key, size = f"training.{training['stage']}.batch_size", training["batch_size"]
+    if processes.count > size:
+        raise UserError(
+            f"{key}: {size} examples are fewer than the {processes.count} processes that share "
+            "them; start fewer processes"
+        )
+    if is_sharded(llm.model) and size % processes.count:
+        raise UserError(
+            f"{key}: {size} examples cannot be shared evenly by {processes.count} processes, as a "
+            "sharded LLM needs it"
+        )
 
 
 def _check_finite(

@@ -1,7 +1,7 @@
 """The three losses and their weighted sum (sections 3.1 and 3.2).
 
-distill: KL divergence from the LLM that reads the demonstrations (teacher) to the LLM that reads
-    the context (student), equation 3.
+distill: KL divergence from the LLM after the demonstrations (teacher) to the LLM after the
+    method's context (student), equation 3.
 clm: next-token loss on the query's text, as HyperTuning pretrains.
 pred: next-token loss on the answer, equation 4.
 """
@@ -24,31 +24,32 @@ LOSSES = ("distill", "clm", "pred")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The queries of some examples, as tensors.
+class QueryBatch:
+    """The collated queries of some examples.
 
-    owner: (queries,), the example that each belongs to; read: their tokens that the LLM only
-    reads; tokens: (queries, longest), those that it predicts, padded on the right, and their 0/1
-    mask; input_length: (queries, 1), how many of the predicted ones are x, the rest is y.
+    owner: (queries,), the example that each belongs to.
+    inputs: for each query the tokens that the LLM does not predict; empty where it predicts all.
+    targets: (queries, longest), the predicted tokens, padded on the right; mask: their 0/1 mask.
+    input_length: (queries, 1), how many of the targets are x; the rest is y.
     """
 
     owner: Tensor
-    read: Sequence[Sequence[int]]
-    tokens: Tensor
+    inputs: Sequence[Sequence[int]]
+    targets: Tensor
     mask: Tensor
     input_length: Tensor
 
 
-def asked_of(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> Asked:
-    """Return the queries of examples as the LLM reads and predicts them in a stage."""
+def collate_queries(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> QueryBatch:
+    """Collate the queries of examples: what the LLM gets, and what it predicts in a stage."""
     device = llm.device
     queries = [query for example in examples for query in example.queries]
     owner = [index for index, example in enumerate(examples) for _ in example.queries]
-    # An LLM that predicts no queries reads x, and y alone is left to predict.
-    read = [] if llm.predicts_query or stage == "pretrain" else [x for x, _ in queries]
-    tokens, mask = pad_right([y if read else [*x, *y] for x, y in queries], device)
-    lengths = torch.tensor([0 if read else len(x) for x, _ in queries], device=device)
-    return Asked(torch.tensor(owner, device=device), read, tokens, mask, lengths[:, None])
+    # To an LLM that predicts no queries x is an input, and y alone is predicted.
+    inputs = [] if llm.predicts_query or stage == "pretrain" else [x for x, _ in queries]
+    targets, mask = pad_right([y if inputs else [*x, *y] for x, y in queries], device)
+    lengths = torch.tensor([0 if inputs else len(x) for x, _ in queries], device=device)
+    return QueryBatch(torch.tensor(owner, device=device), inputs, targets, mask, lengths[:, None])
 
 
 @torch.no_grad()
@@ -57,11 +58,13 @@ def teacher_states(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> l
 
     For each example (tokens, width): a state for each token of its queries that the LLM predicts.
     """
-    asked = asked_of(llm, examples, stage)
-    reading = llm.read(llm.token_context([example.teacher_demonstrations for example in examples]))
-    states = _states(llm, reading, asked)[asked.mask.bool()]
-    of_query = asked.mask.sum(1)
-    counts = of_query.new_zeros(len(examples)).index_add(0, asked.owner, of_query)
+    batch = collate_queries(llm, examples, stage)
+    prefilled = llm.prefill(
+        llm.token_context([example.teacher_demonstrations for example in examples])
+    )
+    states = _states(llm, prefilled, batch)[batch.mask.bool()]
+    of_query = batch.mask.sum(1)
+    counts = of_query.new_zeros(len(examples)).index_add(0, batch.owner, of_query)
     return list(states.split(counts.tolist()))
 
 
@@ -87,14 +90,15 @@ def example_losses(
 ) -> dict[str, Tensor]:
     """Return each loss of non-zero weight, averaged over the queries of `examples`.
 
-    Within a query a loss is the mean over its tokens (or their sum for pred, faithfulness row 13),
-    so a batch's loss does not depend on how the batch is cut into pieces.
-    stage: "pretrain" or "finetune"; it decides whether distill covers y (faithfulness row 12).
+    Within a query a loss is the mean over its tokens (or their sum for pred, by
+    `protocol.prediction_loss`), so a batch's loss does not depend on its micro-batches.
+    stage: "pretrain" or "finetune"; with `protocol.distill_in_finetuning` it decides whether
+    distill covers y.
     """
-    asked = asked_of(llm, examples, stage)
-    queries, tokens, mask = len(asked.owner), asked.tokens, asked.mask.bool()
-    columns = torch.arange(tokens.shape[1], device=llm.device)[None]
-    is_input = mask & (columns < asked.input_length)
+    batch = collate_queries(llm, examples, stage)
+    queries, targets, mask = len(batch.owner), batch.targets, batch.mask.bool()
+    columns = torch.arange(targets.shape[1], device=llm.device)[None]
+    is_input = mask & (columns < batch.input_length)
     is_answer = mask & ~is_input
 
     where = {"clm": is_input, "pred": is_answer, "distill": is_input}
@@ -103,50 +107,50 @@ def example_losses(
     if not protocol["distill_first_token"]:
         where["distill"] = where["distill"] & (columns > 0)
     active = [name for name in LOSSES if weights.get(name)]
-    read_at = torch.zeros_like(is_input)
+    used = torch.zeros_like(is_input)
     for name in active:
-        read_at |= where[name]
+        used |= where[name]
 
     context = method.contexts(llm, [example.demonstrations for example in examples])
-    reading = llm.read(context)
-    if not reading.predicts:
-        read_at[:, 0] = False  # with an empty context nothing predicts the first token
-    student_logits = llm.logits(_states(llm, reading, asked)[read_at])
+    prefilled = llm.prefill(context)
+    if not prefilled.predicts:
+        used[:, 0] = False  # with an empty context nothing predicts the first token
+    student_logits = llm.logits(_states(llm, prefilled, batch)[used])
 
     values = {}
-    rows = read_at.nonzero()[:, 0]
+    rows = used.nonzero()[:, 0]
     if "clm" in active or "pred" in active:
-        surprise = negative_log_likelihood(student_logits, tokens[read_at])
+        nll = negative_log_likelihood(student_logits, targets[used])
         for name in ("clm", "pred"):
             if name in active:
-                chosen = where[name][read_at]
+                chosen = where[name][used]
                 total = name == "pred" and protocol["prediction_loss"] == "sum"
-                values[name] = _mean_by_query(surprise[chosen], rows[chosen], queries, total)
+                values[name] = _mean_by_query(nll[chosen], rows[chosen], queries, total)
     if "distill" in active:
-        chosen = where["distill"][read_at]
+        chosen = where["distill"][used]
         with torch.no_grad():
             if all(example.teacher_states is not None for example in examples):
                 states = torch.cat([example.teacher_states for example in examples])
                 states = states.to(llm.device, llm.dtype)
             else:
                 states = torch.cat(teacher_states(llm, examples, stage))
-            teacher_logits = llm.logits(states[(read_at & where["distill"])[mask]])
+            teacher_logits = llm.logits(states[(used & where["distill"])[mask]])
         divergence = kl_divergence(teacher_logits, student_logits[chosen])
         values["distill"] = _mean_by_query(divergence, rows[chosen], queries)
     return values
 
 
-def _states(llm: FrozenLLM, reading: Any, asked: Asked) -> Tensor:
-    """Return the states that predict the queries' tokens: (queries, longest, width).
+def _states(llm: FrozenLLM, prefilled: Any, batch: QueryBatch) -> Tensor:
+    """Return the states that predict the queries' targets: (queries, longest, width).
 
-    reading: of the examples' contexts, which is used up.
+    prefilled: the examples' contexts, which are consumed.
     """
-    # Every example has a query: as many rows as queries are one for each, as they are.
-    alone = len(asked.owner) == len(reading.mask)
-    after = reading if alone else reading.select(asked.owner)
-    if asked.read:
-        after = llm.read_tokens(after, asked.read)
-    return llm.states_before(after, asked.tokens)
+    # Every example has a query: where both are equally many, no row needs a copy.
+    if len(batch.owner) != len(prefilled.mask):
+        prefilled = prefilled.select(batch.owner)
+    if batch.inputs:
+        prefilled = llm.extend(prefilled, batch.inputs)
+    return llm.predicting_states(prefilled, batch.targets)
 
 
 def _mean_by_query(values: Tensor, rows: Tensor, queries: int, total: bool = False) -> Tensor:

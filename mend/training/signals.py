@@ -24,15 +24,15 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While it is entered, a signal is noted in `asked` (0 before) and the job goes on.
+    """While it is entered, a signal is noted in `received` (0 before) and the job goes on.
 
-    The job is to look at `asked` and to end by itself. A second Ctrl-C ends it at once.
+    The job checks `received` and ends by itself. A second Ctrl-C ends it at once.
     Signals can be noted by a program's main thread only.
     """
 
     def __init__(self) -> None:
         """Note nothing yet."""
-        self.asked = 0
+        self.received = 0
 
     def __enter__(self) -> StopSignals:
         """Take the signals over."""
@@ -46,6 +46,6 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A batch system sends SIGTERM more than once; a person who presses twice is in a hurry.
-        if self.asked and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = self.asked or number
+        self.received = self.received or number

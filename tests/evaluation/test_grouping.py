@@ -105,7 +105,7 @@ def test_no_more_sequences_at_once_than_contexts(llm, plain, grouped) -> None:
 
 def test_contexts_of_similar_length_are_read_together(llm, plain, grouped) -> None:
     asked = [ask(groups, n) for n, groups in enumerate(([B], [C, A], [D, B], [C]))]
-    score_items(llm, grouped, asked, contexts_at_once=2)
+    score_items(llm, grouped, asked, context_batch_size=2)
     assert plain.given == [[2, 2], [5], [9, 7], [9]]
 
 

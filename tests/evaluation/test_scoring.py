@@ -28,7 +28,7 @@ def test_equal_to_plain_forward_passes(architecture: str, score: str) -> None:
     llm = random_llm(architecture)
     method = VanillaICL(llm, {}, PROTOCOL)
     # Small groups: contexts and items are cut in several places.
-    found = score_items(llm, method, items(), score, contexts_at_once=2, items_at_once=2)
+    found = score_items(llm, method, items(), score, context_batch_size=2, item_batch_size=2)
     for item, scores in zip(items(), found, strict=True):
         prefix = [*item.demonstrations, *item.query]
         expected = [plain_score(llm, prefix, list(o), score) for o in item.options]
@@ -48,7 +48,7 @@ def test_how_much_was_read_before_the_query_is_told_for_each_context() -> None:
     llm = random_llm()
     lengths: dict[int, int] = {}
     method = VanillaICL(llm, {}, PROTOCOL)
-    score_items(llm, method, items(), contexts_at_once=2, context_lengths=lengths)
+    score_items(llm, method, items(), context_batch_size=2, context_lengths=lengths)
     assert lengths == {0: 11, 1: 4, 2: 25}
     lengths.clear()
     alone = [MultipleChoiceItem(7, [], item.query, item.options) for item in items()]
@@ -65,34 +65,33 @@ def test_options_of_one_token() -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("fits", [1, 2])
-def test_where_memory_runs_out_fewer_are_scored_at_once(monkeypatch, fits: int) -> None:
-    llm = random_llm()
-    method = VanillaICL(llm, {}, PROTOCOL)
-    expected = score_items(llm, method, items())
-    read = type(llm).read
-    sizes = []
+class ScarceMemory(VanillaICL):
+    """Contexts of which only so many fit the memory."""
 
-    def reads_few(self, context):
-        sizes.append(len(context.mask))
-        if len(context.mask) > fits:
+    def __init__(self, llm, fits: int) -> None:
+        super().__init__(llm, {}, PROTOCOL)
+        self.fits, self.sizes = fits, []
+
+    def contexts(self, llm, demonstrations):
+        self.sizes.append(len(demonstrations))
+        if len(demonstrations) > self.fits:
             raise torch.OutOfMemoryError
-        return read(self, context)
+        return super().contexts(llm, demonstrations)
 
-    monkeypatch.setattr(type(llm), "read", reads_few)
+
+@pytest.mark.parametrize("fits", [1, 2])
+def test_where_memory_runs_out_batches_are_smaller(fits: int) -> None:
+    llm = random_llm()
+    expected = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items())
+    method = ScarceMemory(llm, fits)
     found = score_items(llm, method, items())
     for scores, values in zip(found, expected, strict=True):
         assert scores == pytest.approx(values, abs=1e-4)
-    assert max(sizes) == 3
-    assert sizes[-1] <= fits
+    assert max(method.sizes) == 3
+    assert method.sizes[-1] <= fits
 
 
-def test_no_memory_for_one_question_is_told(monkeypatch) -> None:
+def test_no_memory_for_one_item_is_told() -> None:
     llm = random_llm()
-
-    def never(self, context):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(type(llm), "read", never)
     with pytest.raises(UserError, match="memory ran out while one multiple-choice item was scored"):
-        score_items(llm, VanillaICL(llm, {}, PROTOCOL), items())
+        score_items(llm, ScarceMemory(llm, 0), items())

@@ -45,11 +45,11 @@ def plain_score(llm: FrozenLLM, context: list[int], query: list[int], option: li
     return logits.gather(1, torch.tensor(option)[:, None]).mean().item()
 
 
-def test_states_before_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
+def test_predicting_states_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
     contexts = [random_tokens(length, seed=length) for length in (5, 12, 1)]
     texts = [random_tokens(length, seed=50 + length) for length in (7, 3, 6)]
     tokens, _ = pad_right(texts, llm.device)
-    states = llm.states_before(llm.read(llm.token_context(contexts)), tokens)
+    states = llm.predicting_states(llm.prefill(llm.token_context(contexts)), tokens)
     for row, (context, text) in enumerate(zip(contexts, texts, strict=True)):
         found = llm.logits(states[row, : len(text)])
         torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-4, rtol=1e-4)
@@ -57,7 +57,7 @@ def test_states_before_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
 
 def test_cached_scoring_equals_plain_forward_passes(llm: FrozenLLM) -> None:
     found = score_items(
-        llm, VanillaICL(llm, {}, PROTOCOL), items(), contexts_at_once=2, items_at_once=2
+        llm, VanillaICL(llm, {}, PROTOCOL), items(), context_batch_size=2, item_batch_size=2
     )
     for item, scores in zip(items(), found, strict=True):
         expected = [
@@ -79,8 +79,8 @@ def test_a_context_is_projected_once_for_all_its_queries(kind: str) -> None:
         for part in (block.layer[1].EncDecAttention.k, block.layer[1].EncDecAttention.v):
             part.register_forward_hook(lambda *found: projected.append(found[2].shape[0]))
     context = random_tokens(9, seed=9)
-    reading = llm.read(llm.token_context([context]))
-    states = llm.states_before(reading.select(torch.zeros(3, dtype=torch.long)), tokens)
+    prefilled = llm.prefill(llm.token_context([context]))
+    states = llm.predicting_states(prefilled.select(torch.zeros(3, dtype=torch.long)), tokens)
     assert projected == [1] * 2 * len(llm.model.decoder.block)
     for found, text in zip(llm.logits(states), tokens.tolist(), strict=True):
         torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-5, rtol=1e-4)
@@ -161,7 +161,7 @@ def query_in_encoder(request) -> FrozenLLM:
 def test_queries_in_the_encoder_are_scored_as_by_plain_passes(query_in_encoder) -> None:
     llm = query_in_encoder
     method = VanillaICL(llm, {}, PROTOCOL)
-    found = score_items(llm, method, items(), contexts_at_once=2, items_at_once=2)
+    found = score_items(llm, method, items(), context_batch_size=2, item_batch_size=2)
     for item, scores in zip(items(), found, strict=True):
         read = [*item.demonstrations, *item.query]
         expected = [plain_score(llm, read, [], list(option)) for option in item.options]

@@ -15,12 +15,12 @@ ARCHITECTURES = sorted(CONFIGURATIONS)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_states_before_equal_one_plain_forward_pass(architecture: str) -> None:
+def test_predicting_states_equal_one_plain_forward_pass(architecture: str) -> None:
     llm = random_llm(architecture)
     contexts = [random_tokens(length, seed=length) for length in (5, 12, 1)]
     texts = [random_tokens(length, seed=50 + length) for length in (7, 3, 6)]
     tokens, _ = pad_right(texts, llm.device)
-    states = llm.states_before(llm.read(llm.token_context(contexts)), tokens)
+    states = llm.predicting_states(llm.prefill(llm.token_context(contexts)), tokens)
     for row, (context, text) in enumerate(zip(contexts, texts, strict=True)):
         plain = llm.model(torch.tensor([context + text])).logits[0]
         expected = plain[len(context) - 1 : -1]
@@ -30,11 +30,11 @@ def test_states_before_equal_one_plain_forward_pass(architecture: str) -> None:
 
 def test_a_reading_can_be_selected_many_times() -> None:
     llm = random_llm()
-    reading = llm.read(llm.token_context([random_tokens(6, 1), random_tokens(9, 2)]))
+    prefilled = llm.prefill(llm.token_context([random_tokens(6, 1), random_tokens(9, 2)]))
     tokens, _ = pad_right([random_tokens(4, 3)], llm.device)
-    first = llm.states_before(reading.select(torch.tensor([1])), tokens)
-    again = llm.states_before(reading.select(torch.tensor([1])), tokens)
-    other = llm.states_before(reading.select(torch.tensor([0])), tokens)
+    first = llm.predicting_states(prefilled.select(torch.tensor([1])), tokens)
+    again = llm.predicting_states(prefilled.select(torch.tensor([1])), tokens)
+    other = llm.predicting_states(prefilled.select(torch.tensor([0])), tokens)
     torch.testing.assert_close(first, again)
     assert not torch.allclose(first, other)
 
@@ -57,17 +57,19 @@ def test_no_more_is_read_than_every_layer_sees(configuration, positions: int) ->
 def test_an_empty_context_reads_the_query_alone() -> None:
     llm = random_llm()
     texts = [random_tokens(5, 1), random_tokens(3, 2)]
-    reading = llm.read_tokens(llm.read(llm.token_context([[], []])), texts)
+    prefilled = llm.extend(llm.prefill(llm.token_context([[], []])), texts)
     for row, text in enumerate(texts):
         plain = llm.model(torch.tensor([text])).logits[0, -1]
-        torch.testing.assert_close(llm.logits(reading.last_state)[row], plain, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            llm.logits(prefilled.last_state)[row], plain, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_vectors_that_are_word_embeddings_read_as_the_words() -> None:
     llm = random_llm()
     context = random_tokens(6, 4)
-    words = llm.read(llm.token_context([context]))
-    vectors = llm.read(llm.vector_context(llm.embedding(torch.tensor([context]))))
+    words = llm.prefill(llm.token_context([context]))
+    vectors = llm.prefill(llm.vector_context(llm.embedding(torch.tensor([context]))))
     torch.testing.assert_close(words.last_state, vectors.last_state)
 
 

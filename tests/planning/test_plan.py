@@ -162,8 +162,8 @@ def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
 
 def test_what_is_read_at_once_is_what_scoring_reads():
     given = inspect.signature(score_items).parameters
-    found = [given[name].default for name in ("contexts_at_once", "items_at_once")]
-    assert found == [plan_costs.CONTEXTS_AT_ONCE, plan_costs.ITEMS_AT_ONCE]
+    found = [given[name].default for name in ("context_batch_size", "item_batch_size")]
+    assert found == [plan_costs.CONTEXT_BATCH_SIZE, plan_costs.ITEM_BATCH_SIZE]
 
 
 def test_what_studies_share_is_counted_once(paper):

@@ -128,7 +128,7 @@ def test_all_stop_when_one_is_asked_to(data: Path, tmp_path: Path) -> None:
     assert exit_codes(both) == [143, 143]
     state = torch.load(tmp_path / "output.checkpoint/state.pt", weights_only=True)
     assert len(state["random"]) == 2
-    assert state["state"]["outcome"]["steps"] == len(metrics(tmp_path / "output.checkpoint"))
+    assert state["state"]["result"]["steps"] == len(metrics(tmp_path / "output.checkpoint"))
 
 
 class Examples:
@@ -142,10 +142,17 @@ TRAINING |= {"gradient_clip": 1.0, "betas": [0.9, 0.999], "losses": {"clm": 1.0,
 TRAINING |= {"early_stopping": None, "checkpoint_every": 100, "seed": 0, "micro_batch_size": 1}
 
 
-def trained_prompt(architecture: str, together: Processes, sharded: bool) -> torch.Tensor:
+class NoMemory(PromptTuning):
+    def contexts(self, llm, demonstrations):
+        raise torch.OutOfMemoryError
+
+
+def trained_prompt(
+    architecture: str, together: Processes, sharded: bool, kind: type = PromptTuning
+) -> torch.Tensor:
     llm = random_llm(architecture)
     torch.manual_seed(0)
-    method = PromptTuning(llm, {"length": 3}, PROTOCOL)
+    method = kind(llm, {"length": 3}, PROTOCOL)
     if sharded:
         shard_blocks(llm.model, torch.device("cpu"))
         assert is_sharded(llm.model)
@@ -158,6 +165,8 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
     with joined_processes() as together:
         for architecture in ARCHITECTURES:
             torch.save(trained_prompt(architecture, together, True), folder / architecture)
+        with pytest.raises(UserError, match="micro_batch_size: 1 examples at once do not fit"):
+            trained_prompt("gpt2", together, True, NoMemory)
         TRAINING["batch_size"] = 5
         with pytest.raises(UserError, match="5 examples cannot be shared evenly by 2"):
             trained_prompt("gpt2", together, True)
@@ -206,7 +215,7 @@ def test_shares_cover_the_batch_and_differ_by_at_most_one() -> None:
     for rank in range(3):
         process = Three()
         process.rank = rank
-        shares.append(list(process.share(8)))
+        shares.append(list(process.shard(8)))
     assert sorted(sum(shares, [])) == list(range(8))
     assert {len(share) for share in shares} == {2, 3}
 

@@ -12,8 +12,7 @@ from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.prompt_tuning import PromptTuning
 from mend.training.checkpoint import Checkpoint
-from mend.training.loop import Outcome, learning_rate_factor, train
-from mend.training.losses import example_losses
+from mend.training.loop import TrainingResult, learning_rate_factor, train
 
 TRAINING = {
     "stage": "finetune",
@@ -46,31 +45,31 @@ def prompt(seed: int = 0) -> tuple:
     return llm, PromptTuning(llm, {"length": 3}, PROTOCOL)
 
 
-def run(changes: dict | None = None, **options) -> tuple[torch.Tensor, Outcome]:
+def run(changes: dict | None = None, **options) -> tuple[torch.Tensor, TrainingResult]:
     llm, method = prompt()
-    outcome = train(llm, method, Examples(), TRAINING | (changes or {}), PROTOCOL, **options)
-    return method.prompt.detach().clone(), outcome
+    result = train(llm, method, Examples(), TRAINING | (changes or {}), PROTOCOL, **options)
+    return method.prompt.detach().clone(), result
 
 
 def test_the_loss_goes_down() -> None:
-    _, outcome = run({"steps": 30})
-    assert outcome.metrics[-1]["loss"] < 0.9 * outcome.metrics[0]["loss"]
-    assert outcome.steps == outcome.best_step == 30
-    assert outcome.examples == 120
-    assert outcome.flops > 0
+    _, result = run({"steps": 30})
+    assert result.metrics[-1]["loss"] < 0.9 * result.metrics[0]["loss"]
+    assert result.steps == result.best_step == 30
+    assert result.examples == 120
+    assert result.flops > 0
 
 
 def test_micro_batches_change_nothing() -> None:
     whole, _ = run()
-    pieces, _ = run({"micro_batch_size": 3})
-    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-4)
+    parts, _ = run({"micro_batch_size": 3})
+    torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-4)
 
 
 def test_early_stopping_keeps_the_best_weights() -> None:
     scores = iter([50.0, 60.0, 55.0, 60.0, 99.0])
-    best, outcome = run(dev_score=lambda: next(scores))
-    assert (outcome.best_step, outcome.steps, outcome.stopped_early) == (4, 8, True)
-    assert outcome.best_score == 60.0
+    best, result = run(dev_score=lambda: next(scores))
+    assert (result.best_step, result.steps, result.stopped_early) == (4, 8, True)
+    assert result.best_score == 60.0
     # The learning rate follows the planned steps, so stop the reference where the best was.
     scores = iter([50.0, 60.0, 0.0, 0.0])
     again, _ = run(dev_score=lambda: next(scores))
@@ -83,7 +82,7 @@ class Killed(Exception):
 
 def test_a_killed_job_ends_with_the_same_bits(tmp_path) -> None:
     every = {"checkpoint_every": 5, "early_stopping": {"every": 3, "patience": 9}}
-    whole, outcome = run(every, dev_score=lambda: 1.0)
+    whole, result = run(every, dev_score=lambda: 1.0)
 
     class Dying(Examples):
         def __getitem__(self, index: int) -> Example:
@@ -97,7 +96,7 @@ def test_a_killed_job_ends_with_the_same_bits(tmp_path) -> None:
         train(llm, method, Dying(), TRAINING | every, PROTOCOL, lambda: 1.0, checkpoint=checkpoint)
     resumed, after = run(every, dev_score=lambda: 1.0, checkpoint=checkpoint)
     assert torch.equal(whole, resumed)
-    assert [row["step"] for row in after.metrics] == [row["step"] for row in outcome.metrics]
+    assert [row["step"] for row in after.metrics] == [row["step"] for row in result.metrics]
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path) -> None:
@@ -133,63 +132,64 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, what: str) -> None:
         train(llm, method, Spoiling(), every, PROTOCOL, checkpoint=checkpoint)
     _, fresh = prompt()
     state = checkpoint.load(fresh, torch.optim.AdamW(fresh.parameters()))
-    assert state["outcome"]["steps"] == 7
+    assert state["result"]["steps"] == 7
     assert fresh.prompt.isfinite().all()
 
 
-class Memory:
-    """Losses that run out of memory at certain calls."""
+class ScarceMemory(PromptTuning):
+    """A prompt whose forward pass runs out of memory at certain calls."""
 
-    def __init__(self, fails: Container[int]) -> None:
-        self.fails, self.asked = fails, []
+    fails: Container[int] = ()
 
-    def __call__(self, llm, method, examples, *others) -> dict:
-        self.asked.append(len(examples))
-        if len(self.asked) in self.fails:
+    def contexts(self, llm, demonstrations):
+        """Return the contexts, or raise."""
+        self.sizes = [*getattr(self, "sizes", []), len(demonstrations)]
+        if len(self.sizes) in self.fails:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return example_losses(llm, method, examples, *others)
+        return super().contexts(llm, demonstrations)
 
 
-def test_out_of_memory_halves_the_pieces_and_changes_nothing(tmp_path, monkeypatch, caplog) -> None:
-    whole, outcome = run({"batch_size": 6, "steps": 4})
-    memory = Memory(fails={1, 3})
-    monkeypatch.setattr("mend.training.gradients.example_losses", memory)
+def scarce(
+    fails: Container[int], changes: dict | None = None, **options
+) -> tuple[ScarceMemory, TrainingResult]:
+    llm = random_llm()
+    torch.manual_seed(0)
+    method = ScarceMemory(llm, {"length": 3}, PROTOCOL)
+    method.fails = fails
+    result = train(llm, method, Examples(), TRAINING | (changes or {}), PROTOCOL, **options)
+    return method, result
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(tmp_path, caplog) -> None:
+    whole, result = run({"batch_size": 6, "steps": 4})
     checkpoint = Checkpoint(tmp_path / "checkpoint", {})
     changes = {"batch_size": 6, "steps": 4, "checkpoint_every": 2}
-    pieces, after = run(changes, checkpoint=checkpoint)
-    assert memory.asked == [6, 3, 3] + 4 * 6 * [1]
-    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-4)
-    losses = [[row["loss"] for row in found.metrics] for found in (outcome, after)]
+    method, after = scarce({1, 3}, changes, checkpoint=checkpoint)
+    assert method.sizes == [6, 3, 3] + 4 * 6 * [1]
+    torch.testing.assert_close(whole, method.prompt.detach(), atol=1e-5, rtol=1e-4)
+    losses = [[row["loss"] for row in found.metrics] for found in (result, after)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert [record.args for record in caplog.records if "memory" in record.message] == [
         (3, 6),
         (1, 6),
     ]
-    memory.asked, memory.fails = [], ()
-    run(changes | {"steps": 5}, checkpoint=checkpoint)
-    assert memory.asked == 6 * [1]
+    method, _ = scarce((), changes | {"steps": 5}, checkpoint=checkpoint)
+    assert method.sizes == 6 * [1]
 
 
-def test_out_of_memory_with_one_example_is_the_end(monkeypatch) -> None:
-    monkeypatch.setattr("mend.training.gradients.example_losses", Memory(fails=range(10)))
+def test_out_of_memory_with_one_example_is_the_end() -> None:
     with pytest.raises(UserError, match="one example does not fit the memory.*longest_context"):
-        run()
+        scarce(range(10))
 
 
-def test_out_of_memory_with_a_sharded_llm_is_told(monkeypatch) -> None:
-    monkeypatch.setattr("mend.training.gradients.example_losses", Memory(fails={1}))
-    monkeypatch.setattr("mend.training.gradients.is_sharded", lambda model: True)
-    with pytest.raises(UserError, match="micro_batch_size: 4 examples at once do not fit"):
-        run()
+def test_other_errors_are_told_as_they_are() -> None:
+    class Broken(PromptTuning):
+        def contexts(self, llm, demonstrations):
+            raise RuntimeError("shapes do not fit")
 
-
-def test_other_errors_are_told_as_they_are(monkeypatch) -> None:
-    def broken(*_):
-        raise RuntimeError("shapes do not fit")
-
-    monkeypatch.setattr("mend.training.gradients.example_losses", broken)
+    llm = random_llm()
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        run()
+        train(llm, Broken(llm, {"length": 3}, PROTOCOL), Examples(), TRAINING, PROTOCOL)
 
 
 def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2") -> tuple:
@@ -199,8 +199,8 @@ def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2"
     torch.manual_seed(0)
     method = PromptTuning(llm, {"length": 3}, PROTOCOL)
     changes = {"losses": {"pred": scale}, "gradient_clip": 1e9, "steps": 4}
-    outcome = train(llm, method, Examples(), TRAINING | changes, PROTOCOL)
-    return method.prompt.detach().clone(), outcome
+    result = train(llm, method, Examples(), TRAINING | changes, PROTOCOL)
+    return method.prompt.detach().clone(), result
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "t5"])

@@ -1,4 +1,4 @@
-"""Reading tokens for the sake of later ones alone, without the part of it that nobody sees.
+"""Prefill that computes keys and values alone, without what only predicts.
 
 Later tokens attend to a token's keys and values. A token that predicts nothing itself therefore
 needs no last layer beyond them: no attention of its own, no feed-forward part, no final norm, and
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 
-class _EverythingKept(Exception):  # noqa: N818 (not an error: how a forward pass is left early)
+class _CacheComplete(Exception):  # noqa: N818 (not an error: how a forward pass is left early)
     """The last layer's keys and values are in the cache."""
 
 
-class _StoppingCache(DynamicCache):
+class _EarlyExitCache(DynamicCache):
     """A cache that ends the forward pass once every layer's keys and values are in it."""
 
     def __init__(self, config) -> None:
@@ -28,19 +28,19 @@ class _StoppingCache(DynamicCache):
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
         found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if layer_idx == self.last_layer:
-            raise _EverythingKept
+            raise _CacheComplete
         return found
 
 
-def read_for_later(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs) -> DynamicCache:
+def partial_prefill(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs) -> DynamicCache:
     """Return the keys and values of tokens, for those that come after them.
 
     base: a decoder-only model without its head. embeddings: (sequences, n, width), n at least 1;
     mask: (sequences, n), 0 on the padding; inputs: what else its forward pass takes. Not for a
     sharded model: it would be left with a layer put together.
     """
-    cache = _StoppingCache(base.config)
-    with suppress(_EverythingKept):
+    cache = _EarlyExitCache(base.config)
+    with suppress(_CacheComplete):
         base(
             inputs_embeds=embeddings,
             attention_mask=mask,

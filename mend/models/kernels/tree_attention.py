@@ -1,10 +1,10 @@
-"""Queries and their options as trees: what they share is read once, and kept once.
+"""Queries and their options as trees: what they share is computed once, and kept once.
 
 A row of an LLM's batch holds several queries, one after the other, each followed by all of its
 options. A mask lets each token see the context, its own query and, in an option, that option
 alone; its position is the one that it would have right after the context. So nothing of the context
 is copied for each option, and little for each query: copying a long context's keys and values
-takes longer than reading a short query.
+takes longer than a forward pass over a short query.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mend.models.decoder_only import DecoderOnlyLLM, Reading
+from mend.models.decoder_only import DecoderOnlyLLM, PrefilledContext
 from mend.models.frozen_llm import FrozenLLM
 
-#: Architectures that read trees as they read plain rows, which the tests check. Others may measure
+#: Architectures whose tree attention equals plain rows, which the tests check. Others may measure
 #: distances within a row, as those with local attention do.
-READERS = ("gpt2", "opt", "llama", "qwen2", "gpt_neox")
+ARCHITECTURES = ("gpt2", "opt", "llama", "qwen2", "gpt_neox")
 
 #: A query and its options, as token ids.
 Tree = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 
-def reads_trees(llm: FrozenLLM) -> bool:
-    """Return whether an LLM can read trees; all others read each option in a row of its own."""
+def supports_tree_attention(llm: FrozenLLM) -> bool:
+    """Return whether an LLM takes packed trees; all others get each option in a row of its own."""
     config = llm.model.config
     return (
         isinstance(llm, DecoderOnlyLLM)
-        and config.model_type in READERS
+        and config.model_type in ARCHITECTURES
         # A window of attention is part of a mask, and here the mask is ours.
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and config._attn_implementation in ("eager", "sdpa")
@@ -41,7 +41,7 @@ def reads_trees(llm: FrozenLLM) -> bool:
     )
 
 
-def fill_rows(trees: Sequence[Tree], owners: Sequence[int], width: int) -> list[list[int]]:
+def pack_trees(trees: Sequence[Tree], owners: Sequence[int], width: int) -> list[list[int]]:
     """Return rows of the trees' indices: neighbours of one owner, at most `width` tokens together.
 
     owners: whose context each tree comes after. A tree of more tokens has a row of its own.
@@ -59,17 +59,17 @@ def fill_rows(trees: Sequence[Tree], owners: Sequence[int], width: int) -> list[
 
 
 def _size(tree: Tree) -> int:
-    """How many tokens of a tree are read: the last of each option is only predicted."""
+    """How many tokens of a tree are inputs: the last of each option is only predicted."""
     query, options = tree
     return len(query) + sum(len(option) - 1 for option in options)
 
 
 @dataclass
-class TreeRows:
+class PackedTrees:
     """Trees in rows, as tensors.
 
     tokens: (rows, n), padded on the right. positions: (rows, n), counted after the context.
-    visible: (rows, n, n), whether the row's first token may look at the second.
+    visible: (rows, n, n), whether a row's token may attend to another.
     row, place: (states,), where the states are that predict something.
     state, target: (tokens of options,), which of them predicts each token of an option, and it.
     option: (tokens of options,), the option that each belongs to, counted over all trees.
@@ -85,30 +85,30 @@ class TreeRows:
     option: Tensor
 
 
-def tree_rows(rows: Sequence[Sequence[Tree]], device: torch.device) -> TreeRows:
-    """Lay out rows of trees; every query and option has at least one token."""
+def collate_trees(rows: Sequence[Sequence[Tree]], device: torch.device) -> PackedTrees:
+    """Collate packed trees; every query and option has at least one token."""
     laid = [_Row() for _ in rows]
     states: list[tuple[int, int]] = []
     answers: list[tuple[int, int, int]] = []
     options_before = 0
     for number, (row, trees) in enumerate(zip(laid, rows, strict=True)):
         for tree, (query, options) in enumerate(trees):
-            row.read(query, 0, tree, 0)
+            row.append(query, 0, tree, 0)
             after_query = len(states)
             states.append((number, len(row.tokens) - 1))
             for branch, option in enumerate(options, start=1):
-                read = range(len(row.tokens), len(row.tokens) + len(option) - 1)
-                row.read(option[:-1], len(query), tree, branch)
-                predict = [after_query, *range(len(states), len(states) + len(read))]
-                states += [(number, place) for place in read]
+                places = range(len(row.tokens), len(row.tokens) + len(option) - 1)
+                row.append(option[:-1], len(query), tree, branch)
+                predict = [after_query, *range(len(states), len(states) + len(places))]
+                states += [(number, place) for place in places]
                 answers += [(s, t, options_before) for s, t in zip(predict, option, strict=True)]
                 options_before += 1
     tree = _stack([row.trees for row in laid], -1).to(device)
     branch = _stack([row.branches for row in laid], 0).to(device)
-    # Tokens of a tree come in the order in which they are read, the query first.
+    # Tokens of a tree come in their causal order, the query first.
     visible = tree[:, :, None] == tree[:, None, :]
     visible &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return TreeRows(
+    return PackedTrees(
         _stack([row.tokens for row in laid], 0).to(device),
         _stack([row.positions for row in laid], 0).to(device),
         visible.tril_(),
@@ -118,7 +118,7 @@ def tree_rows(rows: Sequence[Sequence[Tree]], device: torch.device) -> TreeRows:
 
 
 class _Row:
-    """A row's tokens in the order in which they are read, and of each its place in a tree."""
+    """A row's tokens in their causal order, and of each its place in a tree."""
 
     def __init__(self) -> None:
         """Start with nothing."""
@@ -127,7 +127,7 @@ class _Row:
         self.trees: list[int] = []
         self.branches: list[int] = []  # 0 for a query
 
-    def read(self, tokens: Sequence[int], position: int, tree: int, branch: int) -> None:
+    def append(self, tokens: Sequence[int], position: int, tree: int, branch: int) -> None:
         """Add tokens, the first of which has this position after the context."""
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
@@ -141,16 +141,19 @@ def _stack(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
-def tree_states(llm: DecoderOnlyLLM, reading: Reading, rows: TreeRows) -> Tensor:
-    """Read trees, a row after each row of `reading`, which is used up: (states, width)."""
-    embeddings, positions, context = llm.embedding(rows.tokens), rows.positions, reading.mask
-    visible, unread = rows.visible, 0
-    if reading.unread is not None:
+def tree_states(llm: DecoderOnlyLLM, prefilled: PrefilledContext, rows: PackedTrees) -> Tensor:
+    """Return the predicting states, (states, width), of packed trees.
+
+    prefilled: the context of each row, which is consumed.
+    """
+    embeddings, positions, context = llm.embedding(rows.tokens), rows.positions, prefilled.mask
+    visible, pending = rows.visible, 0
+    if prefilled.pending is not None:
         # The context's last token comes first in the row, and sees no token of a tree.
-        embeddings = torch.cat([reading.unread[0], embeddings], dim=1)
+        embeddings = torch.cat([prefilled.pending[0], embeddings], dim=1)
         positions = pad(positions, (1, 0), value=-1)
-        context = torch.cat([context, reading.unread[1]], dim=1)
-        visible, unread = pad(visible, (0, 0, 1, 0)), 1
+        context = torch.cat([context, prefilled.pending[1]], dim=1)
+        visible, pending = pad(visible, (0, 0, 1, 0)), 1
     context = context.bool()
     positions = (context.sum(1, keepdim=True) + positions).clamp(min=0)
     before = context[:, None, :].expand(-1, embeddings.shape[1], -1)
@@ -162,7 +165,7 @@ def tree_states(llm: DecoderOnlyLLM, reading: Reading, rows: TreeRows) -> Tensor
         inputs_embeds=embeddings,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=reading.cache,
+        past_key_values=prefilled.cache,
         use_cache=True,
     )
-    return output.last_hidden_state[rows.row, rows.place + unread]
+    return output.last_hidden_state[rows.row, rows.place + pending]

@@ -7,7 +7,7 @@ import torch
 from helpers.models import CONFIGURATIONS, random_distiller, random_llm, random_tokens
 
 from mend.models.frozen_llm import pad_left
-from mend.models.kernels.partial_prefill import read_for_later
+from mend.models.kernels.partial_prefill import partial_prefill
 
 
 def vectors_in_one_pass(distiller, demonstrations) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_the_last_layer_does_no_more_than_keys_and_values(architecture: str) -> 
     for name, module in llm.base.named_modules():
         if isinstance(module, (torch.nn.Linear, type(llm.base))) or "Conv1D" in str(type(module)):
             module.register_forward_hook(lambda *_, name=name: used.append(name))
-    cache = read_for_later(llm.base, embeddings, mask)
+    cache = partial_prefill(llm.base, embeddings, mask)
     early = set(used)
     used.clear()
     whole = llm.base(inputs_embeds=embeddings, attention_mask=mask, use_cache=True).past_key_values
@@ -71,7 +71,7 @@ def test_the_last_layer_does_no_more_than_keys_and_values(architecture: str) -> 
 def test_what_was_read_can_be_gone_on_from() -> None:
     llm = random_llm()
     ids = torch.tensor([random_tokens(9, 1)])
-    cache = read_for_later(llm.base, llm.embedding(ids[:, :6]), torch.ones(1, 6))
+    cache = partial_prefill(llm.base, llm.embedding(ids[:, :6]), torch.ones(1, 6))
     after = llm.base(
         inputs_embeds=llm.embedding(ids[:, 6:]), past_key_values=cache, use_cache=True
     ).last_hidden_state

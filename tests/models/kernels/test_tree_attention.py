@@ -11,24 +11,24 @@ from mend.data.examples import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
-from mend.models.decoder_only import Reading
+from mend.models.decoder_only import PrefilledContext
 from mend.models.frozen_llm import FrozenLLM
-from mend.models.kernels.tree_attention import fill_rows, reads_trees, tree_rows
+from mend.models.kernels.tree_attention import collate_trees, pack_trees, supports_tree_attention
 from mend.models.loading import frozen_llm
 
 TREE = ([1, 2], [[3, 4, 5], [6], [7, 8]])  # 2 + 2 + 0 + 1 tokens are read
 
 
 def test_a_row_has_neighbours_of_one_owner_that_fit() -> None:
-    assert fill_rows([TREE] * 4, [0, 0, 0, 0], width=10) == [[0, 1], [2, 3]]
-    assert fill_rows([TREE] * 4, [0, 0, 0, 0], width=9) == [[0], [1], [2], [3]]
-    assert fill_rows([TREE] * 4, [0, 0, 0, 0], width=15) == [[0, 1, 2], [3]]
-    assert fill_rows([TREE] * 4, [0, 1, 1, 0], width=100) == [[0], [1, 2], [3]]
-    assert fill_rows([TREE] * 2, [5, 5], width=0) == [[0], [1]]
+    assert pack_trees([TREE] * 4, [0, 0, 0, 0], width=10) == [[0, 1], [2, 3]]
+    assert pack_trees([TREE] * 4, [0, 0, 0, 0], width=9) == [[0], [1], [2], [3]]
+    assert pack_trees([TREE] * 4, [0, 0, 0, 0], width=15) == [[0, 1, 2], [3]]
+    assert pack_trees([TREE] * 4, [0, 1, 1, 0], width=100) == [[0], [1, 2], [3]]
+    assert pack_trees([TREE] * 2, [5, 5], width=0) == [[0], [1]]
 
 
 def test_what_each_token_sees_and_predicts() -> None:
-    rows = tree_rows([[TREE, ([9], [[1], [2, 3]])], [([5], [[6]])]], torch.device("cpu"))
+    rows = collate_trees([[TREE, ([9], [[1], [2, 3]])], [([5], [[6]])]], torch.device("cpu"))
     assert rows.tokens.tolist() == [[1, 2, 3, 4, 7, 9, 2], [5, 0, 0, 0, 0, 0, 0]]
     assert rows.positions[0].tolist() == [0, 1, 2, 3, 2, 0, 1]
     seen = [[j for j in range(7) if rows.visible[0, i, j]] for i in range(7)]
@@ -84,12 +84,12 @@ def one_by_one(llm: FrozenLLM, items: list[MultipleChoiceItem]) -> list[list[flo
 def test_scores_are_those_of_single_rows(architecture: str, attention: str, monkeypatch) -> None:
     llm = random_llm(architecture)
     llm.model.set_attn_implementation(attention)
-    assert reads_trees(llm)
+    assert supports_tree_attention(llm)
     method = VanillaICL(llm, {}, PROTOCOL)
     items = many_items()
     found = score_items(llm, method, items)
     expected = one_by_one(llm, items)
-    monkeypatch.setattr("mend.evaluation.scoring.reads_trees", lambda llm: False)
+    monkeypatch.setattr("mend.evaluation.scoring.supports_tree_attention", lambda llm: False)
     rows = score_items(llm, method, items)
     for trees, plain, row in zip(found, expected, rows, strict=True):
         assert trees == pytest.approx(plain, abs=1e-4)
@@ -107,13 +107,13 @@ def test_without_a_context(monkeypatch) -> None:
 def test_a_context_is_copied_once_for_several_queries(monkeypatch) -> None:
     llm = random_llm()
     copies = []
-    select = Reading.select
+    select = PrefilledContext.select
 
     def counted(self, rows):
         copies.extend(rows.tolist())
         return select(self, rows)
 
-    monkeypatch.setattr(Reading, "select", counted)
+    monkeypatch.setattr(PrefilledContext, "select", counted)
     items = [item for item in many_items() if item.context == 0]
     score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
     assert 1 < len(copies) < len(items)
@@ -123,7 +123,7 @@ def test_logits_in_pieces(monkeypatch) -> None:
     llm = random_llm()
     method = VanillaICL(llm, {}, PROTOCOL)
     expected = score_items(llm, method, many_items())
-    monkeypatch.setattr("mend.evaluation.scoring._STATES_AT_ONCE", 3)
+    monkeypatch.setattr("mend.evaluation.scoring.LOGITS_BATCH_SIZE", 3)
     for found, scores in zip(score_items(llm, method, many_items()), expected, strict=True):
         assert found == pytest.approx(scores, abs=1e-5)
 
@@ -164,7 +164,7 @@ def test_llms_that_measure_distance_in_a_row_read_plain_rows(configuration) -> N
     with torch.no_grad():
         for parameter in llm.model.parameters():
             parameter.mul_(8 if parameter.dim() > 1 else 1)
-    assert not reads_trees(llm)
+    assert not supports_tree_attention(llm)
     # One context, and queries of one length: padding between tokens would be a distance, too.
     same = [q for q in many_items() if q.context == 0 and len(q.query) == 3]
     items = [*same, *same]
