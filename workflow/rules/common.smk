@@ -48,6 +48,12 @@ DRAWN = [*FIGURES, *ALONE]
 DRAWN += ["figure3"] if EFFICIENCY else []
 DRAWN += ["figure5", "figure8"] if ATTENTION else []
 
+# GNU's C library keeps what tensors free for the next ones, instead of handing it back to the
+# system, which clears it: predictions of the pocket LLMs take a fifth less processor time
+# (GPT-2 17.0 s to 14.4 s, T5 25.6 s to 19.4 s), trainings the same.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))  # the most that it allows
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
+
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
 # cores that stand for one processor.
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
