@@ -89,12 +89,12 @@ class Architecture:
         return self.encoder_parameters + self.decoder_layers * (self.block + self.cross) + head
 
     @property
-    def passes(self) -> int:
-        """Layers that one reading and one answer go through: what a step waits for at least."""
+    def serial_layers(self) -> int:
+        """Layers that context and query go through in turn: what a step waits for at least."""
         return self.layers + (self.decoder_layers or self.layers)
 
-    def read(self, tokens: float) -> Operations:
-        """Return what reading a context of so many tokens costs.
+    def prefill(self, tokens: float) -> Operations:
+        """Return what a forward pass over a context of so many tokens costs.
 
         A decoder-only model reads the last one with what comes after it, and of the others the
         last layer has keys and values alone (`mend.models.kernels.partial_prefill`).
@@ -106,17 +106,17 @@ class Architecture:
         weights = layers * self.block + 2 * self.width * self.key_value
         return Operations(2 * early * weights, 4 * layers * self.attention * early * early)
 
-    def answer(
+    def extend(
         self, context: float, tokens: float, predicted: float, sharing: float = 1
     ) -> Operations:
-        """Return what reading tokens after a context costs, `predicted` of them with logits.
+        """Return what tokens after a context cost, `predicted` of them with logits.
 
         sharing: how many queries read the same context, whose keys and values an encoder-decoder
         model makes once for all of them.
         """
         head = 2 * predicted * self.width * self.vocabulary
         if not self.decoder_layers:
-            read = tokens + min(context, 1.0)
+            read = tokens + min(context, 1.0)  # the context's last token with them
             weights = 2 * read * self.layers * self.block
             attention = 4 * self.layers * self.attention * read * (context + tokens)
             return Operations(weights, attention, head)

@@ -2,20 +2,24 @@
 
 For one query, with P the parameters of a model's layers and n the tokens that it reads:
 
-    teacher       2 P n of the LLM, n = demonstrations and query        (once for all runs, if kept)
+    teacher       2 P n of the LLM, n = demonstrations and query       (once for all runs if cached)
     student       2 P n of the LLM, n = vectors and query, and as much again backward: the LLM is
                   frozen, and only what leads to the vectors is asked for
     distiller     2 P n, n = demonstrations and vectors, and twice as much backward
 
-and besides attention, 4 (layers) (width) (tokens) (tokens looked at), twice that backward, and the
-output head where a token is predicted. Both are counted whole where a causal mask hides half. Of
-this, what nobody reads is left out (`Architecture.read`).
+and besides attention, 4 (layers) (width) (tokens) (tokens attended to), twice that backward, and
+the output head where a token is predicted. Both are counted whole where a causal mask hides half.
+Of this, what nobody reads is left out (`Architecture.prefill`).
+
+A plan is asked for before anything is installed on a GPU's machine, of hundreds of jobs at once: it
+has closed forms, and no torch. Tests hold them to what PyTorch counts for each architecture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mend.planning.architectures import BYTES, Architecture, Operations
 
@@ -23,7 +27,7 @@ from mend.planning.architectures import BYTES, Architecture, Operations
 CONTEXT_BATCH_SIZE, ITEM_BATCH_SIZE = 64, 128
 #: Numbers that training keeps for each token, layer and unit of width: inputs of normalisations,
 #: matrices and activation functions (Korthikanti et al. 2022 count 17; GPT-2's GELU has some more).
-KEPT = 34
+ACTIVATIONS = 34
 #: Float32 copies of the logits that a loss and its gradient hold.
 LOGITS = 6
 #: What a CUDA process takes before any tensor, and what the allocator cannot use again.
@@ -44,20 +48,23 @@ DEVICES: Mapping[str, tuple[float, float, float]] = {
 #: takes to start however little it computes (Python, and its kernels' launches).
 UTILISATION, LAYER_SECONDS = 0.4, 0.5e-3
 
+#: Distillation's teacher: runs at each step, or its hidden states are read (mend.training.teacher).
+Teacher = Literal["runs", "cached"]
+
 
 @dataclass(frozen=True)
-class Reading:
+class TokenCounts:
     """Tokens of one query and what stands before it.
 
     demonstrations: that the LLM reads as they are; distilled: that the distiller reads; vectors: l
-    times the groups, 0 without vectors. tokens: of the query, those of its answer or of all its
-    options included; predicted: how many of them have logits.
+    times the groups, 0 without vectors. query: with its answer or all its options; predicted: how
+    many of those have logits.
     """
 
     demonstrations: float
     distilled: float
     vectors: int
-    tokens: float
+    query: float
     predicted: float
 
 
@@ -67,167 +74,151 @@ class Work:
 
     llm: float = 0.0
     distiller: float = 0.0
-    passes: float = 0.0
+    layers: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         """Add up."""
         return Work(
-            self.llm + other.llm, self.distiller + other.distiller, self.passes + other.passes
+            self.llm + other.llm, self.distiller + other.distiller, self.layers + other.layers
         )
 
     def __mul__(self, times: float) -> Work:
         """Do it so many times."""
-        return Work(self.llm * times, self.distiller * times, self.passes * times)
+        return Work(self.llm * times, self.distiller * times, self.layers * times)
 
     @property
     def flops(self) -> float:
         """All operations."""
         return self.llm + self.distiller
 
+    @property
+    def launch_seconds(self) -> float:
+        """How long it takes to start the layers, however little they compute."""
+        return self.layers * LAYER_SECONDS
+
     def seconds(self, device: str, dtype: str) -> float:
         """Return how long it takes: computing, or starting layers, whichever is longer."""
         half, single, _ = DEVICES[device]
         peak = single if dtype == "float32" else half
         computing = (self.llm / peak + self.distiller / single) / (UTILISATION * 1e12)
-        return max(computing, self.passes * LAYER_SECONDS)
+        return max(computing, self.launch_seconds)
 
 
-def teacher_work(llm: Architecture, reading: Reading, piece: int) -> Work:
-    """Return the work of the teacher's states of one example with one query."""
-    states = llm.read(reading.demonstrations)
-    states += llm.answer(reading.demonstrations, reading.tokens, predicted=0)
-    return Work(states.forward, passes=llm.passes / piece)
+@dataclass(frozen=True)
+class QueryCosts:
+    """What one query costs a method.
 
-
-def training_work(
-    llm: Architecture,
-    distiller: Architecture | None,
-    reading: Reading,
-    piece: int,
-    teacher: str | None,
-) -> Work:
-    """Return the work of one example with one query.
-
-    distiller: None if the vectors themselves are trained; piece: examples that go through together
-    (micro_batch_size); teacher: None if the losses have none, else whether it "runs", or its states
-    are "kept" (`mend.training.teacher`).
+    distiller: None if the vectors themselves are trained, or there are none; dtype: of the LLM.
     """
-    student = llm.read(reading.vectors)
-    student += llm.answer(reading.vectors, reading.tokens, reading.predicted)
-    work = Work(student.forward + student.backward, passes=2.5 * llm.passes / piece)
-    if teacher == "runs":
-        work += teacher_work(llm, reading, piece)
-    if teacher:
-        work += Work(llm.answer(0, 0, reading.predicted).head)
-    if distiller is not None:
-        made = distillation(llm, distiller, reading)
-        passes = 2.5 * distiller.layers / piece
-        work += Work(0.0, made.forward + made.trained_backward, passes)
-    return work
 
+    llm: Architecture
+    distiller: Architecture | None
+    tokens: TokenCounts
+    dtype: str = "float32"
 
-def distillation(llm: Architecture, distiller: Architecture, reading: Reading) -> Operations:
-    """Return what distilling a context costs, the projection to the LLM's width included."""
-    if distiller.decoder_layers:
-        made = distiller.read(reading.distilled + reading.vectors)
-    else:
-        made = distiller.read(reading.distilled)
-        made += distiller.answer(reading.distilled, reading.vectors, predicted=0)
-    if distiller.width == llm.width:
-        return made
-    return made + Operations(2 * reading.vectors * distiller.width * llm.width)
+    def teacher_work(self, micro_batch_size: int) -> Work:
+        """Return the work of the teacher's hidden states."""
+        tokens = self.tokens
+        states = self.llm.prefill(tokens.demonstrations)
+        states += self.llm.extend(tokens.demonstrations, tokens.query, predicted=0)
+        return Work(states.forward, layers=self.llm.serial_layers / micro_batch_size)
 
+    def training_work(self, micro_batch_size: int, teacher: Teacher | None) -> Work:
+        """Return the work of a training step for it; teacher: None if the losses have none."""
+        tokens = self.tokens
+        student = self.llm.prefill(tokens.vectors)
+        student += self.llm.extend(tokens.vectors, tokens.query, tokens.predicted)
+        layers = 2.5 * self.llm.serial_layers / micro_batch_size
+        work = Work(student.forward + student.backward, layers=layers)
+        if teacher == "runs":
+            work += self.teacher_work(micro_batch_size)
+        if teacher:
+            work += Work(self.llm.extend(0, 0, tokens.predicted).head)
+        if self.distiller is not None:
+            distilling = self.distillation()
+            layers = 2.5 * self.distiller.layers / micro_batch_size
+            work += Work(0.0, distilling.forward + distilling.trained_backward, layers)
+        return work
 
-def scoring_work(
-    llm: Architecture,
-    distiller: Architecture | None,
-    reading: Reading,
-    contexts: float,
-    items: float,
-) -> Work:
-    """Return the work of scoring items that share so many contexts."""
-    before = reading.vectors or reading.demonstrations
-    read = llm.read(before).forward * contexts
-    answered = llm.answer(before, reading.tokens, reading.predicted, items / contexts)
-    passes = llm.passes * (contexts / CONTEXT_BATCH_SIZE + items / ITEM_BATCH_SIZE)
-    made = distillation(llm, distiller, reading).forward * contexts if distiller else 0.0
-    return Work(read + answered.forward * items, made, passes)
+    def distillation(self) -> Operations:
+        """Return what distilling costs, the projection to the LLM's width included."""
+        distiller, tokens = self.distiller, self.tokens
+        if distiller is None:
+            return Operations()
+        if distiller.decoder_layers:
+            operations = distiller.prefill(tokens.distilled + tokens.vectors)
+        else:
+            operations = distiller.prefill(tokens.distilled)
+            operations += distiller.extend(tokens.distilled, tokens.vectors, predicted=0)
+        if distiller.width != self.llm.width:
+            operations += Operations(2 * tokens.vectors * distiller.width * self.llm.width)
+        return operations
 
+    def scoring_work(self, contexts: float, items: float) -> Work:
+        """Return the work of scoring so many items that share so many contexts."""
+        tokens = self.tokens
+        prefilled = self.llm.prefill(self._context).forward * contexts
+        extended = self.llm.extend(self._context, tokens.query, tokens.predicted, items / contexts)
+        layers = self.llm.serial_layers * (contexts / CONTEXT_BATCH_SIZE + items / ITEM_BATCH_SIZE)
+        distilled = self.distillation().forward * contexts
+        return Work(prefilled + extended.forward * items, distilled, layers)
 
-def method_parameters(
-    llm: Architecture, distiller: Architecture | None, length: int | None
-) -> float:
-    """Return how many numbers a method trains."""
-    if not length:
-        return 0
-    if distiller is None:
-        return length * llm.width
-    projection = 0 if distiller.width == llm.width else distiller.width * llm.width
-    return distiller.encoder_parameters + length * distiller.width + projection
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers the method trains, if l is that of `tokens`."""
+        vectors = self.tokens.vectors
+        if self.distiller is None or not vectors:
+            return vectors * self.llm.width
+        width = self.distiller.width
+        projection = 0 if width == self.llm.width else width * self.llm.width
+        return self.distiller.encoder_parameters + vectors * width + projection
 
+    def training_bytes(
+        self, micro_batch_size: int, keeps_best: bool, teacher: Teacher | None = None
+    ) -> float:
+        """Return an estimate of the memory that training takes.
 
-def training_bytes(
-    llm: Architecture,
-    distiller: Architecture | None,
-    reading: Reading,
-    piece: int,
-    dtype: str,
-    keeps_best: bool,
-    teacher: str | None = None,
-) -> float:
-    """Return an estimate of the memory that training takes.
+        The LLM's weights; of what is trained the float32 weights, gradients and two moments, and
+        the best weights so far; what is kept for the backward pass; and meanwhile, of a teacher
+        that runs, its keys and values.
+        """
+        llm, distiller, tokens = self.llm, self.distiller, self.tokens
+        size = activation_bytes(self.dtype)
+        each = ACTIVATIONS * llm.width * llm.layers * (tokens.vectors + tokens.query) * size
+        if distiller is not None:
+            read = tokens.distilled + tokens.vectors
+            each += ACTIVATIONS * distiller.width * distiller.layers * read * BYTES["float32"]
+        if teacher == "runs":
+            each += llm.cache_bytes(tokens.demonstrations, tokens.query, size)
+        each += LOGITS * tokens.predicted * llm.vocabulary * BYTES["float32"]
+        trained = self.trained_parameters * (20 if keeps_best else 16)
+        return self._process_bytes(trained + micro_batch_size * each)
 
-    The LLM's weights; of what is trained the float32 weights, gradients and two moments, and the
-    best weights so far; what is kept for the backward pass; and meanwhile, of a teacher that
-    "runs", its keys and values.
-    """
-    trained = method_parameters(llm, distiller, reading.vectors) * (20 if keeps_best else 16)
-    tokens = piece * (reading.vectors + reading.tokens)
-    kept = KEPT * llm.width * llm.layers * tokens * activation_bytes(dtype)
-    if distiller is not None:
-        read = piece * (reading.distilled + reading.vectors)
-        kept += KEPT * distiller.width * distiller.layers * read * BYTES["float32"]
-    if teacher == "runs":
-        size = activation_bytes(dtype)
-        kept += piece * llm.cache_bytes(reading.demonstrations, reading.tokens, size)
-    logits = LOGITS * piece * reading.predicted * llm.vocabulary * BYTES["float32"]
-    return _whole(weights_bytes(llm, dtype) + trained + kept + logits)
+    def prediction_bytes(self, items: float, options: float) -> float:
+        """Return an estimate of the memory that prediction takes: weights, and keys and values.
 
+        Those of the contexts read at once are there and, in a decoder-only LLM, a copy for the
+        trees of queries and options after them (`mend.models.kernels.tree_attention`); in an
+        encoder-decoder, one for each of the items read at once, and of each of their options.
+        items: for each context.
+        """
+        rows = CONTEXT_BATCH_SIZE * 2
+        if self.llm.decoder_layers:
+            at_once = min(ITEM_BATCH_SIZE, CONTEXT_BATCH_SIZE * items)
+            rows = CONTEXT_BATCH_SIZE + at_once * (1 + options)
+        size = activation_bytes(self.dtype)
+        cached = rows * self.llm.cache_bytes(self._context, self.tokens.query, size)
+        return self._process_bytes(self.trained_parameters * BYTES["float32"] + cached)
 
-def prediction_bytes(
-    llm: Architecture,
-    distiller: Architecture | None,
-    reading: Reading,
-    dtype: str,
-    items: float,
-    options: float,
-) -> float:
-    """Return an estimate of the memory that prediction takes: weights, and keys and values.
+    @property
+    def _context(self) -> float:
+        return self.tokens.vectors or self.tokens.demonstrations
 
-    Those of the contexts read at once are there and, in a decoder-only LLM, a copy for the trees
-    of items and options after them (`mend.models.kernels.tree_attention`); in an
-    encoder-decoder, one for each of the items asked at once, and of each of their options.
-    items: for each context.
-    """
-    before = reading.vectors or reading.demonstrations
-    asked = min(ITEM_BATCH_SIZE, CONTEXT_BATCH_SIZE * items)
-    rows = CONTEXT_BATCH_SIZE * 2
-    if llm.decoder_layers:
-        rows = CONTEXT_BATCH_SIZE + asked * (1 + options)
-    trained = method_parameters(llm, distiller, reading.vectors) * BYTES["float32"]
-    kept = rows * llm.cache_bytes(before, reading.tokens, activation_bytes(dtype))
-    return _whole(weights_bytes(llm, dtype) + trained + kept)
+    def _process_bytes(self, tensors: float) -> float:
+        weights = self.llm.parameters * BYTES[self.dtype]
+        return RESERVED + FRAGMENTED * (weights + tensors)
 
 
 def activation_bytes(dtype: str) -> int:
     """Return the size of one number that an LLM computes: 8-bit weights compute in 16 bits."""
     return max(2, BYTES[dtype])
-
-
-def weights_bytes(llm: Architecture, dtype: str) -> float:
-    """Return the size of a frozen LLM in memory."""
-    return llm.parameters * BYTES[dtype]
-
-
-def _whole(tensors: float) -> float:
-    return RESERVED + FRAGMENTED * tensors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,17 +18,7 @@ from mend.configuration.loading import Configuration
 from mend.configuration.runs import parse_settings
 from mend.configuration.teachers import teacher_path
 from mend.planning.architectures import BYTES, Architecture, find_architecture
-from mend.planning.costs import (
-    Reading,
-    Work,
-    activation_bytes,
-    method_parameters,
-    prediction_bytes,
-    scoring_work,
-    teacher_work,
-    training_bytes,
-    training_work,
-)
+from mend.planning.costs import QueryCosts, TokenCounts, Work, activation_bytes
 
 #: Assumed of data that nobody has looked at: options of a row, tokens of an option, and the rows
 #: of a meta-test task where `benchmark.test_rows` does not say (the published files hold whole
@@ -48,11 +38,11 @@ class Job:
     llm: str
     stage: str
     dtype: str
-    steps: int
     work: Work
     memory: float
     disk: float
-    meanwhile: float
+    steps: int = 0
+    meanwhile: float = 0.0
     one_by_one: bool = False
 
 
@@ -74,32 +64,36 @@ class Models:
 def training_job(configuration: Configuration, models: Models, path: str) -> Job:
     """Return a job that trains; path: of its specification, such as runs/LLM/.../pretrain."""
     spec = specification(configuration, path)
-    training, dtype = spec["training"], _dtype(spec)
-    llm, distiller = _models(models, spec)
-    reading = training_reading(configuration, spec)
-    piece = training.get("micro_batch_size") or training["batch_size"]
+    training = spec["training"]
+    query = _query_costs(models, spec, training_tokens(configuration, spec))
+    micro_batch_size = training.get("micro_batch_size") or training["batch_size"]
     queries = 1
     if training["stage"] == "finetune":
         queries = configuration["training"]["finetune"]["queries_per_episode"]
     teacher = None
     if training["losses"].get("distill"):
-        teacher = "kept" if teacher_of(configuration, path) else "runs"
-    work = training_work(llm, distiller, reading, piece, teacher)
+        teacher = "cached" if teacher_of(configuration, path) else "runs"
+    work = query.training_work(micro_batch_size, teacher)
     work *= training["steps"] * training["batch_size"] * queries
     stopping = training["early_stopping"]
-    memory = training_bytes(llm, distiller, reading, piece, dtype, bool(stopping), teacher)
     if stopping:
         items = len(stopping["tasks"]) * stopping["rows_per_task"]
-        asked = reading_at_test(configuration, spec, {})
+        scored = replace(query, tokens=test_tokens(configuration, spec, {}))
         fixed = _per_seed(configuration) or not _reads_demonstrations(spec["method"]["name"])
         contexts = len(stopping["tasks"]) if fixed else items
         times = training["steps"] // stopping["every"]
-        work += scoring_work(llm, distiller, asked, contexts, items) * times
-    weights = method_parameters(llm, distiller, spec["method"]["length"]) * BYTES["float32"]
+        work += scored.scoring_work(contexts, items) * times
+    weights = query.trained_parameters * BYTES["float32"]
     return Job(
-        *(spec["llm"]["name"], training["stage"], dtype, training["steps"], work, memory, weights),
+        llm=spec["llm"]["name"],
+        stage=training["stage"],
+        dtype=query.dtype,
+        steps=training["steps"],
+        work=work,
+        memory=query.training_bytes(micro_batch_size, bool(stopping), teacher),
+        disk=weights,
         meanwhile=weights * (4 if stopping else 3),
-        one_by_one=piece == 1,
+        one_by_one=micro_batch_size == 1,
     )
 
 
@@ -112,31 +106,32 @@ def teacher_of(configuration: Configuration, path: str) -> str | None:
 def teacher_job(configuration: Configuration, models: Models, path: str) -> Job:
     """Return a job that keeps the teacher's states; path: of its specification, data/teacher/..."""
     spec = specification(configuration, path)
-    wanted, dtype = spec["teacher"], _dtype(spec)
-    name = spec["llm"]["name"]
-    llm = models(f"llms.{name}.path", spec["llm"]["path"])
+    wanted = spec["teacher"]
     examples, queries = wanted["examples"], 1
     corpus = configuration["benchmark"]["corpus"]
     if wanted["stage"] == "pretrain":
         examples = min(examples, corpus.get("documents") or CORPUS_TOKENS // corpus["window"])
     else:
         queries = configuration["training"]["finetune"]["queries_per_episode"]
-    losses = {"losses": {"distill": 1.0}}
-    told = {**spec, "method": {"length": 0}, "training": {**wanted, **losses}}
-    reading = training_reading(configuration, told)
-    work = teacher_work(llm, reading, piece=16) * (examples * queries)
-    memory = prediction_bytes(llm, None, reading, dtype, items=1, options=0)
-    disk = examples * queries * reading.tokens * llm.width * activation_bytes(dtype)
-    return Job(name, "teacher", dtype, 0, work, memory, disk, 0)
+    method = {"length": 0, "distiller": None}
+    told = {**spec, "method": method, "training": {**wanted, "losses": {"distill": 1.0}}}
+    query = _query_costs(models, told, training_tokens(configuration, told))
+    states = query.tokens.query * query.llm.width * activation_bytes(query.dtype)
+    return Job(
+        llm=spec["llm"]["name"],
+        stage="teacher",
+        dtype=query.dtype,
+        work=query.teacher_work(micro_batch_size=16) * (examples * queries),
+        memory=query.prediction_bytes(items=1, options=0),
+        disk=examples * queries * states,
+    )
 
 
 def prediction_job(configuration: Configuration, models: Models, path: str) -> Job:
     """Return a job that predicts; path: of its specification, runs/LLM/.../predict."""
     spec = specification(configuration, path)
-    dtype = _dtype(spec)
-    llm, distiller = _models(models, spec)
     condition = parse_settings(spec["predict"]["condition"])
-    reading = reading_at_test(configuration, spec, condition)
+    query = _query_costs(models, spec, test_tokens(configuration, spec, condition))
     benchmark = configuration["benchmark"]
     tasks, seeds = len(spec["predict"]["tasks"]), len(benchmark["seeds"])
     rows = benchmark.get("test_rows") or TEST_ROWS
@@ -145,13 +140,17 @@ def prediction_job(configuration: Configuration, models: Models, path: str) -> J
     else:
         items = tasks * rows * seeds
         contexts = tasks * seeds if _per_seed(configuration) else items
-    work = scoring_work(llm, distiller, reading, contexts, items)
-    memory = prediction_bytes(llm, distiller, reading, dtype, items / contexts, OPTIONS)
-    disk = tasks * rows * seeds * 60  # bytes of a row of predictions, measured on pocket ones
-    return Job(spec["llm"]["name"], "predict", dtype, 0, work, memory, disk, 0)
+    return Job(
+        llm=spec["llm"]["name"],
+        stage="predict",
+        dtype=query.dtype,
+        work=query.scoring_work(contexts, items),
+        memory=query.prediction_bytes(items / contexts, OPTIONS),
+        disk=tasks * rows * seeds * 60,  # bytes of a row of predictions, measured on pocket ones
+    )
 
 
-def training_reading(configuration: Configuration, spec: Mapping[str, Any]) -> Reading:
+def training_tokens(configuration: Configuration, spec: Mapping[str, Any]) -> TokenCounts:
     """Return what one training example reads, at its longest."""
     training, limits = spec["training"], spec["protocol"]["longest_context"]
     vectors = spec["method"]["length"]
@@ -159,16 +158,18 @@ def training_reading(configuration: Configuration, spec: Mapping[str, Any]) -> R
         window = configuration["benchmark"]["corpus"]["window"]
         cut = int(training["beta"] * window)
         rest = window - cut
-        return Reading(min(cut, limits["llm"]), min(cut, limits["distiller"]), vectors, rest, rest)
+        return TokenCounts(
+            min(cut, limits["llm"]), min(cut, limits["distiller"]), vectors, rest, rest
+        )
     shown, query = _demonstrations(configuration, spec, configuration["benchmark"]["shots"])
     tokens = query + ANSWER
     distils = training["losses"].get("distill")
-    return Reading(*shown, vectors, tokens, tokens if distils else ANSWER)
+    return TokenCounts(*shown, vectors, tokens, tokens if distils else ANSWER)
 
 
-def reading_at_test(
+def test_tokens(
     configuration: Configuration, spec: Mapping[str, Any], condition: Mapping[str, Any]
-) -> Reading:
+) -> TokenCounts:
     """Return what one item reads with all its options."""
     shots = condition.get("shots", configuration["benchmark"]["shots"])
     (shown, distilled), query = _demonstrations(configuration, spec, shots)
@@ -179,7 +180,7 @@ def reading_at_test(
         distilled *= groups
     if _has_no_context(spec["method"]["name"]):
         shown = 0
-    return Reading(shown, distilled, vectors, query + OPTIONS * ANSWER, OPTIONS * ANSWER)
+    return TokenCounts(shown, distilled, vectors, query + OPTIONS * ANSWER, OPTIONS * ANSWER)
 
 
 def _demonstrations(
@@ -194,16 +195,16 @@ def _demonstrations(
     return shown, min(longest - ANSWER, each)
 
 
-def _models(models: Models, spec: Mapping[str, Any]) -> tuple[Architecture, Architecture | None]:
-    name, distiller = spec["llm"]["name"], spec["method"]["distiller"]
-    llm = models(f"llms.{name}.path", spec["llm"]["path"])
-    if distiller is None:
-        return llm, None
-    return llm, models(f"llms.{name}.distiller.path", distiller["path"])
-
-
-def _dtype(spec: Mapping[str, Any]) -> str:
-    return "int8" if spec["llm"].get("int8") else spec["llm"]["dtype"]
+def _query_costs(models: Models, spec: Mapping[str, Any], tokens: TokenCounts) -> QueryCosts:
+    """Return the costs of a query of a run; raises UserError if a model's sizes are unknown."""
+    source, distiller = spec["llm"], spec["method"]["distiller"]
+    key = f"llms.{source['name']}"
+    return QueryCosts(
+        models(f"{key}.path", source["path"]),
+        models(f"{key}.distiller.path", distiller["path"]) if distiller else None,
+        tokens,
+        "int8" if source.get("int8") else source["dtype"],
+    )
 
 
 def _per_seed(configuration: Configuration) -> bool:

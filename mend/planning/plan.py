@@ -85,8 +85,8 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
             configuration.values, run.llm, run.method, run.variant, run.partition
         )
     }
-    kept = dict.fromkeys(filter(None, (teacher_of(configuration, path) for path in trainings)))
-    jobs = [teacher_job(configuration, models, path) for path in kept]
+    teachers = dict.fromkeys(filter(None, (teacher_of(configuration, path) for path in trainings)))
+    jobs = [teacher_job(configuration, models, path) for path in teachers]
     jobs += [training_job(configuration, models, path) for path in trainings]
     paths = dict.fromkeys(f"{run.folder}/predict" for run in runs)
     jobs += [prediction_job(configuration, models, path) for path in paths]
@@ -165,7 +165,10 @@ def _studies(configuration: Configuration, targets: Iterable[str]) -> list[str]:
 def _row(llm: str, stage: str, jobs: Sequence[Job], device: str) -> Row:
     seconds = [job.work.seconds(device, job.dtype) for job in jobs]
     return Row(
-        *(llm, stage, len(jobs), sum(job.steps for job in jobs)),
+        llm=llm,
+        stage=stage,
+        jobs=len(jobs),
+        steps=sum(job.steps for job in jobs),
         work=sum((job.work for job in jobs), Work()),
         seconds=sum(seconds),
         longest=max(seconds),
@@ -218,8 +221,7 @@ def _risks(jobs: Sequence[Job], rows: Sequence[Row], device: str) -> list[str]:
 
 
 def _waits(job: Job, device: str) -> bool:
-    started = job.work.passes * LAYER_SECONDS
-    return job.one_by_one and started >= job.work.seconds(device, job.dtype)
+    return job.one_by_one and job.work.launch_seconds >= job.work.seconds(device, job.dtype)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -239,7 +241,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _totals(found: Plan) -> tuple[str, ...]:
     rows = found.rows
     return (
-        *("all", "", str(sum(row.jobs for row in rows))),
+        "all",
+        "",
+        str(sum(row.jobs for row in rows)),
         f"{sum(row.steps for row in rows):,}",
         _number(sum(row.work.flops for row in rows) / 1e15),
         _number(sum(row.seconds for row in rows) / 3600),

@@ -32,7 +32,7 @@ from mend.models.distiller import Distiller
 from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
 from mend.planning.architectures import architecture, find_architecture
-from mend.planning.costs import FRAGMENTED, Reading, scoring_work, training_bytes, training_work
+from mend.planning.costs import FRAGMENTED, QueryCosts, TokenCounts
 from mend.planning.plan import Row, configuration_values, plan, plan_text
 from mend.training.losses import example_losses
 
@@ -118,7 +118,8 @@ def test_training_operations_are_those_that_pytorch_counts(name, distils):
             example_losses(llm, method, [example], losses, "pretrain", PROTOCOL).values()
         ).backward()
     teacher = "runs" if distils else None
-    work = training_work(sizes, distiller, Reading(60, 60, 8, 15, 15), 1, teacher)
+    costs = QueryCosts(sizes, distiller, TokenCounts(60, 60, 8, 15, 15))
+    work = costs.training_work(1, teacher)
     # Less is done in the first layer, of two: nothing there has to lead to the query's tokens.
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
@@ -129,7 +130,7 @@ def test_operations_of_trained_vectors_are_those_that_pytorch_counts():
     example = Example([], [], [(random_tokens(60, 3), [])])
     with FlopCounterMode(display=False) as counter:
         example_losses(llm, method, [example], {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].backward()
-    work = training_work(sizes, None, Reading(0, 0, 8, 60, 60), 1, None)
+    work = QueryCosts(sizes, None, TokenCounts(0, 0, 8, 60, 60)).training_work(1, None)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
 
@@ -145,22 +146,22 @@ def test_scoring_operations_are_those_that_pytorch_counts(name, number):
     with FlopCounterMode(display=False) as counter:
         score_items(llm, method, items)
     # The last token of an option is predicted, not read.
-    work = scoring_work(sizes, distiller, Reading(60, 60, 8, 20 + 9, 12), 1, number)
+    costs = QueryCosts(sizes, distiller, TokenCounts(60, 60, 8, 20 + 9, 12))
+    work = costs.scoring_work(1, number)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
     sizes = architecture(CONFIGURATIONS["gpt2"](64).to_dict())
-    reading, piece = Reading(60, 60, 8, 15, 15), 4
-    kinds = (None, "kept", "runs")
-    alone, kept, runs = (
-        training_bytes(sizes, None, reading, piece, "bfloat16", False, kind) for kind in kinds
+    costs = QueryCosts(sizes, None, TokenCounts(60, 60, 8, 15, 15), "bfloat16")
+    alone, cached, runs = (
+        costs.training_bytes(4, False, teacher) for teacher in (None, "cached", "runs")
     )
-    of_keys_and_values = piece * 2 * 2 * 64 * (60 + 15) * 2  # two layers of 64, two bytes each
-    assert alone == kept == pytest.approx(runs - FRAGMENTED * of_keys_and_values)
+    of_keys_and_values = 4 * 2 * 2 * 64 * (60 + 15) * 2  # two layers of 64, two bytes each
+    assert alone == cached == pytest.approx(runs - FRAGMENTED * of_keys_and_values)
 
 
-def test_what_is_read_at_once_is_what_scoring_reads():
+def test_batch_sizes_are_those_of_scoring():
     given = inspect.signature(score_items).parameters
     found = [given[name].default for name in ("context_batch_size", "item_batch_size")]
     assert found == [plan_costs.CONTEXT_BATCH_SIZE, plan_costs.ITEM_BATCH_SIZE]
@@ -184,20 +185,20 @@ def test_what_studies_share_is_counted_once(paper):
     assert trained[0] == trained[1]
 
 
-def test_a_kept_teacher_is_computed_once_and_its_disk_is_told(paper):
-    def rows(keeps: bool) -> dict[str, Row]:
+def test_a_cached_teacher_is_computed_once_and_its_disk_is_told(paper):
+    def rows(cached: bool) -> dict[str, Row]:
         values = copy.deepcopy(dict(paper.values))
-        values["training"]["pretrain"]["teacher_cache"] = keeps
+        values["training"]["pretrain"]["teacher_cache"] = cached
         found = plan(load_configuration(values, []), ["gamma"])
         return {row.stage: row for row in found.rows if row.llm == "gpt2-large"}
 
-    kept, running = rows(True), rows(False)
+    cached, running = rows(True), rows(False)
     assert "teacher" not in running
-    assert kept["teacher"].jobs == 1
+    assert cached["teacher"].jobs == 1
     # 205 tokens after beta = 0.8 of 1,024, bfloat16: half a megabyte a chunk.
-    assert kept["teacher"].disk == pytest.approx(22e6 // 1024 * 205 * 1280 * 2)
-    saved = running["pretrain"].work.flops - kept["pretrain"].work.flops
-    assert saved > 20 * kept["teacher"].work.flops
+    assert cached["teacher"].disk == pytest.approx(22e6 // 1024 * 205 * 1280 * 2)
+    saved = running["pretrain"].work.flops - cached["pretrain"].work.flops
+    assert saved > 20 * cached["teacher"].work.flops
 
 
 def test_all_studies_have_a_plan(paper):
@@ -228,7 +229,7 @@ def test_the_text_says_what_will_not_fit(paper):
     assert "t5-lm-large: float32 is" in plan_text(paper, ["table2"], "l4")
 
 
-def test_more_steps_cost_more_and_a_larger_piece_waits_less(paper):
+def test_more_steps_cost_more_and_a_larger_micro_batch_waits_less(paper):
     def hours(change) -> float:
         values = copy.deepcopy(dict(paper.values))
         change(values["training"]["finetune"])
