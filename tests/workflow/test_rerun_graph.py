@@ -1,0 +1,86 @@
+"""The modules for whose change each kind of job runs again: those that its code hash reaches."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mend.code_hash import reached_modules
+
+ROOT = Path(__file__).parents[2]
+
+
+def entry_modules() -> dict[str, list[str]]:
+    """Return the modules that each rule's `params` name, as `code=code(...)`."""
+    found = {}
+    for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for rule in re.split(r"\n *rule ", file.read_text(encoding="utf-8"))[1:]:
+            if code := re.search(r"\bcode=\w*code\((.*?)\)", rule, flags=re.DOTALL):
+                found[rule.partition(":")[0]] = re.findall(r'"([\w.]+)"', code[1])
+    return found
+
+
+RULES = entry_modules()
+
+
+def reached(rule: str, *others: str) -> set[str]:
+    """Return the modules that a rule's hash reaches, without `mend.`."""
+    return {name.partition(".")[2] for name in reached_modules(*RULES[rule], *others)} - {""}
+
+
+def room(modules: set[str], name: str) -> set[str]:
+    return {module for module in modules if module.partition(".")[0] == name}
+
+
+def test_every_rule_that_calls_the_package_hashes_its_code() -> None:
+    for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for rule in re.split(r"\n *rule ", file.read_text(encoding="utf-8"))[1:]:
+            calls = "python -m mend" in rule
+            assert calls == ("code=" in rule), rule.partition(":")[0]
+
+
+@pytest.mark.parametrize("rule", ["pretraining_teacher", "finetuning_teacher"])
+def test_a_teacher_does_not_run_again_for_scoring_or_a_training_loop(rule: str) -> None:
+    assert not room(reached(rule), "evaluation")
+    assert room(reached(rule), "training") <= {"training", "training.teacher", "training.losses"}
+
+
+@pytest.mark.parametrize(
+    "rule", ["pocket_world", "download_benchmark", "download_corpus", "tasks", "chunks"]
+)
+def test_data_do_not_change_with_models_and_what_is_done_with_them(rule: str) -> None:
+    for name in ("models", "methods", "training", "evaluation", "analysis", "reporting"):
+        assert not room(reached(rule), name), name
+
+
+def test_episodes_change_with_models_only_where_one_retrieves_demonstrations() -> None:
+    modules = {name.removeprefix("mend.") for name in reached_modules("mend.data.episodes")}
+    assert not room(modules, "models")
+
+
+@pytest.mark.parametrize("rule", ["predict", "attention", "efficiency_of"])
+def test_what_is_evaluated_does_not_change_with_training(rule: str) -> None:
+    assert not room(reached(rule), "training")
+
+
+@pytest.mark.parametrize("rule", ["pretrain", "finetune", "predict"])
+def test_a_method_does_not_run_again_for_another_method(rule: str) -> None:
+    own = reached(rule, "mend.methods.prompt_tuning")
+    assert room(own, "methods") == {"methods", "methods.base", "methods.prompt_tuning"}
+    assert "models.distiller" not in own
+    assert "models.distiller" in reached(rule, "mend.methods.hypertuning")
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_only_pages_and_figures_change_with_the_reporting(rule: str) -> None:
+    if not any(name.startswith("mend.reporting") for name in RULES[rule]):
+        assert not room(reached(rule), "reporting")
+        assert not room(reached(rule), "planning")
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_no_job_runs_again_for_how_the_configuration_is_checked(rule: str) -> None:
+    read_by_the_snakefile = {"loading", "checks", "job_specs", "schema", "presets", "study_checks"}
+    assert not reached(rule) & {f"configuration.{name}" for name in read_by_the_snakefile}
