@@ -30,6 +30,8 @@ PARTS = ("distillation", "context", "query")
 
 #: Turns sequences of demonstration tokens into contexts: a method's `contexts` for one LLM.
 Contexts = Callable[[Sequence[Sequence[int]]], Context]
+#: One run of `one_query`, with all its arguments.
+Run = Callable[[], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -84,44 +86,37 @@ def _storages(values) -> list[torch.UntypedStorage]:
 
 
 @torch.no_grad()
-def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths, part) -> None:
+def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths) -> Iterator[str]:
     """Read one context of `tokens` demonstration tokens and one query with its right answer.
 
-    part: called with each part's name; returns a context manager that measures it. Costs do not
-    depend on which tokens are read.
+    Yields the name of each part when it is done. Costs do not depend on which tokens are read.
     """
     row = torch.zeros(1, dtype=torch.long, device=llm.device)
     answer = torch.zeros(1, lengths.answer, dtype=torch.long, device=llm.device)
-    with part("distillation"):
-        context = contexts([[0] * tokens])
-    with part("context"):
-        prefilled = llm.prefill(context)
-    with part("query"):
-        # The context is kept for other queries: this one extends a copy, as in scoring.
-        after = llm.extend(prefilled.select(row), [[0] * lengths.query])
-        llm.logits(llm.predicting_states(after, answer)).float().log_softmax(-1)
+    context = contexts([[0] * tokens])
+    yield "distillation"
+    prefilled = llm.prefill(context)
+    yield "context"
+    # The context is kept for other queries: this one extends a copy, as in scoring.
+    after = llm.extend(prefilled.select(row), [[0] * lengths.query])
+    llm.logits(llm.predicting_states(after, answer)).float().log_softmax(-1)
+    yield "query"
 
 
-def count_flops(run: Callable) -> dict[str, int]:
+def count_flops(run: Run) -> dict[str, int]:
     """Return the forward floating-point operations of each part of `run`, as PyTorch counts them.
 
-    Matrix products, two for each multiplication and addition. run: `one_query` but for its `part`.
-    The models must have eager attention, which alone is counted on every device; it has the
-    products that a causal mask then hides.
+    Matrix products, two for each multiplication and addition. The models must have eager attention,
+    which alone is counted on every device; it has the products that a causal mask then hides.
     """
-    counts = {}
-
-    @contextmanager
-    def part(name: str) -> Iterator[None]:
-        with FlopCounterMode(display=False) as counter:
-            yield
-        counts[name] = counter.get_total_flops()
-
-    run(part)
+    counts: dict[str, int] = {}
+    with FlopCounterMode(display=False) as counter:
+        for part in run():
+            counts[part] = counter.get_total_flops() - sum(counts.values())
     return counts
 
 
-def measure_memory(run: Callable, device: torch.device) -> dict[str, int]:
+def measure_memory(run: Run, device: torch.device) -> dict[str, int]:
     """Return each part's peak memory in bytes above what there was before `run`, the weights.
 
     On CUDA it is the allocator's peak; elsewhere that of living tensors (`LiveMemory`).
@@ -129,46 +124,33 @@ def measure_memory(run: Callable, device: torch.device) -> dict[str, int]:
     peaks = {}
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
-
-        @contextmanager
-        def part(name: str) -> Iterator[None]:
+        torch.cuda.reset_peak_memory_stats(device)
+        for part in run():
+            peaks[part] = torch.cuda.max_memory_allocated(device) - before
             torch.cuda.reset_peak_memory_stats(device)
-            yield
-            peaks[name] = torch.cuda.max_memory_allocated(device) - before
-
-        run(part)
         return peaks
     with LiveMemory() as memory:
-
-        @contextmanager
-        def part(name: str) -> Iterator[None]:
+        for part in run():
+            peaks[part] = memory.peak
             memory.peak = memory.live
-            yield
-            peaks[name] = memory.peak
-
-        run(part)
     return peaks
 
 
-def measure_seconds(run: Callable, device: torch.device) -> dict[str, float]:
+def measure_seconds(run: Run, device: torch.device) -> dict[str, float]:
     """Return the seconds that each part of `run` takes, once."""
     seconds = {}
-
-    @contextmanager
-    def part(name: str) -> Iterator[None]:
-        _wait(device)
-        start = time.perf_counter()
-        yield
-        _wait(device)
-        seconds[name] = time.perf_counter() - start
-
-    run(part)
+    start = _now(device)
+    for part in run():
+        end = _now(device)
+        seconds[part] = end - start
+        start = end
     return seconds
 
 
-def _wait(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def forward_flops(config: PretrainedConfig, lengths: Lengths, **method) -> dict[str, int]:
@@ -187,8 +169,8 @@ def fake_models(
     protocol: Mapping | None = None,
     dtype: torch.dtype = torch.float32,
     query_in: str | None = None,
-) -> Iterator[Callable]:
-    """Yield `one_query`, but for its `part`, of models whose tensors have shapes and no data.
+) -> Iterator[Run]:
+    """Yield `one_query` with models whose tensors have shapes and no data.
 
     A model of any size is counted in seconds.
     vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
