@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mend.configuration.loading import Configuration
@@ -37,7 +38,10 @@ HEADERS = ("LLM", "stage", "jobs", "steps", "PFLOP", "hours", "longest job", "me
 
 @dataclass(frozen=True)
 class Row:
-    """One LLM's jobs of one stage. seconds, longest: of all jobs, and of the longest one."""
+    """One LLM's jobs of one stage, or all jobs.
+
+    seconds, longest: of all of them, and of the longest one.
+    """
 
     llm: str
     stage: str
@@ -61,6 +65,7 @@ class Plan:
     targets: Sequence[str]
     device: str
     rows: Sequence[Row]
+    total: Row
     data_jobs: int
     models: float
     data: float
@@ -100,6 +105,7 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
         studies,
         device,
         rows,
+        total=_row("all", "", jobs, device),
         data_jobs=_data_jobs(configuration, runs, trainings),
         models=_download(configuration, models, {run.llm for run in runs}),
         data=DATA_BYTES if configuration["benchmark"]["tasks"]["source"] == "hub" else 0.0,
@@ -114,7 +120,7 @@ def plan_text(
     """Return a plan as text; raises UserError as `plan` does."""
     found = plan(configuration, targets, device)
     half, single, memory = DEVICES[device]
-    cells = [HEADERS, *map(_cells, found.rows), _totals(found)]
+    cells = [HEADERS, *map(_cells, [*found.rows, found.total])]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADERS))]
     lines = [f"Plan of {', '.join(found.targets)} on {device}: estimates, nothing was run.", ""]
     for row in cells:
@@ -171,8 +177,8 @@ def _row(llm: str, stage: str, jobs: Sequence[Job], device: str) -> Row:
         steps=sum(job.steps for job in jobs),
         work=sum((job.work for job in jobs), Work()),
         seconds=sum(seconds),
-        longest=max(seconds),
-        memory=max(job.memory for job in jobs),
+        longest=max(seconds, default=0.0),
+        memory=max((job.memory for job in jobs), default=0.0),
         disk=sum(job.disk for job in jobs),
     )
 
@@ -238,21 +244,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _totals(found: Plan) -> tuple[str, ...]:
-    rows = found.rows
-    return (
-        "all",
-        "",
-        str(sum(row.jobs for row in rows)),
-        f"{sum(row.steps for row in rows):,}",
-        _number(sum(row.work.flops for row in rows) / 1e15),
-        _number(sum(row.seconds for row in rows) / 3600),
-        f"{_number(max((row.longest for row in rows), default=0) / 3600)} h",
-        f"{max((row.memory for row in rows), default=0) / 1e9:.1f}",
-        f"{sum(row.disk for row in rows) / 1e9:.1f}",
-    )
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value else "0"
 
@@ -269,23 +260,15 @@ def configuration_values(*files: str) -> dict[str, Any]:
     Raises UserError if one cannot be read.
     """
     import yaml
+    from snakemake.utils import update_config
 
     values: dict[str, Any] = {}
     for file in files:
         try:
-            with open(file, encoding="utf-8") as text:
-                found = yaml.safe_load(text)
+            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(found, dict):
             raise UserError(f"{file}: not a configuration: it has no keys")
-        _merge(values, found)
+        update_config(values, found)
     return values
-
-
-def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
