@@ -67,12 +67,12 @@ def episodes(number: int) -> list[Example]:
     return made
 
 
-def our_step(llm: FrozenLLM, method: Method, batch: list[Example], piece: int) -> float:
-    """Add a batch's gradients as training does, `piece` episodes at a time; return its loss."""
+def our_step(llm: FrozenLLM, method: Method, batch: list[Example], micro_batch_size: int) -> float:
+    """Add a batch's gradients as training does, micro-batch by micro-batch; return its loss."""
     total = 0.0
     batch = sorted(batch, key=lambda example: len(example.demonstrations))
-    for start in range(0, len(batch), piece):
-        part = batch[start : start + piece]
+    for start in range(0, len(batch), micro_batch_size):
+        part = batch[start : start + micro_batch_size]
         losses = example_losses(llm, method, part, WEIGHTS, "finetune", PROTOCOL)
         loss = sum(losses.values()) * len(part) / len(batch)
         loss.backward()
@@ -121,7 +121,7 @@ def padded_vectors(method: Distilling, ids: torch.Tensor, mask: torch.Tensor) ->
     return own.projection(states[:, -own.length :].float())
 
 
-def kept_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> TeacherStates:
+def cached_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> TeacherStates:
     """Write the teacher's states of a batch as `mend.training.teacher` does, and open them."""
     states = [one.cpu() for one in teacher_states(llm, batch, "finetune")]
     save_file({str(i): one for i, one in enumerate(states)}, folder / "000000.safetensors")
@@ -136,25 +136,25 @@ def run() -> tuple[list[dict], list[str]]:
         write_out(module)
     on_gpu = device().type == "cuda"
     batch = episodes(8)  # as in the paper
-    piece = 4 if on_gpu else 2  # micro_batch_size
+    micro_batch_size = 4 if on_gpu else 2
 
     def ours() -> float:
         method.zero_grad()
-        return our_step(model, method, batch, piece)
+        return our_step(model, method, batch, micro_batch_size)
 
     def obvious() -> float:
         plain_method.zero_grad()
         return obvious_step(plain, plain_method, batch)
 
     with tempfile.TemporaryDirectory() as folder:
-        states = kept_states(model, batch, Path(folder))
+        states = cached_states(model, batch, Path(folder))
 
         def read() -> list[Example]:
             return [replace(example, teacher_states=states[i]) for i, example in enumerate(batch)]
 
         def ours_reading() -> float:
             method.zero_grad()
-            return our_step(model, method, read(), piece)
+            return our_step(model, method, read(), micro_batch_size)
 
         rows = [
             compare(
@@ -166,7 +166,7 @@ def run() -> tuple[list[dict], list[str]]:
                 goal=goal,
                 floor=floor_seconds(step, model),
             )
-            for how, step, goal in (("running", ours, 2), ("kept on disk", ours_reading, 3))
+            for how, step, goal in (("running", ours, 2), ("cached on disk", ours_reading, 3))
         ]
         began = time.perf_counter()
         for _ in range(100):
@@ -188,11 +188,11 @@ def memory(ours: Callable[[], float], obvious: Callable[[], float]) -> str:
     """Compare the peak memory above the weights, one episode at a time both."""
 
     def peak(step: Callable[[], float]) -> float:
-        def one_part(part):
-            with part("step"):
-                step()
+        def parts():
+            step()
+            yield "step"
 
-        return measure_memory(one_part, device())["step"] / 2**20
+        return measure_memory(parts, device())["step"] / 2**20
 
     peaks = {"ours": peak(ours), "obvious": peak(obvious)}
     share = peaks["ours"] / peaks["obvious"]
