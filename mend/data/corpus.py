@@ -7,13 +7,13 @@ the demonstration, the rest the query.
 from __future__ import annotations
 
 import glob
-import gzip
 import json
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mend.atomic_io import whole_file
@@ -29,6 +29,8 @@ SHORTEST_DOCUMENT = 16
 
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
 _TEXT = (".txt", ".txt.gz")
+_READ_CHARACTERS = 1 << 20  # of a file, read at once
+_READ_LINES = 64  # turned into Python at once
 _BATCH_CHARACTERS = 1_000_000  # of documents, tokenized at once
 _ROW_GROUP_TOKENS = 1_000_000  # chunks held in memory before they are written
 
@@ -41,8 +43,8 @@ def read_documents(files: Iterable[str | Path], column: str = "text") -> Iterato
     no file stands for all files that match, in order of their names.
 
     Raises:
-        UserError: naming the file, and the line that is not such an object, not UTF-8, or where a
-            gzip file is damaged.
+        UserError: naming the file, and the line that is not such an object, or after which come
+            bytes that are not UTF-8 or a damaged part of a gzip file.
     """
     for path in _expand(files):
         is_json = path.name.endswith(_JSON_LINES)
@@ -50,21 +52,40 @@ def read_documents(files: Iterable[str | Path], column: str = "text") -> Iterato
             raise UserError(
                 f"{path}: a corpus file's name must end in {', '.join(_JSON_LINES + _TEXT)}"
             )
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
         number = 0
         try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                for number, line in enumerate(file, start=1):  # noqa: B007 (used below)
-                    if line.isspace():
-                        continue
-                    text = _read_text(line, column if is_json else None)
+            for number, line in enumerate(_lines(path), start=1):  # noqa: B007 (used below)
+                if line and not line.isspace():
+                    text = _document(line, column) if is_json else line
                     if text and not text.isspace():
                         yield text
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path}, after line {number}: not UTF-8") from None
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path}, line {number + 1}: cannot be read ({error})") from None
+            raise UserError(f"{path}, after line {number}: cannot be read ({error})") from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Stream the lines of a text file, which may be compressed."""
+    # Not its reader of JSON lines: there a text that looks like a date becomes a date, and half of
+    # a surrogate pair ends the reading.
+    from datasets import load_dataset
+
+    with TemporaryDirectory() as folder:  # for a lock: what is streamed is not cached
+        lines = load_dataset(
+            "text",
+            data_files=glob.escape(str(path)),
+            split="train",
+            streaming=True,
+            chunksize=_READ_CHARACTERS,
+            cache_dir=folder,
+        )
+        for table in lines.with_format("arrow").iter(batch_size=_READ_LINES):
+            yield from table["text"].to_pylist()
 
 
 def _expand(files: Iterable[str | Path]) -> Iterator[Path]:
@@ -78,16 +99,10 @@ def _expand(files: Iterable[str | Path]) -> Iterator[Path]:
         yield from map(Path, matches)
 
 
-def _read_text(line: bytes, column: str | None) -> str:
-    """One document from one line, which is JSON if there is a `column`; ValueError if it is not."""
+def _document(line: str, column: str) -> str:
+    """The document of one JSON line; ValueError says what is wrong with it."""
     try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    if column is None:
-        return text.rstrip("\r\n")
-    try:
-        row = json.loads(text)
+        row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if type(row) is not dict or type(row.get(column)) is not str:

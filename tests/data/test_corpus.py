@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 
 import pyarrow.parquet
@@ -108,7 +109,6 @@ def test_half_a_surrogate_pair_does_not_stop_the_reading(tmp_path):
         (b'"text"', "not an object with a string under 'text'"),
         (b'{"content": "x"}', "not an object with a string under 'text'"),
         (b'{"text": null}', "not an object with a string under 'text'"),
-        (b'{"text": "\xe9"}', "not UTF-8"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, line, message):
@@ -121,17 +121,38 @@ def test_errors_name_file_and_line(tmp_path, line, message):
         assert message in str(raised.value)
 
 
+def test_bytes_that_are_not_utf_8_are_told(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"good\n" * 400_000 + b"\xe9\n")
+    with pytest.raises(UserError) as raised:
+        list(read_documents([path]))
+    found = re.fullmatch(r".*a\.txt, after line (\d+): not UTF-8", str(raised.value))
+    assert 100_000 < int(found[1]) < 400_000
+
+
+def test_what_looks_like_a_date_stays_text(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["2019-04-25T12:57:54Z", "2019-04-25", "5"])
+    assert list(read_documents([path])) == ["2019-04-25T12:57:54Z", "2019-04-25", "5"]
+
+
+def test_names_are_taken_as_they_are(tmp_path):
+    path = tmp_path / "[a]?" / "b*{1}.txt"
+    path.parent.mkdir()
+    path.write_text("one\n")
+    assert list(read_documents([path])) == ["one"]
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"a\.parquet: a corpus file's name must end in \.jsonl"):
         list(read_documents([tmp_path / "a.parquet"]))
     with pytest.raises(UserError, match=r"a\.txt: no such file"):
         list(read_documents([tmp_path / "a.txt"]))
     (tmp_path / "a.txt.gz").write_text("not gzip")
-    with pytest.raises(UserError, match=r"a\.txt\.gz, line 1: cannot be read"):
+    with pytest.raises(UserError, match=r"a\.txt\.gz, after line 0: cannot be read"):
         list(read_documents([tmp_path / "a.txt.gz"]))
     whole = gzip.compress(b"".join(b"line %d\n" % i for i in range(10_000)))
     (tmp_path / "cut.txt.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cut\.txt\.gz, line \d+: cannot be read"):
+    with pytest.raises(UserError, match=r"cut\.txt\.gz, after line \d+: cannot be read"):
         list(read_documents([tmp_path / "cut.txt.gz"]))
 
 
