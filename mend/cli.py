@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mend.atomic_io import read_json
+from mend.configuration.settings import read_spec
 from mend.errors import UserError
 from mend.progress import logger, start_logging
 
@@ -145,25 +146,12 @@ def attention(options: argparse.Namespace) -> None:
 
 def table1(options: argparse.Namespace) -> None:
     """Write table 1 as CSV, Parquet and HTML."""
+    from mend.configuration.specs.reporting import Table1Spec
     from mend.reporting.tables.table1 import write_table1
 
     write_table1(
-        read_json(options.spec),
+        read_spec(options.spec, Table1Spec),
         options.tasks,
-        csv=options.csv,
-        parquet=options.parquet,
-        html=options.html,
-    )
-
-
-def table2(options: argparse.Namespace) -> None:
-    """Write table 2 as CSV, Parquet and HTML."""
-    from mend.reporting.tables.table2 import write_table2
-
-    write_table2(
-        read_json(options.spec),
-        options.predictions,
-        options.records,
         csv=options.csv,
         parquet=options.parquet,
         html=options.html,
@@ -172,25 +160,30 @@ def table2(options: argparse.Namespace) -> None:
 
 def table5(options: argparse.Namespace) -> None:
     """Write table 5 as CSV, Parquet and HTML."""
+    from mend.configuration.specs.reporting import Table5Spec
     from mend.reporting.tables.table5 import write_table5
 
     write_table5(
-        read_json(options.spec), csv=options.csv, parquet=options.parquet, html=options.html
+        read_spec(options.spec, Table5Spec),
+        csv=options.csv,
+        parquet=options.parquet,
+        html=options.html,
     )
 
 
 def study(options: argparse.Namespace) -> None:
-    """Write a study's table as CSV, Parquet and HTML, and what it claims as JSON."""
+    """Write a study's table as CSV, Parquet and HTML, and its judged claims as JSON."""
+    from mend.configuration.specs.reporting import StudySpec
     from mend.reporting.studies import write_study
 
     write_study(
-        read_json(options.spec),
+        read_spec(options.spec, StudySpec),
         options.predictions,
         options.records,
         csv=options.csv,
         parquet=options.parquet,
         html=options.html,
-        claims=options.claims,
+        details=options.details,
     )
 
 
@@ -231,9 +224,10 @@ def tensorboard(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write one page with every result."""
+    from mend.configuration.specs.reporting import ReportSpec
     from mend.reporting.report import write_report
 
-    write_report(read_json(options.spec), options.output)
+    write_report(read_spec(options.spec, ReportSpec), options.output)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -315,11 +309,10 @@ def parser() -> argparse.ArgumentParser:
     sub = command(attention)
     paths(sub, "episodes", "tasks", "weights", "output")
     threads(sub)
-    for run in (table2, study):
-        sub = command(run)
-        sub.add_argument("--predictions", type=Path, nargs="+", required=True)
-        sub.add_argument("--records", type=Path, nargs="*", default=[])
-        paths(sub, "csv", "parquet", "html", *(["claims"] if run is study else []))
+    sub = command(study)
+    sub.add_argument("--predictions", type=Path, nargs="+", required=True)
+    sub.add_argument("--records", type=Path, nargs="*", default=[])
+    paths(sub, "csv", "parquet", "html", "details")
     paths(command(table1), "tasks", "csv", "parquet", "html")
     paths(command(table5), "csv", "parquet", "html")
     paths(command(report), "output")

@@ -17,9 +17,9 @@ def test_bad_input_is_one_line_and_exit_status_2(caplog) -> None:
 
 
 def test_an_unexpected_error_is_not_hidden(monkeypatch) -> None:
-    def fail(path) -> None:
+    def fail(path, kind) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "read_json", fail)
+    monkeypatch.setattr(cli, "read_spec", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main([*TABLE5, "some.json"])

@@ -20,11 +20,11 @@ from mend.configuration.runs import (
     parse_settings,
     uses_distiller,
 )
+from mend.configuration.settings import Settings
 from mend.configuration.study_specs import (
     only,
     study_specification,
     table1_specification,
-    table2_specification,
     table5_specification,
 )
 from mend.configuration.teachers import finetuning_teacher, pretraining_teacher
@@ -44,7 +44,7 @@ _SCORING = ("option_score",)
 _NOT_OF_THE_JOB = ("queries_per_episode", "teacher_cache")
 
 
-def specification(configuration: Configuration, path: str) -> dict[str, Any]:
+def specification(configuration: Configuration, path: str) -> Any:
     """Return the specification of the job at a path; raises UserError if there is no such job."""
     match path.split("/"):
         case ["data", "benchmark"]:
@@ -78,9 +78,7 @@ def specification(configuration: Configuration, path: str) -> dict[str, Any]:
         case ["attention", llm] if llm in configuration["llms"]:
             return _attention(configuration, llm)
         case ["table1"]:
-            return table1_specification(configuration, _READING)
-        case ["table2"]:
-            return table2_specification(configuration)
+            return table1_specification(configuration, only(configuration["protocol"], _READING))
         case ["table5"]:
             return table5_specification(configuration)
         case ["report"]:
@@ -92,7 +90,9 @@ def specification(configuration: Configuration, path: str) -> dict[str, Any]:
 
 def specification_json(configuration: Configuration, path: str) -> str:
     """Return the specification as one line of JSON with sorted keys."""
-    return json.dumps(specification(configuration, path), sort_keys=True, ensure_ascii=False)
+    spec = specification(configuration, path)
+    content = spec.model_dump(mode="json") if isinstance(spec, Settings) else spec
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
 def test_tasks(configuration: Configuration, partition: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mend.configuration.claims import SIDES, compared_points
+from mend.configuration.claims import Claim
 from mend.configuration.runs import (
     STAGES,
     parse_settings,
@@ -14,11 +14,24 @@ from mend.configuration.runs import (
     uses_distiller,
 )
 from mend.configuration.schema import check_settings, closest
+from mend.display_names import method_label
 from mend.errors import UserError
 
 COLUMNS = (
-    *("llm", "run", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"),
-    *("context_length", "difference", "difference_low", "difference_high", "average_rank"),
+    "llm",
+    "run",
+    "partition",
+    "mean",
+    "std",
+    "ci_low",
+    "ci_high",
+    "tasks",
+    "seeds",
+    "context_length",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "average_rank",
     "context_share",
 )
 """Of every study's table; an axis is one more, and so has another name."""
@@ -69,8 +82,13 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
     content, place = values["studies"][study], f"studies.{study}"
     if ("runs" in content) == ("methods" in content):
         raise UserError(f"{place}: give either methods or runs")
-    if study == "table2" and ("runs" in content or "vary" in content or "set" in content):
-        raise UserError(f"{place}: has methods, llms and partitions only; make another study")
+    if study == "table2" or content.get("layout") == "matrix":
+        for key in ("runs", "vary", "set", "reference"):
+            if key in content:
+                raise UserError(
+                    f"{place}.{key}: its rows are methods as they are configured, and differences "
+                    "those of its claims; leave this out, or make another study"
+                )
     for label, run in content.get("runs", {}).items():
         if run["method"] not in values["methods"]:
             raise UserError(
@@ -97,17 +115,22 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
         if set(claim["higher"]) != set(claim["lower"]):
             raise UserError(f"{place}.{key}: higher and lower must name the same axes")
         try:
-            pairs = compared_points(claim)
+            pairs = Claim(**claim).pairs()
         except UserError as error:
             raise UserError(f"{place}.{key}: {error}") from None
-        points += [(f"{key}.{SIDES[i]}", side) for pair in pairs for i, side in enumerate(pair)]
-    axes = study_axes(values, study)
+        for higher, lower in pairs:
+            points += [(f"{key}.higher", higher), (f"{key}.lower", lower)]
+    axes = {name: list(labels) for name, labels in study_axes(values, study).items()}
+    # A claim about a method that the study leaves out is not judged.
+    left_out = [] if "runs" in content else list(map(method_label, values["methods"]))
     for key, point in points:
         for axis, label in point.items():
             if axis not in axes:
-                known = ", ".join(axes)
-                raise UserError(f"{place}.{key}: there is no axis {axis}; there are {known}")
-            if label not in axes[axis]:
+                raise UserError(
+                    f"{place}.{key}: there is no axis {axis}; there are {', '.join(axes)}"
+                )
+            also = left_out if axis == "run" and key.startswith("claims") else []
+            if label not in [*axes[axis], *also]:
                 known = ", ".join(map(str, axes[axis]))
                 raise UserError(f"{place}.{key}.{axis}: {label} is not one of {known}")
     if "context_share_of" in content and "vary" not in content:

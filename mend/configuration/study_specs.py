@@ -2,64 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mend.configuration.claims import Claim, Value
 from mend.configuration.loading import Configuration
-from mend.configuration.runs import DEFAULT, STAGES, method_settings, study_axes, study_points
+from mend.configuration.runs import (
+    DEFAULT,
+    STAGES,
+    method_settings,
+    study_axes,
+    study_points,
+    study_runs,
+    trained_stages,
+)
+from mend.configuration.specs.reporting import StudySpec, Table1Spec, Table5Spec
 
-_COUNTING = ("metrics", "task_mean", "excluded_test_tasks", "drop_tasks_in_both")
 
-
-def study_specification(configuration: Configuration, study: str) -> dict[str, Any]:
+def study_specification(configuration: Configuration, study: str) -> StudySpec:
     """Return the specification of a study's table: its axes, its runs, and what is compared."""
     content = configuration["studies"][study]
-    axes = study_axes(configuration, study)
-    return {
-        "name": study,
-        "title": content.get("title", study),
-        **_common(configuration, study),
-        "axes": [{"name": name, "values": list(values)} for name, values in axes.items()],
-        "runs": [
-            dict(zip(("llm", "method", "variant", "condition", "values"), point, strict=True))
-            for point in study_points(configuration, study)
+    benchmark, protocol = configuration["benchmark"], configuration["protocol"]
+    axes = {name: _alike(values) for name, values in study_axes(configuration, study).items()}
+    partitions = content["partitions"]
+    tasks = {name: list(configuration.needs.get(name, {}).get("test", ())) for name in partitions}
+    listed = {name: configuration.listed_test_tasks.get(name, ()) for name in partitions}
+    return StudySpec(
+        name=study,
+        title=content.get("title", study),
+        command=command(configuration, f"{configuration.results}/{study}.csv"),
+        benchmark=benchmark["tasks"]["source"],
+        layout=content.get("layout", "list"),
+        llms=[
+            {"name": name, "paper_llm": configuration["llms"][name].get("paper_llm")}
+            for name in content["llms"]
         ],
-        "set": content.get("set", {}),
-        "reference": content.get("reference"),
-        "claims": content.get("claims", []),
-        "score": content.get("score", "mean"),
-        "context_share_of": content.get("context_share_of"),
-        "paper": content.get("paper"),
-    }
+        partitions=partitions,
+        test_tasks=tasks,
+        task_types={
+            name: configuration.tasks[name].type for names in tasks.values() for name in names
+        },
+        seeds=benchmark["seeds"],
+        axes=[{"name": name, "values": values} for name, values in axes.items()],
+        runs=[
+            {
+                "llm": llm,
+                "method": method,
+                "variant": variant,
+                "condition": condition,
+                "values": _place(point, axes),
+            }
+            for llm, method, variant, condition, point in study_points(configuration, study)
+        ],
+        shared=content.get("set", {}),
+        reference=_place(content.get("reference") or {}, axes),
+        claims=[
+            {**claim, **{side: _place(claim[side], axes) for side in ("higher", "lower")}}
+            for claim in content.get("claims", ())
+            if _is_of(claim, axes)
+        ],
+        score=content.get("score", "mean"),
+        context_share_of=content.get("context_share_of"),
+        paper=content.get("paper"),
+        **only(protocol, ("metrics", "task_mean", "drop_tasks_in_both")),
+        skipped=_named({name: sorted({*listed[name]} - {*tasks[name]}) for name in partitions}),
+        excluded=_named(protocol.get("excluded_test_tasks", {})),
+        in_both=_named(
+            {
+                partition: [
+                    name for name in names if "train" in configuration.tasks[name].roles[partition]
+                ]
+                for partition, names in tasks.items()
+            }
+        ),
+    )
 
 
-def table2_specification(configuration: Configuration) -> dict[str, Any]:
-    """Return the specification of table 2, the study that is laid out as the paper has it."""
-    return {
-        **_common(configuration, "table2"),
-        "methods": configuration["studies"]["table2"]["methods"],
-        "shots": configuration["benchmark"]["shots"],
-    }
+def _alike(values: Iterable[Value]) -> list[Value]:
+    """Return the values of an axis: as text, unless all are numbers."""
+    values = list(values)
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    return values if numbers else [str(value) for value in values]
 
 
-def table1_specification(configuration: Configuration, reading: Iterable[str]) -> dict[str, Any]:
+def _place(point: Mapping[str, Any], axes: Mapping[str, Sequence[Value]]) -> dict[str, Any]:
+    """Return values of axes (or lists of them) as the axes have them."""
+
+    def alike(axis: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [alike(axis, item) for item in value]
+        return str(value) if isinstance(axes[axis][0], str) else value
+
+    return {axis: alike(axis, point[axis]) for axis in axes if axis in point}
+
+
+def _is_of(claim: Mapping[str, Any], axes: Mapping[str, Sequence[Value]]) -> bool:
+    """Whether the study has the runs that a claim is about: it may leave methods out."""
+    pairs = Claim(**claim).pairs()
+    return all(side.get("run", axes["run"][0]) in axes["run"] for pair in pairs for side in pair)
+
+
+def _named(names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {key: list(found) for key, found in names.items() if found}
+
+
+def study_stages(configuration: Configuration, study: str) -> list[str]:
+    """Return the folders of the stages that a study's runs are trained in."""
+    folders = [
+        folder
+        for run in study_runs(configuration, study)
+        for folder in trained_stages(configuration, run.llm, run.method, run.variant, run.partition)
+    ]
+    return list(dict.fromkeys(folders))
+
+
+def table1_specification(configuration: Configuration, reading: Mapping[str, Any]) -> Table1Spec:
     """Return the specification of table 1: each side of each partition and what reads its rows."""
     llms = configuration["studies"]["table2"]["llms"]
     keys = ("path", "revision", "local_files_only")
-    return {
-        "command": command(configuration, f"{configuration.results}/table1.csv"),
-        "llms": [{"name": name, **only(configuration["llms"][name], keys)} for name in llms],
-        "partitions": {
+    return Table1Spec(
+        command=command(configuration, f"{configuration.results}/table1.csv"),
+        benchmark=configuration["benchmark"]["tasks"]["source"],
+        llms=[{"name": name, **only(configuration["llms"][name], keys)} for name in llms],
+        partitions=list(configuration.needs),
+        tasks={
             partition: {side: list(names) for side, names in roles.items()}
             for partition, roles in configuration.needs.items()
         },
-        "seeds": configuration["benchmark"]["seeds"],
-        "benchmark": configuration["benchmark"]["tasks"]["source"],
-        "protocol": only(configuration["protocol"], reading),
-    }
+        seeds=configuration["benchmark"]["seeds"],
+        reading=reading,
+    )
 
 
-def table5_specification(configuration: Configuration) -> dict[str, Any]:
+def table5_specification(configuration: Configuration) -> Table5Spec:
     """Return the specification of table 5: the settings of each stage of table 2's methods."""
     study = configuration["studies"]["table2"]
     runs = []
@@ -73,14 +148,14 @@ def table5_specification(configuration: Configuration) -> dict[str, Any]:
                 runs.append(
                     {"llm": llm, "method": method, "stage": stage, "settings": flat(of_stage)}
                 )
-    return {
-        "command": command(configuration, f"{configuration.results}/table5.csv"),
-        "runs": runs,
-        "seed": configuration["training"]["seed"],
-    }
+    return Table5Spec(
+        command=command(configuration, f"{configuration.results}/table5.csv"),
+        runs=runs,
+        seed=configuration["training"]["seed"],
+    )
 
 
-def flat(settings: Any, before: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Return nested settings with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
@@ -91,34 +166,12 @@ def flat(settings: Any, before: str = "") -> dict[str, Any]:
     return found
 
 
-def command(configuration: Configuration, target: str) -> str:
+def command(configuration: Configuration, target: str, *options: str) -> str:
     """Return the command that makes a target with this configuration."""
-    text = f"snakemake --cores all {target}"
+    text = " ".join(["snakemake", *(options or ("--cores all",)), target])
     if configuration.files and list(configuration.files) != ["config.yaml"]:
         text += f" --configfile {' '.join(configuration.files)}"
     return text
-
-
-def _common(configuration: Configuration, study: str) -> dict[str, Any]:
-    content, benchmark = configuration["studies"][study], configuration["benchmark"]
-    spec = {
-        "command": command(configuration, f"{configuration.results}/{study}.csv"),
-        "llms": [
-            {"name": name, "paper_llm": configuration["llms"][name].get("paper_llm")}
-            for name in content["llms"]
-        ],
-        "partitions": content["partitions"],
-        "seeds": benchmark["seeds"],
-        "task_list": benchmark["task_list"],
-        "benchmark": benchmark["tasks"]["source"],
-        "protocol": only(configuration["protocol"], _COUNTING),
-    }
-    skipped = {
-        partition: sorted(set(names) - set(configuration.needs.get(partition, {}).get("test", ())))
-        for partition, names in configuration.listed_test_tasks.items()
-        if partition in content["partitions"]
-    }
-    return {**spec, "skipped": {key: names for key, names in skipped.items() if names}}
 
 
 def only(values: Any, keys: Iterable[str]) -> dict[str, Any]:

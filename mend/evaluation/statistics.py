@@ -20,13 +20,11 @@ tasks and seeds like these, not for another training run: each distiller is trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from mend.configuration.task_list import Task, test_tasks
 from mend.errors import UserError
 
 COLUMNS = ["llm", "method", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"]
@@ -35,29 +33,6 @@ TASK_MEANS = ("plain", "authors")
 DRAWS = 10_000
 BOOTSTRAP_SEED = 20240
 DECIMALS = 4
-
-
-def tasks_to_score(
-    spec: Mapping[str, Any], tasks: Mapping[str, Task]
-) -> dict[str, tuple[str, ...]]:
-    """The test tasks of each of a specification's partitions; partitions without any are left out.
-
-    Keys read: partitions, protocol, skipped ({partition: [tasks whose files are not there]}).
-    Raises UserError if no partition is left.
-    """
-    skipped = spec.get("skipped") or {}
-    found = {
-        partition: tuple(
-            name
-            for name in test_tasks(tasks, partition, spec["protocol"])
-            if name not in skipped.get(partition, ())
-        )
-        for partition in spec["partitions"]
-    }
-    found = {partition: names for partition, names in found.items() if names}
-    if not found:
-        raise UserError("none of the partitions has a test task whose files are there")
-    return found
 
 
 def task_weights(tasks: Sequence[str], task_mean: str = "plain") -> np.ndarray:

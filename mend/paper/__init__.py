@@ -32,6 +32,7 @@ def paper_table(name: str) -> pd.DataFrame:
     return pd.read_csv(FOLDER / f"{name}.csv", keep_default_na=False, na_values=[""])
 
 
+_STUDIES = ("table2", "table3", "table4", "table6", "table7")
 _TABLE3 = {
     "no_perturbation": "no perturbation",
     "bm25_knn": "BM25",
@@ -51,6 +52,11 @@ _TABLE4 = {
 _TABLE7 = ("whitespace", "newline")
 
 
+def paper_llms() -> list[str]:
+    """The paper's LLMs, of its tables 2 and 6."""
+    return list(dict.fromkeys([*paper_table("table2")["llm"], *paper_table("table6")["llm"]]))
+
+
 def paper_numbers(name: str) -> pd.DataFrame:
     """A table of the paper in the long form of a study, to be joined with ours.
 
@@ -59,8 +65,8 @@ def paper_numbers(name: str) -> pd.DataFrame:
     large's, and tables 3, 6 and 7 of the partition class_to_class, as their captions say. In table
     6 a std that is empty is one that the paper does not print. Raises UserError for another table.
     """
-    if name not in ("table3", "table4", "table6", "table7"):
-        raise UserError(f"paper: {name!r} is none of table3, table4, table6, table7")
+    if name not in _STUDIES:
+        raise UserError(f"paper: {name!r} is none of {', '.join(_STUDIES)}")
     table = paper_table(name)
     table["run"] = table["method"].map(lambda method: _TABLE4.get(method, method_label(method)))
     if name == "table3":

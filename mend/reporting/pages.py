@@ -1,18 +1,20 @@
-"""What HTML pages share: the template engine, names of partitions, and drawn intervals."""
+"""What tables and their pages share: files, the template engine, and drawn intervals."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
+import pyarrow
 from markupsafe import Markup
 
+from mend.atomic_io import write_parquet, write_text
 from mend.configuration.task_list import PARTITION_LABELS
-from mend.errors import UserError
+from mend.evaluation.statistics import to_csv
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -28,20 +30,23 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(_ENVIRONMENT.get_template(template).render(**values))
 
 
-def page_content(path: str | Path, level: int) -> Markup:
-    """What a page that was made of `base.html.j2` shows, its first heading of the level `level`.
+def page(title: str, section: Markup) -> Markup:
+    """A page of its own for a section."""
+    return render("page.html.j2", title=title, section=section)
 
-    Raises UserError if the file is not such a page.
-    """
-    page = Path(path).read_text(encoding="utf-8")
-    found = re.search(r"<main>(.*)</main>", page, re.DOTALL)
-    if not found:
-        raise UserError(f"{path}: not a page of a table; delete it, so that it is made again")
 
-    def deeper(heading: re.Match) -> str:
-        return f"<{heading[1]}h{int(heading[2]) + level - 1}"
-
-    return Markup(re.sub(r"<(/?)h([1-6])\b", deeper, found[1]))
+def write_table(
+    table: pd.DataFrame,
+    page: str,
+    csv: str | Path,
+    parquet: str | Path,
+    html: str | Path,
+    text: pd.DataFrame | None = None,
+) -> None:
+    """Write a table as `csv` and `parquet`, and its page; `text`: what the CSV has instead."""
+    write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)
+    write_text(page, html)
+    write_text(to_csv(table if text is None else text), csv)
 
 
 def partition_label(name: str) -> str:

@@ -84,7 +84,7 @@ def test_a_change_reaches_only_the_jobs_that_depend_on_it(values, key, value, ch
 def test_the_table_tells_the_command_that_made_it(values) -> None:
     for files, expected in [(["config.yaml"], ""), (["a.yaml", "b"], " --configfile a.yaml b")]:
         configuration = replace(load_configuration(values), files=files)
-        command = specification(configuration, "table2")["command"]
+        command = specification(configuration, "table2").command
         assert command == f"snakemake --cores all {values['results']}/table2.csv{expected}"
 
 

@@ -210,7 +210,7 @@ def test_missing_tasks_are_left_out_if_asked(folder_values, caplog) -> None:
     configuration = load_configuration(folder_values)
     assert configuration.needs["qa_to_qa"] == {"train": ("train_me",), "test": ("test_me",)}
     assert "lost" in caplog.text
-    assert specification(configuration, "table2")["skipped"]["qa_to_qa"] == ["lost"]
+    assert specification(configuration, "table2").skipped["qa_to_qa"] == ["lost"]
 
 
 def test_a_partition_without_tasks_is_left_out_and_none_left_is_an_error(folder_values) -> None:

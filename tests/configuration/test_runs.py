@@ -239,3 +239,30 @@ def test_a_figure_of_no_study_is_refused(values, figures, words) -> None:
     study = with_study(values, vary={"length": [1, 2]})
     with pytest.raises(UserError, match=words):
         load_configuration({**study, "figures": figures})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("vary", {"length": [1, 2]}), ("set", {"length": 2}), ("reference", {"run": "MEND"})],
+)
+def test_a_matrix_has_methods_as_they_are_configured(values, key, value) -> None:
+    values["studies"]["table2"][key] = value
+    with pytest.raises(UserError, match=rf"studies\.table2\.{key}: its rows are methods"):
+        load_configuration(values)
+
+
+def test_a_claim_about_a_method_that_is_left_out_is_not_judged(values) -> None:
+    claims = values["studies"]["table2"]["claims"]
+    values["studies"]["table2"]["methods"] = ["vanilla-icl", "mend"]
+    spec = specification(load_configuration(values), "table2")
+    assert [claim.text for claim in spec.claims] == [claims[1]["text"]]
+    claims[0]["lower"] = {"run": "Zero shot"}
+    with pytest.raises(UserError, match=r"claims\[0\]\.lower\.run: Zero shot is not one of"):
+        load_configuration(values)
+
+
+def test_values_of_an_axis_are_text_unless_all_are_numbers(values) -> None:
+    study = with_study(values, vary={"pass": {"one": {}, "2": {"shots": 2}}, "shots": [4, 16]})
+    spec = specification(load_configuration(study), "mine")
+    assert spec.axis_values["pass"] == ["one", "2"]
+    assert spec.axis_values["shots"] == [4, 16]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 
 import pandas as pd
 
-from mend.configuration.task_list import PARTITIONS
+from mend.configuration.specs.reporting import StudySpec
 
 TASKS = ["boats", "ships", "lakes"]
 SEEDS = [13, 21]
@@ -39,14 +38,25 @@ def predictions_of(spec, partitions):
                 rows.append(
                     {
                         **{key: run[key] for key in ("llm", "method", "variant", "condition")},
-                        **{"partition": partition, "task": task, "seed": seed, "row": row},
-                        **{"context_length": length, "gold": 0},
-                        **{"predicted": int(wrong), "gold_text": "yes"},
+                        "partition": partition,
+                        "task": task,
+                        "seed": seed,
+                        "row": row,
+                        "context_length": length,
+                        "gold": 0,
+                        "predicted": int(wrong),
+                        "gold_text": "yes",
                         "predicted_text": "no" if wrong else "yes",
                     }
                 )
     table = pd.DataFrame(rows)
     return table.drop_duplicates([*table.columns[:9]]).reset_index(drop=True)
+
+
+def study_spec(content):
+    """The specification of a study; all tasks are of each partition, unless it says otherwise."""
+    tasks = dict.fromkeys(content["partitions"], TASKS)
+    return StudySpec(**{"test_tasks": tasks, **content})
 
 
 def study(**changes):
@@ -60,9 +70,8 @@ def study(**changes):
         "llms": [{"name": llm, "paper_llm": None} for llm in LLMS],
         "partitions": ["qa_to_qa", "hr_to_lr"],
         "seeds": SEEDS,
-        "protocol": {"metrics": "metaicl"},
+        "task_types": dict.fromkeys(TASKS, "multi-choice"),
         "benchmark": "pocket",
-        "skipped": {},
         "axes": [
             {"name": "run", "values": list(methods)},
             {"name": "length", "values": list(variants)},
@@ -79,7 +88,6 @@ def study(**changes):
             for label, method in methods.items()
             for length, variant in variants.items()
         ],
-        "set": {},
         "reference": {"run": "MEND"},
         "score": "mean",
         "context_share_of": None,
@@ -87,11 +95,3 @@ def study(**changes):
         "claims": [],
     }
     return {**spec, **changes}
-
-
-def write_task_list(path):
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["task", "type", "options", *PARTITIONS])
-        for task in TASKS:
-            writer.writerow([task, "multi-choice", "", *["test"] * len(PARTITIONS)])

@@ -4,24 +4,20 @@ import base64
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from io import BytesIO
 
 import numpy as np
 import pytest
 import yaml
 from helpers.configurations import ROOT
-from helpers.reports import LLM, RUN, part, write_results, write_run
+from helpers.reports import COST_CLAIMS, LLM, RUN, part, write_results, write_run
 from PIL import Image
 
 from mend.configuration.loading import load_configuration
 from mend.configuration.report_spec import report_files, report_specification
 from mend.errors import UserError
 from mend.paper import paper_table
-from mend.reporting.pages import page_content
-from mend.reporting.report import write_report
-from mend.reporting.report.claims import EFFICIENCY, all_claims
-from mend.reporting.report.graph import BOX, WIDTH, draw_rules, reduced
+from mend.reporting.report import judged_claims, read_tables, write_report
 from mend.reporting.report.pictures import embedded
 from mend.reporting.report.runs import read_benchmarks, read_runs, warnings
 
@@ -38,6 +34,12 @@ def page(tmp_path_factory):
 def default():
     values = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     return load_configuration(values, ["config.yaml"])
+
+
+def claims_of(spec):
+    runs = read_runs(spec.results, spec.stages)
+    records = {stage: record for stage, (record, _) in zip(spec.stages, runs, strict=True)}
+    return judged_claims(spec, read_tables(spec, records))
 
 
 def plain(html):
@@ -69,7 +71,7 @@ def test_the_main_result_is_said_with_its_numbers(page):
 
 def test_claims_are_those_of_the_paper_in_its_order_then_ours(tmp_path):
     spec = write_results(tmp_path)
-    claims = all_claims(tmp_path, spec["parts"])
+    claims = claims_of(spec)
     listed = [(row["study"], row["text"]) for row in paper_table("claims").to_dict("records")]
     assert [(claim.study, claim.text) for claim in claims[:-1]] == listed
     found = {(claim.study, claim.text): claim for claim in claims}
@@ -88,10 +90,9 @@ def test_claims_are_those_of_the_paper_in_its_order_then_ours(tmp_path):
 
 
 def test_costs_are_judged_at_each_partition(tmp_path):
-    write_results(tmp_path)
-    claims = all_claims(tmp_path, [part("figure3", pictures=["figure3"])])
+    claims = claims_of(write_results(tmp_path))
     found = {claim.text: claim for claim in claims if claim.study == "figure3"}
-    fewer, memory, time, par = (found[text] for text, *_ in EFFICIENCY)
+    fewer, memory, time, par = (found[claim["text"]] for claim in COST_CLAIMS)
     assert (fewer.verdict, fewer.share) == ("holds", "0.40 times")
     assert fewer.note == "Vanilla ICL’s, at 2 of 2 partitions"
     assert memory.verdict == "holds"
@@ -101,12 +102,9 @@ def test_costs_are_judged_at_each_partition(tmp_path):
 
 
 def test_pictures_without_numbers_are_left_to_the_reader(tmp_path):
-    (claim,) = (
-        claim
-        for claim in all_claims(tmp_path, [part("figure5", pictures=["figure5"])])
-        if claim.study == "figure5"
-    )
-    assert claim.verdict == "not judged"
+    parts = [part("table2", ["table2"]), part("figure5", pictures=["figure5"])]
+    claims = claims_of(write_results(tmp_path, parts=parts))
+    assert [claim.verdict for claim in claims if claim.study == "figure5"] == ["not judged"]
 
 
 def test_what_is_absent_is_named(page):
@@ -115,7 +113,7 @@ def test_what_is_absent_is_named(page):
 
 def test_only_training_and_only_table_2_is_enough(tmp_path):
     parts = [part("table2", ["table2"])]
-    spec = write_results(tmp_path, parts=parts, runs=[])
+    spec = write_results(tmp_path, parts=parts, stages=[], study_stages={})
     write_report(spec, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Nothing was trained" in page
@@ -124,24 +122,18 @@ def test_only_training_and_only_table_2_is_enough(tmp_path):
 
 def test_a_file_that_is_missing_is_named(tmp_path):
     spec = write_results(tmp_path)
-    (tmp_path / "table4.html").write_text("half a page")
-    with pytest.raises(UserError, match=r"table4\.html: not a page of a table"):
+    (tmp_path / "table4.parquet").write_text("half a table")
+    with pytest.raises(UserError, match=r"table4\.parquet: not a table"):
         write_report(spec, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_a_page_becomes_a_part(tmp_path):
-    (tmp_path / "a.html").write_text("<main>\n<h1 id='x'>A</h1><h2>B</h2><header>C</header></main>")
-    content = page_content(tmp_path / "a.html", 3)
-    assert content.strip() == "<h3 id='x'>A</h3><h4>B</h4><header>C</header>"
 
 
 def test_mixed_code_and_commits_are_told(tmp_path):
     spec = write_results(tmp_path)
 
     def told():
-        runs = read_runs(tmp_path, spec["runs"])
-        records = {place: record for place, (record, _) in zip(spec["runs"], runs, strict=True)}
+        runs = read_runs(tmp_path, spec.stages)
+        records = {place: record for place, (record, _) in zip(spec.stages, runs, strict=True)}
         return warnings(records, read_benchmarks(tmp_path))
 
     assert told() == []
@@ -156,7 +148,7 @@ def test_mixed_code_and_commits_are_told(tmp_path):
     assert told() == ["Training runs are of 2 commits."]
     benchmark.write_text(text)
     write_run(tmp_path, "runs/llm/mend/length=4/pretrain", commit="bbbb", code="2")
-    spec["runs"].append("runs/llm/mend/length=4/pretrain")
+    spec.stages.append("runs/llm/mend/length=4/pretrain")
     assert told() == [
         "Jobs of one kind ran with different code: pretrain of mend.",
         "Training runs are of 2 commits.",
@@ -170,18 +162,6 @@ def test_costs_and_times_are_added_up(page):
     assert re.search(r"Pretraining 1 2\.00 – 3 ", text)
     assert re.search(r"Both 2 4\.00 – 6 ", text)
     assert re.search(r"pretrain 1 (90|91) (90|91) 300", text)
-
-
-def test_memory_of_a_job_is_what_its_log_says(tmp_path):
-    spec = write_results(tmp_path)
-    log = tmp_path / "logs" / f"{RUN}/pretrain.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("training\n12:00:00 used 3.5 s of processor time, 812 MB of memory at most\n")
-    found = {job["folder"]: job["max_rss"] for job in read_benchmarks(tmp_path)}
-    assert found[f"{RUN}/pretrain"] == 812
-    write_report(spec, tmp_path / "report.html")
-    text = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert re.search(r"pretrain 1 (90|91) (90|91) 812", text)
 
 
 def test_a_picture_takes_no_more_than_it_may(tmp_path):
@@ -210,60 +190,38 @@ def test_colours_that_few_points_have_stay_apart(tmp_path):
 
 
 def test_a_picture_of_several_studies_says_what_its_panels_are(tmp_path):
-    spec = write_results(tmp_path)
+    write_results(tmp_path)
     (tmp_path / "figure4.png").write_bytes((tmp_path / "figure3.png").read_bytes())
     for studies, said in ((["table4", "table2"], True), (["table4"], False)):
         shown = part("figure4", ["table4"], pictures=["figure4"], studies=studies)
-        spec["parts"] = [part("table2", ["table2"]), shown]
-        write_report(spec, tmp_path / "report.html")
+        parts = [part("table2", ["table2"]), shown]
+        write_report(write_results(tmp_path, parts=parts), tmp_path / "report.html")
         text = (tmp_path / "report.html").read_text(encoding="utf-8")
-        links = '(a) <a href="#table4">Table 4</a>; (b) <a href="#table2">table2</a>.'
+        links = '(a) <a href="#table4">Table 4</a>; (b) <a href="#table2">Table 2</a>.'
         assert (links in text) == said
-
-
-def test_arrows_that_follow_from_others_are_left_out():
-    after = {"a": [], "b": ["a"], "c": ["b", "a"], "d": ["a", "c"]}
-    assert reduced(after) == {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
-
-
-def test_the_rules_of_the_default_are_drawn_apart(default):
-    rules = report_specification(default)["rules"]
-    drawing = ElementTree.fromstring(str(draw_rules(rules)))
-    places = [
-        tuple(map(float, re.findall(r"[\d.]+", group.get("transform"))))
-        for group in drawing.findall("g")[:-1]
-    ]
-    assert len(places) == len(rules) - 1
-    for i, (x, y) in enumerate(places):
-        assert BOX[0] / 2 <= x <= WIDTH - BOX[0] / 2
-        for other_x, other_y in places[:i]:
-            assert abs(x - other_x) >= BOX[0] or abs(y - other_y) >= BOX[1]
-    height = {rule["rule"]: y for rule, (_, y) in zip(rules, places, strict=False)}
-    for rule in rules[:-1]:
-        assert all(height[source] < height[rule["rule"]] for source in rule["after"])
 
 
 def test_parts_are_in_the_papers_order(default):
     spec = report_specification(default)
-    names = [part["name"] for part in spec["parts"]]
-    shown = {part["name"]: part["studies"] for part in spec["parts"]}
+    names = [part.name for part in spec.parts]
+    shown = {part.name: part.studies for part in spec.parts}
     assert shown["figure4"] == ["shots", "length", "context-length"]
     assert shown["table3"] == []
     assert names[:5] == ["table1", "table2", "figure3", "figure4", "table3"]
     assert names[-2:] == ["equal-tokens", "beyond-window"]
-    assert spec["absent"] == []
-    tables = [table for part in spec["parts"] for table in part["tables"]]
+    assert spec.absent == []
+    tables = [table for part in spec.parts for table in part.tables]
     assert sorted(tables) == sorted({*default["studies"], "table1", "table5"})
     files = report_files(default)
-    assert {"shots.claims.json", "figure4.png", "table2.html", "figure3.parquet"} <= {*files}
+    assert {"shots.details.json", "figure4.png", "table2.parquet", "figure3.parquet"} <= {*files}
     assert "runs/pocket-gpt2/mend/default/pretrain/metrics.jsonl" in files
     assert len(files) == len(set(files))
 
 
 def test_choices_that_are_not_the_defaults_are_listed(default):
-    found = {row["key"]: row for row in report_specification(default)["differences"]}
+    found = {row.key: row for row in report_specification(default).differences}
     chunks = found["protocol.pretraining_chunks"]
-    assert (chunks["value"], chunks["default"]) == ("per-document", "fixed-windows")
+    assert (chunks.value, chunks.default) == ("per-document", "fixed-windows")
     assert "protocol.separators" not in found
 
 

@@ -4,13 +4,11 @@ import pytest
 import yaml
 from helpers.configurations import ROOT
 
-from mend.configuration.claims import compared_points, listed_axes
+from mend.configuration.claims import Claim
 from mend.configuration.loading import load_configuration
 from mend.configuration.runs import study_runs
 from mend.errors import UserError
 from mend.paper import paper_table
-from mend.reporting.report.claims import EFFICIENCY
-from mend.reporting.tables.table2_numbers import CLAIMS
 
 CONFIGURATIONS = ("config.yaml", "config/paper.yaml")
 
@@ -40,22 +38,21 @@ def configured(request, monkeypatch):
     ],
 )
 def test_lists_of_a_claim_go_together(higher, lower, pairs, listed):
-    claim = {"text": "a", "higher": higher, "lower": lower}
-    assert compared_points(claim) == pairs
-    assert listed_axes(claim) == listed
+    claim = Claim(text="a", higher=higher, lower=lower)
+    assert claim.pairs() == pairs
+    assert claim.listed_axes == listed
 
 
 def test_lists_of_different_lengths_are_refused():
     with pytest.raises(UserError, match="value by value, but here they have 2 and 3 values"):
-        compared_points({"higher": {"k": [1, 2]}, "lower": {"k": [1, 2, 3]}})
+        Claim(text="a", higher={"k": [1, 2]}, lower={"k": [1, 2, 3]}).pairs()
 
 
 def test_every_claim_of_the_paper_is_one_that_something_judges(configured):
     listed = {(row["study"], row["text"]) for row in paper_table("claims").to_dict("records")}
     studies = configured[0]["studies"].items()
     made = {(name, claim["text"]) for name, s in studies for claim in s.get("claims", ())}
-    made |= {("table2", claim.text) for claim in CLAIMS}
-    made |= {("figure3", text) for text, *_ in EFFICIENCY}
+    made |= {("figure3", claim["text"]) for claim in configured[0]["efficiency"]["claims"]}
     assert {key for key in listed if key[0] != "figure5"} <= made
     of_the_paper = {study for study, _ in listed}
     assert {key for key in made if key[0] in of_the_paper} <= listed

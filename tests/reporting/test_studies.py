@@ -2,19 +2,20 @@
 
 import numpy as np
 import pytest
-from helpers.studies import LLMS, TASKS, predictions_of, study, write_task_list
+from helpers.studies import LLMS, TASKS, predictions_of, study, study_spec
 
-from mend.configuration.task_list import read_task_list
 from mend.errors import UserError
 from mend.paper import paper_numbers, paper_table
-from mend.reporting.studies.numbers import compute_study, judge_claims, point_scores
+from mend.reporting.studies import numbers
 
 
-@pytest.fixture
-def tasks(tmp_path):
-    path = tmp_path / "tasks.csv"
-    write_task_list(path)
-    return read_task_list(path)
+def compute_study(spec, predictions):
+    return numbers.compute_study(study_spec(spec), predictions).table
+
+
+def judge_claims(spec):
+    predictions = predictions_of(spec, spec["partitions"])
+    return numbers.compute_study(study_spec(spec), predictions).claims
 
 
 def row_of(table, **values):
@@ -24,9 +25,9 @@ def row_of(table, **values):
     return row
 
 
-def test_points_and_differences_by_hand(tasks):
+def test_points_and_differences_by_hand():
     spec = study()
-    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     assert list(table.columns) == [
         *("llm", "run", "length", "partition", "mean", "std", "ci_low", "ci_high"),
         *("tasks", "seeds", "context_length"),
@@ -50,31 +51,31 @@ def test_points_and_differences_by_hand(tasks):
     assert icl["difference"].tolist() == [5 * (1.0 - 2.5)] * 6
 
 
-def test_a_reference_may_be_a_value_of_another_axis_or_absent(tasks):
+def test_a_reference_may_be_a_value_of_another_axis_or_absent():
     spec = study(reference={"length": 4})
     predictions = predictions_of(spec, spec["partitions"])
-    table = compute_study(spec, tasks, predictions)
+    table = compute_study(spec, predictions)
     assert table.loc[table["length"] == 4, "difference"].isna().all()
     row = row_of(table, llm="small", run="MEND", length=32, partition="hr_to_lr")
     assert row["difference"] == -15
     # The very same predictions at both points differ by nothing, for certain.
     row = row_of(table, llm="small", run="Vanilla ICL", length=32, partition="hr_to_lr")
     assert (row["difference"], row["difference_low"], row["difference_high"]) == (0, 0, 0)
-    assert compute_study(study(reference=None), tasks, predictions)["difference"].isna().all()
+    assert compute_study(study(reference={}), predictions)["difference"].isna().all()
 
 
-def test_one_partition_has_no_average(tasks):
+def test_one_partition_has_no_average():
     spec = study(partitions=["qa_to_qa"])
-    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     assert set(table["partition"]) == {"qa_to_qa"}
-    spec = study(skipped={"hr_to_lr": TASKS})
-    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    spec = study(test_tasks={"qa_to_qa": TASKS, "hr_to_lr": []})
+    table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     assert set(table["partition"]) == {"qa_to_qa"}
 
 
-def test_what_is_read_before_a_query_is_averaged_as_scores_are(tasks):
-    spec = study(skipped={"hr_to_lr": [TASKS[0]]})
-    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+def test_what_is_read_before_a_query_is_averaged_as_scores_are():
+    spec = study(test_tasks={"qa_to_qa": TASKS, "hr_to_lr": TASKS[1:]})
+    table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     icl = table[(table["run"] == "Vanilla ICL") & (table["llm"] == "large")]
     # 60, 80 and 100 tokens, half of the rows one more.
     assert icl["context_length"].tolist() == [80.5, 90.5, 85.5] * 3
@@ -82,9 +83,9 @@ def test_what_is_read_before_a_query_is_averaged_as_scores_are(tasks):
     assert mend["context_length"].tolist() == [4, 16, 32] * 2
 
 
-def test_average_rank_by_hand(tasks):
+def test_average_rank_by_hand():
     spec = study(score="rank")
-    table = compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+    table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     assert table.loc[table["partition"] != "AVG", "average_rank"].isna().all()
     average = table[(table["llm"] == "small") & (table["partition"] == "AVG")]
     ranks = average.set_index(["run", "length"])["average_rank"]
@@ -92,12 +93,12 @@ def test_average_rank_by_hand(tasks):
     assert ranks["MEND"].tolist() == [2, 2, 2]
     assert ranks["Vanilla ICL"].tolist() == [2, 2, 2]
     only = study(score="rank", partitions=["qa_to_qa"])
-    table = compute_study(only, tasks, predictions_of(spec, spec["partitions"]))
+    table = compute_study(only, predictions_of(spec, spec["partitions"]))
     assert table[table["run"] == "MEND"]["average_rank"].tolist() == [3, 2, 1] * 2
     two = study(score="rank", axes=[{"name": "run", "values": ["Vanilla ICL", "MEND"]}])
     two["runs"] = [{**r, "values": {"run": r["values"]["run"]}} for r in spec["runs"][::3]]
     two["runs"] = [run for run in two["runs"] if run["values"]["run"] in ("MEND", "Vanilla ICL")]
-    table = compute_study(two, tasks, predictions_of(spec, spec["partitions"]))
+    table = compute_study(two, predictions_of(spec, spec["partitions"]))
     # ICL has 5; MEND 4 + 1 on QA (equal) and 4 + 4 on LR (better).
     average = table[(table["llm"] == "small") & (table["partition"] == "AVG")]
     assert average["average_rank"].tolist() == [1.75, 1.25]
@@ -116,17 +117,16 @@ def test_average_rank_by_hand(tasks):
         ({"run": "MEND"}, {"run": "Vanilla ICL"}, 1, "does not hold", 3),
     ],
 )
-def test_claims(tasks, higher, lower, margin, expected, pairs):
+def test_claims(higher, lower, margin, expected, pairs):
     claim = {"text": "so it is", "higher": higher, "lower": lower, "margin": margin}
     spec = study(claims=[claim], partitions=["qa_to_qa"])
-    scores = point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
-    claims = judge_claims(spec, scores)
+    claims = judge_claims(spec)
     assert [claim["llm"] for claim in claims] == list(LLMS)
     assert [claim["verdict"] for claim in claims] == [expected] * 2
     assert len(claims[0]["pairs"]) == pairs
 
 
-def test_several_claims_keep_their_own_pairs(tasks):
+def test_several_claims_keep_their_own_pairs():
     claims = [
         {"text": "a", "higher": {"run": "MEND"}, "lower": {"run": "HyperTuning"}},
         {
@@ -136,16 +136,14 @@ def test_several_claims_keep_their_own_pairs(tasks):
         },
     ]
     spec = study(claims=claims, partitions=["qa_to_qa"])
-    first, second, *_ = judge_claims(
-        spec, point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
-    )
+    first, second, *_ = judge_claims(spec)
     assert [(pair["place"], pair["difference"]) for pair in first["pairs"]] == [
         ({"length": length}, 10) for length in (4, 16, 32)
     ]
     assert [(pair["place"], pair["difference"]) for pair in second["pairs"]] == [({}, 15)]
 
 
-def test_a_claim_may_list_what_it_compares(tasks):
+def test_a_claim_may_list_what_it_compares():
     claims = [
         {"text": "a", "higher": {"length": 16}, "lower": {"length": [4, 32]}},
         {"text": "b", "higher": {"length": [16, 32]}, "lower": {"length": [4, 16]}},
@@ -158,8 +156,7 @@ def test_a_claim_may_list_what_it_compares(tasks):
         for claim in claims
     ]
     spec = study(claims=claims, partitions=["qa_to_qa"])
-    scores = point_scores(spec, tasks, predictions_of(spec, spec["partitions"]))
-    best_at_16, gains, *_ = judge_claims(spec, scores)
+    best_at_16, gains, *_ = judge_claims(spec)
     assert best_at_16["verdict"] == "does not hold"
     found = [(pair["lower"]["length"], pair["difference"]) for pair in best_at_16["pairs"]]
     assert found == [(4, 5), (32, -10)]
@@ -168,16 +165,16 @@ def test_a_claim_may_list_what_it_compares(tasks):
     assert gains["pairs"][0]["listed"] == ["length"]
     # Axes that are not named take every value, with each pair of the lists.
     spec["claims"] = [{"text": "c", "higher": {"length": 32}, "lower": {"length": [4, 16]}}]
-    (pairs, _) = (claim["pairs"] for claim in judge_claims(spec, scores))
+    (pairs, _) = (claim["pairs"] for claim in judge_claims(spec))
     assert [pair["place"]["run"] for pair in pairs] == [
         run for run in ("Vanilla ICL", "HyperTuning", "MEND") for _ in range(2)
     ]
 
 
-def test_what_is_read_as_a_share_of_the_longest_context_of_a_run(tasks):
-    spec = study(context_share_of="MEND", skipped={"hr_to_lr": [TASKS[0]]})
+def test_what_is_read_as_a_share_of_the_longest_context_of_a_run():
+    spec = study(context_share_of="MEND", test_tasks={"qa_to_qa": TASKS, "hr_to_lr": TASKS[1:]})
     predictions = predictions_of(spec, spec["partitions"])
-    table = compute_study(spec, tasks, predictions)
+    table = compute_study(spec, predictions)
     shares = table[(table["llm"] == "large") & (table["partition"] == "AVG")]
     assert shares.loc[shares["run"] == "MEND", "context_share"].tolist() == [12.5, 50, 100]
     icl = table[(table["run"] == "Vanilla ICL") & (table["length"] == 4)]
@@ -187,26 +184,24 @@ def test_what_is_read_as_a_share_of_the_longest_context_of_a_run(tasks):
     )
     nothing = predictions.assign(context_length=0)
     with pytest.raises(UserError, match=r"studies\.length\.context_share_of: MEND reads nothing"):
-        compute_study(spec, tasks, nothing)
+        compute_study(spec, nothing)
 
 
-def test_what_is_absent_is_named(tasks):
+def test_what_is_absent_is_named():
     spec = study()
     predictions = predictions_of(spec, spec["partitions"])
     lost = (predictions["variant"] == "length=4") & (predictions["method"] == "mend")
     with pytest.raises(UserError, match=r"no predictions of MEND, l = 4 with small \(mend, l"):
-        compute_study(spec, tasks, predictions[~lost])
+        compute_study(spec, predictions[~lost])
     lost &= (predictions["task"] == "lakes") & (predictions["partition"] == "hr_to_lr")
     with pytest.raises(UserError, match="MEND, l = 4 with small on hr_to_lr lack .* lakes"):
-        compute_study(spec, tasks, predictions[~lost])
+        compute_study(spec, predictions[~lost])
     lost &= predictions["row"] == 3
     with pytest.raises(UserError, match="19 rows of task lakes, seed 13"):
-        compute_study(spec, tasks, predictions[~lost])
-    with pytest.raises(UserError, match=r"studies\.length\.vary\.seeds: .* rename"):
-        compute_study(study(axes=[{"name": "seeds", "values": [1]}]), tasks, predictions)
+        compute_study(spec, predictions[~lost])
 
 
-def test_points_that_would_be_confused_are_refused(tasks):
+def test_points_that_would_be_confused_are_refused():
     spec = study()
     predictions = predictions_of(spec, spec["partitions"])
     spec["axes"] = [
@@ -216,7 +211,7 @@ def test_points_that_would_be_confused_are_refused(tasks):
     first = {**spec["runs"][-1], "values": {"run": "MEND", "size": "few, or so"}}
     spec["runs"] = [first]
     with pytest.raises(UserError, match=r"two points are called MEND, few, or so; rename"):
-        compute_study(spec, tasks, predictions)
+        compute_study(spec, predictions)
 
 
 def test_the_papers_tables_in_long_form():

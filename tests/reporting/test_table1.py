@@ -7,6 +7,8 @@ import pytest
 from helpers.models import PROTOCOL, word_tokenizer
 from helpers.rows import write_rows
 
+from mend.configuration.specs.reading import ReadingSettings
+from mend.configuration.specs.reporting import Table1Spec
 from mend.data.tasks import import_tasks
 from mend.errors import UserError
 from mend.reporting.tables.table1 import ROWS, write_table1
@@ -41,13 +43,14 @@ def specification(world, **changes):
     llm = {"name": "a <b>llm", "path": str(world / "model"), "local_files_only": True}
     spec = {
         "llms": [llm],
-        "partitions": {
+        "partitions": ["class_to_class", "non_class_to_class"],
+        "tasks": {
             "class_to_class": {"train": ["short", "other"], "test": ["short"]},
             "non_class_to_class": {"train": ["long"], "test": ["short"]},
         },
         "seeds": SEEDS,
         "benchmark": "folder",
-        "protocol": PROTOCOL,
+        "reading": {key: PROTOCOL[key] for key in ReadingSettings.model_fields},
         "command": "snakemake",
     }
     return {**spec, **changes}
@@ -55,7 +58,7 @@ def specification(world, **changes):
 
 def write(world, spec):
     out = [world / f"table1.{kind}" for kind in ("csv", "parquet", "html")]
-    write_table1(spec, world / "tasks", *out)
+    write_table1(Table1Spec(**spec), world / "tasks", *out)
     return out
 
 
@@ -82,14 +85,14 @@ def test_lengths_by_hand(world):
 
 def test_a_side_that_a_protocol_makes_different_has_its_own_row(world):
     spec = specification(world)
-    spec["partitions"]["non_class_to_class"]["test"] = ["other"]
+    spec["tasks"]["non_class_to_class"]["test"] = ["other"]
     table = pd.read_csv(write(world, spec)[0])
     assert table["setting"].tolist()[2:] == ["Class", "Class (non-Class→Class)"]
 
 
 def test_what_cannot_be_read_is_named(world):
     spec = specification(world)
-    spec["partitions"]["class_to_class"]["test"] = ["absent"]
+    spec["tasks"]["class_to_class"]["test"] = ["absent"]
     with pytest.raises(UserError, match=r"absent\.parquet"):
         write(world, spec)
     spec = json.loads(json.dumps(specification(world)))

@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 
+from mend.configuration.specs.reporting import Table5Spec
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.tables.table5 import PAPER, write_table5
@@ -29,7 +30,7 @@ def specification():
 def write(tmp_path):
     def write_files(spec):
         out = [tmp_path / f"table5.{kind}" for kind in ("csv", "parquet", "html")]
-        write_table5(spec, *out)
+        write_table5(Table5Spec(**spec), *out)
         return out
 
     return write_files

@@ -33,7 +33,7 @@ TASKS_SOURCE = CONFIGURATION["benchmark"]["tasks"]["source"]
 DRAW = draw_of(default_condition(CONFIGURATION))
 ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIGURATION.values.get('environment', 'cpu')}.yaml"
 
-STUDIES = [name for name in CONFIGURATION["studies"] if name != "table2"]
+STUDIES = list(CONFIGURATION["studies"])
 FIGURES = CONFIGURATION.values.get("figures", {})
 # Studies that vary something and are part of no figure.
 ALONE = [
@@ -43,7 +43,7 @@ ALONE = [
 ]
 EFFICIENCY = CONFIGURATION.values.get("efficiency", {})
 ATTENTION = CONFIGURATION.values.get("attention", {})
-TABLES = ["table1", "table2", "table5", *STUDIES]
+TABLES = ["table1", "table5", *STUDIES]
 DRAWN = [*FIGURES, *ALONE]
 DRAWN += ["figure3"] if EFFICIENCY else []
 DRAWN += ["figure5", "figure8"] if ATTENTION else []

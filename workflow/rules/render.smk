@@ -2,38 +2,10 @@
 # Makes: tables, each as CSV, Parquet and HTML, and pictures of the studies that vary something.
 
 
-rule table2:
-    input:
-        glob(f"{workflow.basedir}/mend/paper/*.csv"),
-        glob(f"{workflow.basedir}/mend/templates/*"),
-        predictions=study_files("table2", "predictions"),
-        records=study_files("table2", "records"),
-        spec=f"{R}/table2.spec.json",
-    output:
-        csv=f"{R}/table2.csv",
-        parquet=f"{R}/table2.parquet",
-        html=report(f"{R}/table2.html", caption="../report/table2.rst", category="Tables"),
-    log:
-        f"{R}/logs/table2.log",
-    benchmark:
-        f"{R}/benchmarks/table2.jsonl"
-    localrule: True
-    conda:
-        ENVIRONMENT
-    params:
-        code=code("mend.reporting.tables.table2"),
-    message:
-        "table 2: {output.html}"
-    shell:
-        "python -m mend table2 --spec {input.spec:q} --predictions {input.predictions:q}"
-        " --records {input.records:q} --csv {output.csv:q} --parquet {output.parquet:q}"
-        " --html {output.html:q} --log {log:q}"
-
-
 rule table1:
     input:
         glob(f"{workflow.basedir}/mend/paper/*.csv"),
-        glob(f"{workflow.basedir}/mend/templates/*"),
+        glob(f"{workflow.basedir}/mend/reporting/templates/*"),
         lambda wildcards: [
             file
             for name in CONFIGURATION["studies"]["table2"]["llms"]
@@ -64,7 +36,7 @@ rule table1:
 rule table5:
     input:
         glob(f"{workflow.basedir}/mend/paper/*.csv"),
-        glob(f"{workflow.basedir}/mend/templates/*"),
+        glob(f"{workflow.basedir}/mend/reporting/templates/*"),
         spec=f"{R}/table5.spec.json",
     output:
         csv=f"{R}/table5.csv",
@@ -89,7 +61,7 @@ rule table5:
 rule study:
     input:
         glob(f"{workflow.basedir}/mend/paper/*.csv"),
-        glob(f"{workflow.basedir}/mend/templates/*"),
+        glob(f"{workflow.basedir}/mend/reporting/templates/*"),
         predictions=lambda wildcards: study_files(wildcards.study, "predictions"),
         records=lambda wildcards: study_files(wildcards.study, "records"),
         spec=f"{R}/{{study}}.spec.json",
@@ -97,7 +69,7 @@ rule study:
         csv=f"{R}/{{study}}.csv",
         parquet=f"{R}/{{study}}.parquet",
         html=report(f"{R}/{{study}}.html", caption="../report/study.rst", category="Tables"),
-        claims=f"{R}/{{study}}.claims.json",
+        details=f"{R}/{{study}}.details.json",
     log:
         f"{R}/logs/{{study}}.log",
     benchmark:
@@ -114,7 +86,7 @@ rule study:
     shell:
         "python -m mend study --spec {input.spec:q} --predictions {input.predictions:q}"
         " --records {input.records:q} --csv {output.csv:q} --parquet {output.parquet:q}"
-        " --html {output.html:q} --claims {output.claims:q} --log {log:q}"
+        " --html {output.html:q} --details {output.details:q} --log {log:q}"
 
 
 rule figure:

@@ -7,7 +7,7 @@ from mend.configuration.report_spec import report_files
 rule report_page:
     input:
         glob(f"{workflow.basedir}/mend/paper/*.csv"),
-        glob(f"{workflow.basedir}/mend/templates/*"),
+        glob(f"{workflow.basedir}/mend/reporting/templates/*"),
         lambda wildcards: [f"{R}/{file}" for file in report_files(CONFIGURATION)],
         spec=f"{R}/report.spec.json",
     output:

@@ -14,11 +14,14 @@ import pandas as pd
 import pyarrow
 import seaborn
 
-from mend.atomic_io import read_json, whole_file, write_parquet
+from mend.atomic_io import whole_file, write_parquet
+from mend.configuration.claims import Point
+from mend.configuration.settings import read_spec
+from mend.configuration.specs.reporting import StudySpec
 from mend.errors import UserError
 from mend.reporting.figures.styles import line_styles
 from mend.reporting.studies.names import axis_label, is_number, point_text, value_text
-from mend.reporting.studies.numbers import Point, points_of, study_axes
+from mend.reporting.studies.numbers import points_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -37,7 +40,7 @@ ABREAST = 4
 BAND = 0.15
 """How opaque the interval around a line is."""
 
-Study = tuple[Mapping[str, Any], pd.DataFrame]
+Study = tuple[StudySpec, pd.DataFrame]
 
 
 def write_figure(
@@ -53,7 +56,8 @@ def write_figure(
     average rank without low and high. Raises UserError for a study that varies nothing.
     """
     studies = [
-        (read_json(spec), pd.read_parquet(table)) for spec, table in zip(specs, tables, strict=True)
+        (read_spec(spec, StudySpec), pd.read_parquet(table))
+        for spec, table in zip(specs, tables, strict=True)
     ]
     drawn = draw(studies, png)
     if parquet is not None:
@@ -72,13 +76,13 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     """
     panels = []
     for spec, table in studies:
-        axes = study_axes(spec)
+        axes = spec.axis_values
         if len(axes) < 2:
-            raise UserError(f"studies.{spec['name']} varies nothing that could be drawn (vary)")
+            raise UserError(f"studies.{spec.name} varies nothing that could be drawn (vary)")
         between = dict(list(axes.items())[1:-1])
         panels += [(spec, table, axes, place) for place in points_of(between)]
-    llms = list(dict.fromkeys(llm["name"] for spec, _ in studies for llm in spec["llms"]))
-    runs = list(dict.fromkeys(run for spec, _ in studies for run in study_axes(spec)["run"]))
+    llms = list(dict.fromkeys(llm.name for spec, _ in studies for llm in spec.llms))
+    runs = list(dict.fromkeys(run for spec, _ in studies for run in spec.axis_values["run"]))
     sizes = {"linewidth": 1.2, "markersize": 4}
     styles = {name: style | sizes for name, style in line_styles(runs).items()}
     # A block is what stands together: the panels of an LLM, or of all LLMs if each has but one.
@@ -98,7 +102,8 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     drawn = []
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8}):
         figure, grid = pyplot.subplots(
-            *(len(blocks) * lines, abreast),
+            len(blocks) * lines,
+            abreast,
             figsize=(sum(widths), height),
             width_ratios=widths,
             squeeze=False,
@@ -111,14 +116,14 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
             for letter, axis, (llm, (spec, table, axes, place)) in zip(
                 ascii_lowercase, places, block, strict=False
             ):
-                if llm not in {entry["name"] for entry in spec["llms"]}:
+                if llm not in {entry.name for entry in spec.llms}:
                     axis.set_visible(False)
                     continue
                 drawn.append(_panel(axis, spec, table, axes, place, llm, styles))
                 titles = [llm] * (len(llms) > 1) + [point_text(place)] * bool(place)
                 lettered = [f"({letter})"] * (len(studies) > 1)
                 axis.set_title(" ".join([*lettered, ", ".join(titles)]).strip(), parse_math=False)
-            _share_heights(places[:size], [(llm, panel[0]["name"]) for llm, panel in block])
+            _share_heights(places[:size], [(llm, panel[0].name) for llm, panel in block])
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
         with whole_file(png) as temporary:
@@ -127,7 +132,7 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
     return pd.concat(drawn, ignore_index=True)
 
 
-def _width(spec: Mapping[str, Any], axes: Mapping[str, Sequence]) -> float:
+def _width(spec: StudySpec, axes: Mapping[str, Sequence]) -> float:
     """Width of a study's panels, in inches."""
     values = list(axes.values())[-1]
     joined = _by_share(spec) or _places(values)[0]
@@ -139,14 +144,14 @@ def _legend(
 ) -> list[Artist]:
     """What the legend names: the runs, if there are several, and what intervals look like."""
     kinds = {
-        _by_share(spec) or _places(list(study_axes(spec).values())[-1])[0] for spec, _ in studies
+        _by_share(spec) or _places(list(spec.axis_values.values())[-1])[0] for spec, _ in studies
     }
     only_markers = {} if True in kinds else {"linestyle": ""}
     named = runs if len(runs) > 1 else []
     handles: list[Artist] = [
         Line2D([], [], label=run, **styles[run] | only_markers) for run in named
     ]
-    if all(spec.get("score") == "rank" for spec, _ in studies):
+    if all(spec.score == "rank" for spec, _ in studies):
         return handles
     if True in kinds:
         band = {"facecolor": "grey", "alpha": 2 * BAND, "linewidth": 0}
@@ -167,7 +172,7 @@ def _share_heights(row: Sequence[Axes], names: Sequence[tuple[str, str]]) -> Non
 
 def _panel(
     axis: Axes,
-    spec: Mapping[str, Any],
+    spec: StudySpec,
     table: pd.DataFrame,
     axes: Mapping[str, Sequence],
     place: Point,
@@ -178,7 +183,7 @@ def _panel(
     name, values = list(axes.items())[-1]
     numbers, places, log = _places(values)
     by_share = _by_share(spec)
-    ranked = spec.get("score") == "rank"
+    ranked = spec.score == "rank"
     rows = table[table["llm"] == llm].drop_duplicates(list(axes), keep="last")
     for key, value in place.items():
         rows = rows[rows[key] == value]
@@ -188,11 +193,16 @@ def _panel(
         low, high = (own[key] if not ranked else np.nan for key in ("ci_low", "ci_high"))
         part = pd.DataFrame(
             {
-                **{"study": spec["name"], "llm": llm, "panel": point_text(place), "run": run},
-                **{"axis": name, "value": [value_text(value) for value in values]},
+                "study": spec.name,
+                "llm": llm,
+                "panel": point_text(place),
+                "run": run,
+                "axis": name,
+                "value": [value_text(value) for value in values],
                 "position": own["context_share"] if by_share else places,
                 "score": own["average_rank" if ranked else "mean"],
-                **{"low": low, "high": high},
+                "low": low,
+                "high": high,
             }
         )
         part = part.sort_values("position", kind="stable")
@@ -213,7 +223,7 @@ def _panel(
             axis.errorbar(np.array(places) + aside, part["score"], reach, capsize=2, **style)
     drawn = pd.concat(parts, ignore_index=True)
     if by_share:
-        axis.set_xlabel(f"Context that is read (% of {spec['context_share_of']}’s longest)")
+        axis.set_xlabel(f"Context that is read (% of {spec.context_share_of}’s longest)")
         _share_ticks(axis, drawn["position"])
     else:
         axis.set_xlabel(axis_label(name))
@@ -227,8 +237,8 @@ def _panel(
     return drawn
 
 
-def _by_share(spec: Mapping[str, Any]) -> bool:
-    return bool(spec.get("context_share_of"))
+def _by_share(spec: StudySpec) -> bool:
+    return bool(spec.context_share_of)
 
 
 def _places(values: Sequence[Any]) -> tuple[bool, list[float], bool]:

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from mend import __version__
 from mend.atomic_io import read_json, write_text
+from mend.configuration.settings import read_spec
+from mend.configuration.specs.reporting import (
+    ReportPart,
+    ReportSpec,
+    StudySpec,
+    Table1Spec,
+    Table5Spec,
+)
 from mend.display_names import METHOD_LABELS, method_label
-from mend.evaluation.statistics import AVERAGE, difference_name
+from mend.errors import UserError
+from mend.reporting.claims import (
+    BEYOND,
+    NOT_JUDGED,
+    NOT_RUN,
+    Judged,
+    cost_judgements,
+    paper_claims,
+    study_judgements,
+)
 from mend.reporting.figures.curves import draw_curves
-from mend.reporting.pages import page_content, render
-from mend.reporting.report.claims import BEYOND, NOT_JUDGED, NOT_RUN, Judged, all_claims
-from mend.reporting.report.graph import draw_rules
+from mend.reporting.pages import render
 from mend.reporting.report.pictures import embedded
 from mend.reporting.report.runs import read_benchmarks, read_runs, rule_times, totals, warnings
-from mend.reporting.tables.table2_numbers import paper_scores
-from mend.reporting.training_costs import commits, costs, versions
+from mend.reporting.studies.section import claim_blocks, partition_grid, study_section
+from mend.reporting.tables.table1 import table1_section
+from mend.reporting.tables.table5 import table5_section
+from mend.reporting.training_costs import Record, commits, costs, versions
 
 PICTURE_BYTES = 3_000_000
 """Of all pictures together; the rest of the page is text."""
@@ -54,133 +74,186 @@ CAPTIONS = {
 """The name of each of the paper's results, and what it shows."""
 
 
-def write_report(spec: Mapping[str, Any], output: str | Path) -> None:
+SECTIONS = {
+    "table1": (Table1Spec, table1_section),
+    "table5": (Table5Spec, table5_section),
+}
+"""Tables that are no studies."""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table of the report, read: what makes its section, and of a study what it is made of."""
+
+    section: Callable[..., Markup]
+    title: str
+    spec: StudySpec | None = None
+    table: pd.DataFrame | None = None
+    claims: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def judgements(self) -> list[Judged]:
+        """Its claims as the report lists them."""
+        if self.spec is None:
+            return []
+        blocks = claim_blocks(self.spec, self.table, self.claims)
+        return list(study_judgements(self.spec.name, blocks))
+
+
+def write_report(spec: ReportSpec, output: str | Path) -> None:
     """Write the report as one HTML file without outside references, below 5 MB.
 
-    `spec` is what `mend.configuration.report_spec.report_specification` returns; what it names is
-    read from its results folder. Raises UserError, naming the file, for what is missing or
-    malformed.
+    What `spec` names is read from its results folder. Raises UserError, naming the file, for what
+    is missing or malformed.
     """
-    results = Path(spec["results"])
-    runs = read_runs(results, spec["runs"])
-    records = [record for record, _ in runs]
+    results = Path(spec.results)
+    runs = read_runs(results, spec.stages)
+    records = {stage: record for stage, (record, _) in zip(spec.stages, runs, strict=True)}
+    all_records = list(records.values())
+    training = costs(all_records, list(METHOD_LABELS))
     jobs = read_benchmarks(results)
-    claims = all_claims(results, spec["parts"])
+    tables = read_tables(spec, records)
+    claims = judged_claims(spec, tables)
     curves = list(draw_curves(runs))
-    count = len(curves) + sum(len(part["pictures"]) for part in spec["parts"])
-    budget = PICTURE_BYTES // max(1, count)
-    specs = {name: read_json(results / f"{name}.spec.json") for name in tables_of(spec)}
-    table2 = specs["table2"]
+    budget = PICTURE_BYTES // max(1, len(curves) + sum(len(part.pictures) for part in spec.parts))
     page = render(
         "report.html.j2",
         title="MEND: results",
         spec=spec,
-        anchors={*specs, *(part["name"] for part in spec["parts"])},
+        anchors={*tables, *(part.name for part in spec.parts)},
         beyond_name=BEYOND,
-        titles={name: own.get("title") or name for name, own in specs.items()},
-        main=main_result(table2, pd.read_parquet(results / "table2.parquet"), claims),
+        titles={name: table.title for name, table in tables.items()},
+        main=main_result(tables["table2"], claims),
         claims=[claim for claim in claims if claim.where != BEYOND],
         beyond=[claim for claim in claims if claim.where == BEYOND],
         name_llms=len({claim.llm for claim in claims} - {""}) > 1,
-        parts=[_part(results, part, budget) for part in spec["parts"]],
-        absent=[CAPTIONS[name] for name in spec["absent"]],
+        parts=[_part(results, part, tables, budget) for part in spec.parts],
+        absent=[CAPTIONS[name] for name in spec.absent],
         curves=[
             {"llm": llm, "stage": stage, "picture": embedded(png, budget)}
             for llm, stage, png in curves
         ],
-        costs=[
-            {**row, "label": method_label(row["method"])}
-            for row in costs(records, list(METHOD_LABELS))
-        ],
-        totals=totals(records),
-        warnings=warnings(dict(zip(spec["runs"], records, strict=True)), jobs),
+        costs=[{**row, "label": method_label(row["method"])} for row in training],
+        totals=totals(all_records),
+        warnings=warnings(records, jobs),
         rule_times=rule_times(jobs),
-        graph=draw_rules(spec["rules"]),
-        jobs=sum(rule["jobs"] for rule in spec["rules"]),
-        commits=commits(records),
-        versions=versions(records),
-        devices=sorted({device for row in costs(records, []) for device in row["devices"]}),
+        commits=commits(all_records),
+        versions=versions(all_records),
+        devices=sorted({device for row in training for device in row["devices"]}),
         seeds={
-            "benchmark": table2["seeds"],
-            "training": sorted({r["seed"] for r in records if r.get("seed") is not None}),
+            "benchmark": tables["table2"].spec.seeds,
+            "training": sorted({r["seed"] for r in all_records if r.get("seed") is not None}),
         },
         version=__version__,
     )
     write_text(page, output)
 
 
-def tables_of(spec: Mapping[str, Any]) -> list[str]:
-    """The names of all tables that a report shows."""
-    return [name for part in spec["parts"] for name in part["tables"]]
+def judged_claims(spec: ReportSpec, tables: Mapping[str, ShownTable]) -> list[Judged]:
+    """The claims of the paper and of the studies, judged by what is in the results folder."""
+    pictures = [name for part in spec.parts for name in part.pictures]
+    found = [claim for table in tables.values() for claim in table.judgements]
+    if "figure3" in pictures:
+        drawn = pd.read_parquet(Path(spec.results, "figure3.parquet"))
+        names = {llm.name: llm.paper_llm for llm in tables["table2"].spec.llms}
+        found += cost_judgements(spec.cost_claims, drawn, names)
+    return paper_claims(found, pictures)
 
 
-def main_result(
-    spec: Mapping[str, Any], numbers: pd.DataFrame, claims: Sequence[Judged]
-) -> dict[str, Any]:
+def read_tables(spec: ReportSpec, records: Mapping[str, Record]) -> dict[str, ShownTable]:
+    """The tables of a report; `records` of the training runs by their folders.
+
+    Raises UserError, naming the file, for what is missing or malformed.
+    """
+    return {
+        name: _read_table(
+            Path(spec.results), name, [records[stage] for stage in spec.study_stages.get(name, ())]
+        )
+        for part in spec.parts
+        for name in part.tables
+    }
+
+
+def _read_table(results: Path, name: str, records: Sequence[Record]) -> ShownTable:
+    file, parquet = results / f"{name}.spec.json", results / f"{name}.parquet"
+    try:
+        table = pd.read_parquet(parquet)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{parquet}: not a table ({error}); delete it to make it again") from None
+    if name in SECTIONS:
+        kind, section = SECTIONS[name]
+        return ShownTable(partial(section, read_spec(file, kind), table), title=name)
+    spec, details = read_spec(file, StudySpec), read_json(results / f"{name}.details.json")
+    return ShownTable(
+        section=partial(study_section, spec, table, details, records),
+        title=spec.title,
+        spec=spec,
+        table=table,
+        claims=details["claims"],
+    )
+
+
+def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:
     """The numbers of the main result: AVG of each method and LLM, and how many claims hold.
 
     llms: [{name, paper (LLM), scores: [{label, paper, mean, ci_low, ...}], best, differences:
     MEND's to other methods}]; verdicts: a count of each, of the paper's claims.
     """
-    partitions = [name for name in numbers["partition"].unique() if name != AVERAGE]
-    rows = numbers[numbers["partition"] == AVERAGE].set_index(["llm", "method"])
-    paper = paper_scores(spec, partitions)
-    paper = paper[paper["partition"] == AVERAGE].set_index(["llm", "method"])["mean"]
+    mend = method_label("mend")
+    others = list(map(method_label, ("vanilla-icl", "hypertuning", "prompt-tuning")))
     llms = []
-    for llm in spec["llms"]:
-        scores = [
-            {
-                "label": method_label(method),
-                "paper": paper.get((llm.get("paper_llm"), method)),
-                **rows.loc[llm["name"], method],
+    for block in partition_grid(table2.spec, table2.table)["blocks"]:
+        scores = [{"label": row["label"], **row["cells"][-1]} for row in block["rows"]]
+        differences = {
+            pair["lower"]["run"]: {
+                "mean": pair["difference"],
+                "ci_low": pair["low"],
+                "ci_high": pair["high"],
             }
-            for method in spec["methods"]
-        ]
-        differences = [
-            {
-                "label": method_label(method),
-                **rows.loc[llm["name"], difference_name("mend", method)],
-            }
-            for method in ("vanilla-icl", "hypertuning", "prompt-tuning")
-            if (llm["name"], difference_name("mend", method)) in rows.index
-        ]
+            for claim in table2.claims
+            for pair in claim["pairs"]
+            if claim["llm"] == block["name"] and pair["higher"]["run"] == mend
+        }
         llms.append(
             {
-                **{"name": llm["name"], "paper": llm.get("paper_llm"), "scores": scores},
-                **{"differences": differences, "best": max(scores, key=lambda row: row["mean"])},
-                "mend": next((row for row in scores if row["label"] == method_label("mend")), None),
+                "name": block["name"],
+                "paper": block["paper"] if any(row["paper"] for row in scores) else None,
+                "scores": scores,
+                "best": max(scores, key=lambda row: row["mean"]),
+                "mend": next((row for row in scores if row["label"] == mend), None),
+                "differences": [
+                    {"label": name, **differences[name]} for name in others if name in differences
+                ],
             }
         )
     own = [claim for claim in claims if claim.where != BEYOND]
     verdicts = Counter(claim.verdict for claim in own)
-    judged = sum(count for name, count in verdicts.items() if name not in (NOT_RUN, NOT_JUDGED))
     return {
         "llms": llms,
         "verdicts": verdicts,
-        "judged": judged,
+        "judged": len(own) - verdicts[NOT_RUN] - verdicts[NOT_JUDGED],
         "claims": len(own),
-        "partitions": len(partitions),
+        "partitions": len(table2.spec.scored_partitions),
     }
 
 
-def _part(results: Path, part: Mapping[str, Any], budget: int) -> dict[str, Any]:
-    """A result with its pages and pictures; a heading of its own only where it needs one."""
-    label, caption = CAPTIONS.get(part["name"], ("", ""))
-    title = part["title"] or (f"{label}: {caption}" if caption else part["name"])
-    # A table's page brings its own heading, unless several pages or only a picture stand here.
-    alone = len(part["tables"]) == 1 and part["name"] in part["tables"]
+def _part(
+    results: Path, part: ReportPart, tables: Mapping[str, ShownTable], budget: int
+) -> dict[str, Any]:
+    """A result with its tables and pictures; a heading of its own only where it needs one."""
+    label, caption = CAPTIONS.get(part.name, ("", ""))
+    title = part.title or (f"{label}: {caption}" if caption else part.name)
+    # A table brings its own heading, unless several or only a picture stand here.
+    alone = part.tables == [part.name]
     return {
-        **part,
+        **dict(part),
         "title": title,
         "heading": None if alone else label or title,
         "caption": None if alone else caption,
         "short": label or title,
-        "panels": part["studies"] if len(part["studies"]) > 1 else [],
-        "pages": {
-            name: page_content(results / f"{name}.html", 2 if alone else 3)
-            for name in part["tables"]
-        },
+        "panels": part.studies if len(part.studies) > 1 else [],
+        "sections": {name: tables[name].section(level=2 if alone else 3) for name in part.tables},
         "images": [
-            {"name": name, **embedded(results / f"{name}.png", budget)} for name in part["pictures"]
+            {"name": name, **embedded(results / f"{name}.png", budget)} for name in part.pictures
         ],
     }

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mend.reporting.training_costs import STAGES, Record, commits, read_record, versions
-
-#: What a job's log ends with (`mend.cli`). Of a job that was forked elsewhere, Snakemake measures
-#: nothing but the process that waits for it.
-USED = re.compile(r"used [\d.]+ s of processor time, (\d+) MB of memory at most")
 
 LABELS = {"pretrain": "Pretraining", "finetune": "Finetuning"}
 
@@ -43,9 +38,10 @@ def totals(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
-    """What Snakemake measured of each job, from `benchmarks`, and what the job said of itself.
+    """What Snakemake measured of each job, from `benchmarks`.
 
-    rule: its name; s: seconds; folder: what it made, or would make, below the results.
+    rule: its name; s: seconds; max_rss: memory in MB; folder: what it made, or would make, below
+    the results.
     """
     root = Path(results, "benchmarks")
     found = []
@@ -55,8 +51,7 @@ def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
             job = json.loads(lines[-1])
             # Without `benchmark-extended` a file's name is all there is.
             place = {"folder": file.relative_to(root).with_suffix("").as_posix()}
-            log = Path(results, "logs", place["folder"]).with_name(f"{file.stem}.log")
-            found.append({"rule": file.stem, **job, **place} | _renamed(job) | _said(log))
+            found.append({"rule": file.stem, **job, **place} | _renamed(job))
     return found
 
 
@@ -107,14 +102,6 @@ def warnings(records: Mapping[str, Record], jobs: Sequence[Mapping[str, Any]]) -
     if len(devices) > 1:
         found.append(f"Training runs are of different devices: {', '.join(devices)}.")
     return found
-
-
-def _said(log: Path) -> dict[str, float]:
-    """Return the memory that a job's log tells, if it does."""
-    if not log.exists():
-        return {}
-    used = USED.findall(log.read_text(encoding="utf-8", errors="replace"))
-    return {"max_rss": float(used[-1])} if used else {}
 
 
 def _renamed(job: Mapping[str, Any]) -> dict[str, Any]:

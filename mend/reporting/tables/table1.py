@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
+from markupsafe import Markup
 
-from mend.atomic_io import write_parquet, write_text
+from mend.configuration.specs.reporting import Table1Spec, TokenizerSource
 from mend.configuration.task_list import PARTITION_LABELS
 from mend.data.corpus import load_tokenizer
 from mend.data.tasks import load_rows
 from mend.data.template import SHORTEST_QUERY, Template
-from mend.evaluation.statistics import to_csv
 from mend.paper import paper_table
 from mend.progress import Progress
-from mend.reporting.pages import render
+from mend.reporting.pages import page, render, write_table
 
+TITLE = "Table 1: the partitions’ tasks, and how long a demonstration is"
 ROWS = 500
 """Rows of a task whose length is measured, at most; they are spread evenly over the task."""
 
@@ -28,7 +28,7 @@ COLUMNS = ["split", "setting", "llm", "tasks", "rows", "length", "length_uncut"]
 
 
 def write_table1(
-    spec: Mapping[str, Any],
+    spec: Table1Spec,
     tasks_folder: str | Path,
     csv: str | Path,
     parquet: str | Path,
@@ -42,63 +42,51 @@ def write_table1(
     then over tasks; `length` as it is read, cut by longest_example. A meta-train task's rows are
     its `meta_train` split, a meta-test task's the `train` splits of the seeds.
 
-    Args:
-        spec: {"llms": [{name, path, revision, local_files_only}], "partitions": {partition:
-            {"train": tasks, "test": tasks}}, "seeds", "benchmark": the source of the tasks,
-            "protocol": what `Template` reads, "command"}.
-        tasks_folder: the folder of `mend.data.tasks.import_tasks`.
-        csv, parquet, html: the files to write.
-
-    Raises:
-        UserError: naming a tokenizer or a task that cannot be read.
+    `tasks_folder` is that of `mend.data.tasks.import_tasks`. Raises UserError, naming a tokenizer
+    or a task that cannot be read.
     """
-    sides = _sides(spec["partitions"])
+    sides = _sides(spec)
     parts = []
-    for llm in spec["llms"]:
+    for llm in spec.llms:
         lengths = _lengths(spec, llm, tasks_folder, sides)
         for (split, setting), names in sides.items():
             # (tasks, 3): rows, and mean tokens cut and uncut.
             found = np.array([lengths[split, name] for name in names])
             means = found[:, 1:].mean(axis=0).round(4)
-            row = (SPLITS[split], setting, llm["name"], len(names), int(found[:, 0].sum()), *means)
+            row = (SPLITS[split], setting, llm.name, len(names), int(found[:, 0].sum()), *means)
             parts.append(row)
     table = pd.DataFrame(parts, columns=COLUMNS)
-    page = _page(spec, table)
-    write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)
-    write_text(page, html)
-    write_text(to_csv(table), csv)
+    write_table(table, page(TITLE, table1_section(spec, table, level=1)), csv, parquet, html)
 
 
-def _sides(
-    partitions: Mapping[str, Mapping[str, Sequence[str]]],
-) -> dict[tuple[str, str], tuple[str, ...]]:
+def _sides(spec: Table1Spec) -> dict[tuple[str, str], tuple[str, ...]]:
     """The tasks of each (train or test, name of that side), meta-train first.
 
     A side that two partitions share is there once, unless a protocol gives them other tasks.
     """
     sides: dict[tuple[str, str], tuple[str, ...]] = {}
     for place, split in enumerate(SPLITS):
-        for partition, roles in partitions.items():
+        for partition in spec.partitions:
             label = PARTITION_LABELS.get(partition, partition)
-            setting, names = label.split("→")[place], tuple(roles[split])
+            setting, names = label.split("→")[place], tuple(spec.tasks[partition][split])
             if sides.setdefault((split, setting), names) != names:
                 sides[split, f"{setting} ({label})"] = names
     return sides
 
 
 def _lengths(
-    spec: Mapping[str, Any],
-    llm: Mapping[str, Any],
+    spec: Table1Spec,
+    llm: TokenizerSource,
     tasks_folder: str | Path,
     sides: Mapping[tuple[str, str], Sequence[str]],
 ) -> dict[tuple[str, str], tuple[int, float, float]]:
     """For each (train or test, task): rows measured, mean tokens cut and uncut."""
-    tokenizer, protocol = load_tokenizer(llm), spec["protocol"]
+    tokenizer, protocol = load_tokenizer(llm.model_dump()), spec.reading.model_dump()
     positions = protocol["longest_context"]["llm"] + SHORTEST_QUERY + 1
     whole = {**protocol, "longest_example": 10**9}
     templates = [Template(tokenizer, reading, positions) for reading in (protocol, whole)]
     wanted = dict.fromkeys((split, name) for (split, _), names in sides.items() for name in names)
-    progress = Progress(f"tasks, tokens of {llm['name']}", len(wanted))
+    progress = Progress(f"tasks, tokens of {llm.name}", len(wanted))
     lengths = {}
     for count, (split, name) in enumerate(wanted, start=1):
         rows = list(_demonstrations(spec, split, name, tasks_folder))
@@ -113,29 +101,31 @@ def _lengths(
 
 
 def _demonstrations(
-    spec: Mapping[str, Any], split: str, name: str, tasks_folder: str | Path
+    spec: Table1Spec, split: str, name: str, tasks_folder: str | Path
 ) -> Iterator[tuple[str, str]]:
     """(input, output) of the rows that demonstrations of a task are drawn from."""
     task = load_rows(tasks_folder, name)
     if split == "train":
         yield from (row[:2] for row in task.rows("meta_train"))
         return
-    for seed in spec["seeds"]:
+    for seed in spec.seeds:
         yield from (row[:2] for row in task.rows("train", seed))
 
 
-def _page(spec: Mapping[str, Any], table: pd.DataFrame) -> str:
+def table1_section(spec: Table1Spec, table: pd.DataFrame, level: int = 2) -> Markup:
+    """The markup of table 1, beside the paper's; `level` is that of the heading."""
     paper = {
         (row["split"], row["setting"]): row for row in paper_table("table1").to_dict("records")
     }
-    llms = [llm["name"] for llm in spec["llms"]]
+    llms = [llm.name for llm in spec.llms]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in table.to_dict("records"):
         key = (row["split"], row["setting"])
         rows.setdefault(key, {**row, "paper": paper.get(key), "llms": []})["llms"].append(row)
     return render(
-        "table1.html.j2",
-        title="Table 1: the partitions’ tasks, and how long a demonstration is",
+        "table1_section.html.j2",
+        title=TITLE,
+        level=level,
         spec=spec,
         llms=llms,
         splits={

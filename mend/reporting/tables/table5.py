@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow
+from markupsafe import Markup
 
-from mend.atomic_io import write_parquet, write_text
+from mend.configuration.specs.reporting import Table5Spec
 from mend.display_names import method_label
 from mend.errors import UserError
-from mend.evaluation.statistics import to_csv
 from mend.paper import paper_table
-from mend.reporting.pages import render
+from mend.reporting.pages import page, render, write_table
 from mend.reporting.training_costs import STAGES
 
+TITLE = "Table 5: hyperparameters"
 COLUMNS = ["source", "stage", "llm", "method", "hyperparameter", "value"]
 PAPER = {
     "num steps": "steps",
@@ -40,28 +39,22 @@ LABELS = {
 }
 
 
-def write_table5(
-    spec: Mapping[str, Any], csv: str | Path, parquet: str | Path, html: str | Path
-) -> None:
+def write_table5(spec: Table5Spec, csv: str | Path, parquet: str | Path, html: str | Path) -> None:
     """Write table 5 as `csv`, `parquet` (the same) and `html`.
 
     Columns: source (`here` or `paper`), stage, llm, method (empty in the paper's rows),
-    hyperparameter (our key), value (text). `spec`: {"runs": [{llm, method, stage, settings: {flat
-    key: value}}], "seed": of training, "command"}. Raises UserError if no method is trained.
+    hyperparameter (our key), value (text). Raises UserError if no method is trained.
     """
     rows = [
-        ("here", run["stage"], run["llm"], run["method"], key, _text(value))
-        for run in spec["runs"]
-        for key, value in run["settings"].items()
+        ("here", run.stage, run.llm, run.method, key, _text(value))
+        for run in spec.runs
+        for key, value in run.settings.items()
     ]
     if not rows:
         raise UserError("table 5: none of the methods of studies.table2 is trained; add one")
     rows += _paper_rows()
     table = pd.DataFrame(rows, columns=COLUMNS)
-    page = _page(spec, table)
-    write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)
-    write_text(page, html)
-    write_text(to_csv(table), csv)
+    write_table(table, page(TITLE, table5_section(spec, table, level=1)), csv, parquet, html)
 
 
 def _text(value: Any) -> str:
@@ -89,8 +82,11 @@ def _paper_rows() -> list[tuple[str, ...]]:
     return rows
 
 
-def _page(spec: Mapping[str, Any], table: pd.DataFrame) -> str:
-    """A column for each stage and LLM; in a cell, whose a value is where methods differ."""
+def table5_section(spec: Table5Spec, table: pd.DataFrame, level: int = 2) -> Markup:
+    """The markup of table 5; `level` is that of the heading.
+
+    A column for each stage and LLM; in a cell, whose a value is where methods differ.
+    """
     ours = table[table["source"] == "here"]
     keys = list(dict.fromkeys(ours["hyperparameter"]))
     stages = []
@@ -102,8 +98,9 @@ def _page(spec: Mapping[str, Any], table: pd.DataFrame) -> str:
         ]
         stages.append({"name": stage, "columns": columns})
     return render(
-        "table5.html.j2",
-        title="Table 5: hyperparameters",
+        "table5_section.html.j2",
+        title=TITLE,
+        level=level,
         spec=spec,
         keys=[LABELS.get(key, key.replace("_", " ").replace(".", ": ")) for key in keys],
         stages=stages,

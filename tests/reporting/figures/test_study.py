@@ -1,26 +1,26 @@
 """Pictures of studies: what is drawn, and that the picture says it."""
 
-import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.studies import LLMS, predictions_of, study, write_task_list
+from helpers.studies import LLMS, predictions_of, study, study_spec
 from matplotlib import pyplot
 
-from mend.configuration.task_list import read_task_list
 from mend.errors import UserError
-from mend.reporting.figures.study import draw, write_figure
+from mend.reporting.figures import study as study_figure
+from mend.reporting.figures.study import write_figure
 from mend.reporting.studies.numbers import compute_study
 
 
-@pytest.fixture
-def table_of(tmp_path):
-    write_task_list(tmp_path / "tasks.csv")
-    tasks = read_task_list(tmp_path / "tasks.csv")
-    return lambda spec: compute_study(spec, tasks, predictions_of(spec, spec["partitions"]))
+def table_of(spec):
+    return compute_study(study_spec(spec), predictions_of(spec, spec["partitions"])).table
+
+
+def draw(studies, png):
+    return study_figure.draw([(study_spec(spec), table) for spec, table in studies], png)
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def figures(monkeypatch):
     pyplot.close("all")
 
 
-def test_what_is_drawn_is_in_the_parquet_file(table_of, tmp_path):
+def test_what_is_drawn_is_in_the_parquet_file(tmp_path):
     first, second = study(), study(name="named", partitions=["qa_to_qa"])
     second["axes"][1] = {"name": "size", "values": ["few", "some", "many"]}
     names = {4: "few", 16: "some", 32: "many"}
     for run in second["runs"]:
         run["values"] = {"run": run["values"]["run"], "size": names[run["values"]["length"]]}
     for spec in (first, second):
-        (tmp_path / f"{spec['name']}.json").write_text(json.dumps(spec))
+        (tmp_path / f"{spec['name']}.json").write_text(study_spec(spec).model_dump_json())
         table_of(spec).to_parquet(tmp_path / f"{spec['name']}.parquet")
     specs = [tmp_path / "length.json", tmp_path / "named.json"]
     tables = [tmp_path / "length.parquet", tmp_path / "named.parquet"]
@@ -64,7 +64,7 @@ def test_what_is_drawn_is_in_the_parquet_file(table_of, tmp_path):
     assert (tmp_path / "alone.png").stat().st_size > 10_000
 
 
-def test_the_picture_has_a_panel_for_each_llm_and_each_value_between(table_of, tmp_path, figures):
+def test_the_picture_has_a_panel_for_each_llm_and_each_value_between(tmp_path, figures):
     spec = study()
     spec["axes"].insert(1, {"name": "shots", "values": [1, 2]})
     spec["runs"] = [
@@ -103,7 +103,7 @@ def test_the_picture_has_a_panel_for_each_llm_and_each_value_between(table_of, t
     assert bounds.x1 <= figure.bbox.x1
 
 
-def test_scores_by_what_is_read(table_of, tmp_path, figures):
+def test_scores_by_what_is_read(tmp_path, figures):
     spec = study(llms=study()["llms"][:1], partitions=["qa_to_qa"], context_share_of="Vanilla ICL")
     spec["runs"] = [run for run in spec["runs"] if run["llm"] == "small"]
     table = table_of(spec)
@@ -135,7 +135,7 @@ def test_scores_by_what_is_read(table_of, tmp_path, figures):
     assert share.transData.transform((0, 50))[0] < share.transData.transform((4.9, 50))[0]
 
 
-def test_many_panels_take_several_rows(table_of, tmp_path, figures):
+def test_many_panels_take_several_rows(tmp_path, figures):
     spec = study(llms=study()["llms"][:1], partitions=["qa_to_qa"])
     spec["runs"] = [run for run in spec["runs"] if run["llm"] == "small"]
     studies = [({**spec, "name": f"study{n}"}, table_of(spec)) for n in range(5)]
@@ -146,7 +146,7 @@ def test_many_panels_take_several_rows(table_of, tmp_path, figures):
     assert figures[0].get_size_inches()[0] < 10
 
 
-def test_llms_of_one_panel_each_stand_side_by_side(table_of, tmp_path, figures):
+def test_llms_of_one_panel_each_stand_side_by_side(tmp_path, figures):
     spec = study()
     draw([(spec, table_of(spec))], tmp_path / "a.png")
     first, second = figures[0].axes
@@ -155,7 +155,7 @@ def test_llms_of_one_panel_each_stand_side_by_side(table_of, tmp_path, figures):
     assert first.get_position().x1 < second.get_position().x0
 
 
-def test_ranks_stand_with_1_at_the_top(table_of, tmp_path, figures):
+def test_ranks_stand_with_1_at_the_top(tmp_path, figures):
     spec = study(score="rank", partitions=["qa_to_qa"])
     drawn = draw([(spec, table_of(spec))], tmp_path / "a.png")
     assert drawn[drawn["run"] == "MEND"]["score"].tolist() == [3, 2, 1] * 2
@@ -166,7 +166,7 @@ def test_ranks_stand_with_1_at_the_top(table_of, tmp_path, figures):
     assert figures[0].axes[0].get_ylabel() == "Average rank (1 is best)"
 
 
-def test_close_numbers_are_not_on_a_log_scale_and_names_not_joined(table_of, tmp_path, figures):
+def test_close_numbers_are_not_on_a_log_scale_and_names_not_joined(tmp_path, figures):
     spec = study(llms=study()["llms"][:1])
     beta = {4: 0.2, 16: 0.8, 32: 0.9}
     for axis, values in (("beta", beta), ("kind", {4: "a", 16: "b", 32: "c"})):
@@ -183,7 +183,7 @@ def test_close_numbers_are_not_on_a_log_scale_and_names_not_joined(table_of, tmp
     assert {line.get_linestyle() for line in marked} == {"None"}
 
 
-def test_a_study_that_varies_nothing_is_refused(table_of, tmp_path):
+def test_a_study_that_varies_nothing_is_refused(tmp_path):
     spec = study(axes=study()["axes"][:1])
     with pytest.raises(UserError, match=r"studies\.length varies nothing"):
         draw([(spec, pd.DataFrame())], tmp_path / "a.png")

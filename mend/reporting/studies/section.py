@@ -1,0 +1,304 @@
+"""Laying out a study as HTML; the markup is in `templates/study_section.html.j2`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from mend.configuration.claims import Point
+from mend.configuration.specs.reporting import StudySpec
+from mend.display_names import method_label
+from mend.errors import UserError
+from mend.evaluation.statistics import AVERAGE, DRAWS
+from mend.paper import paper_llms, paper_numbers
+from mend.reporting.pages import (
+    drawing_scale,
+    marks,
+    named_tasks,
+    paper_text,
+    partition_label,
+    render,
+)
+from mend.reporting.studies.names import axis_label, point_text, reference_text, value_text
+from mend.reporting.studies.numbers import DIFFERENCE, points_of
+from mend.reporting.training_costs import commits, costs, same_steps, versions
+
+Details = Mapping[str, Sequence[Mapping[str, Any]]]
+"""{claims, other_mean}: what `write_study` wrote beside the table."""
+
+Places = Mapping[tuple, Mapping[str, Any]]
+"""Rows by (LLM, the axes' values in order, partition)."""
+
+Column = tuple[Point, str]
+"""What a column adds to its rows' points, and its partition."""
+
+
+def study_section(
+    spec: StudySpec,
+    table: pd.DataFrame,
+    details: Details,
+    records: Sequence[Mapping[str, Any]] = (),
+    level: int = 2,
+) -> Markup:
+    """The markup of a study: its table, differences, claims, and what was run.
+
+    Without an axis beside `run`, columns are partitions and rows are runs. Otherwise columns are
+    the last axis' values, rows the runs with the values of the axes between, and cells averages
+    over the partitions, with each partition's numbers in a second table. `table` and `details` are
+    what `write_study` wrote, `records` are of the training runs; `level` is that of the heading.
+    Raises UserError for a `paper_llm` that the paper does not have.
+    """
+    axes, values = spec.axis_values, _by_place(spec, table)
+    partitions = list(dict.fromkeys(table["partition"]))
+    *between, last = axes
+    by_partition = partition_grid(spec, table)
+    grids = {"main": by_partition}
+    if between:
+        columns = [({last: value}, partitions[-1]) for value in axes[last]]
+        rows = points_of({axis: axes[axis] for axis in between})
+        grids["main"] = _grid(spec, values, _paper(spec, table), rows, columns)
+        if len(partitions) > 1:
+            grids["partitions"] = by_partition
+    if spec.reference:
+        grids["differences"] = _only_compared(grids["main"])
+    elif spec.layout == "matrix":
+        grids["differences"] = _claimed(spec, table, grids["main"]["heads"])
+    return render(
+        "study_section.html.j2",
+        spec=spec,
+        level=level,
+        grids=grids,
+        axis=axis_label(last) if between else None,
+        partitions=[partition_label(name) for name in partitions if name != AVERAGE],
+        reference=reference_text(spec.reference),
+        paper_shown=bool(_paper(spec, table)),
+        blocks=claim_blocks(spec, table, details["claims"]),
+        other_mean=_other_mean(spec, values, details["other_mean"]),
+        draws=DRAWS,
+        runs=[
+            {**dict(run), "label": point_text({axis: run.values[axis] for axis in axes})}
+            for run in spec.runs
+        ],
+        costs=[
+            {**row, "label": method_label(row["method"])}
+            for row in costs(records, [run.method for run in spec.runs])
+        ],
+        same_steps=same_steps(records) if spec.layout == "matrix" else None,
+        skipped=named_tasks(spec.skipped),
+        excluded=named_tasks(spec.excluded),
+        in_both=named_tasks(spec.in_both),
+        without_tasks=[
+            partition_label(name) for name in spec.partitions if not spec.test_tasks.get(name)
+        ],
+        commits=commits(records),
+        versions=versions(records),
+    )
+
+
+def partition_grid(spec: StudySpec, table: pd.DataFrame) -> dict[str, Any]:
+    """Every point in each partition: {heads: [{label, tasks}], blocks: [{name, paper, rows}]}.
+
+    A block is an LLM; its rows are [{label, cells}], a cell has the numbers of the table's row,
+    paper (text) and mark, and the last is AVG, or the only partition.
+    """
+    columns = [({}, partition) for partition in dict.fromkeys(table["partition"])]
+    points = points_of(spec.axis_values)
+    return _grid(spec, _by_place(spec, table), _paper(spec, table), points, columns)
+
+
+def _by_place(spec: StudySpec, table: pd.DataFrame) -> Places:
+    if spec.layout == "matrix":
+        runs = {run.method: run.values["run"] for run in spec.runs}
+        table = table.assign(run=table["method"].map(runs)).dropna(subset="run")
+    return _keyed(spec, table)
+
+
+def _keyed(spec: StudySpec, table: pd.DataFrame) -> Places:
+    return {
+        (row["llm"], *(row[axis] for axis in spec.axis_values), row["partition"]): row
+        for row in table.to_dict("records")
+    }
+
+
+def _paper(spec: StudySpec, table: pd.DataFrame) -> Places:
+    """The paper's numbers by (our LLM, the axes' values, partition); none if its axes differ.
+
+    Its AVG is over its own partitions; where ours are fewer, the mean over ours replaces it.
+    """
+    if not spec.paper:
+        return {}
+    if unknown := {llm.paper_llm for llm in spec.llms} - {None, *paper_llms()}:
+        raise UserError(
+            f"paper_llm: the paper has no {', '.join(sorted(unknown))}; "
+            f"choose {', '.join(paper_llms())}, or null"
+        )
+    numbers, axes = paper_numbers(spec.paper), list(spec.axis_values)
+    if set(axes) - set(numbers.columns) or len(numbers.columns) != len(axes) + 4:
+        return {}
+    printed = set(numbers["partition"]) - {AVERAGE}
+    ours = set(table["partition"]) - {AVERAGE}
+    if ours < printed:
+        part = numbers[numbers["partition"].isin(ours)]
+        means = part.groupby(["llm", *axes], as_index=False)["mean"].mean()
+        numbers = pd.concat([part, means.assign(partition=AVERAGE)], ignore_index=True)
+    found = {}
+    for llm in spec.llms:
+        own = numbers[numbers["llm"] == llm.paper_llm]
+        found.update(_keyed(spec, own.assign(llm=llm.name)))
+    return found
+
+
+def _grid(
+    spec: StudySpec,
+    values: Places,
+    paper: Places,
+    rows: Sequence[Point],
+    columns: Sequence[Column],
+) -> dict[str, Any]:
+    """Heads, and for each LLM rows of cells; the best of a column is marked, or of a single row."""
+    blocks = []
+    for llm in spec.llms:
+        cells = []
+        for row in rows:
+            cells.append([])
+            for point, partition in columns:
+                place = (llm.name, *{**row, **point}.values(), partition)
+                cell = {**values[place], "paper": paper_text(paper.get(place))}
+                cells[-1].append({**cell, "average": partition == AVERAGE and not point})
+        lines = zip(*cells, strict=True) if len(rows) > 1 else cells
+        for line in lines if len(rows) > 1 or columns[0][0] else ():
+            for cell, mark in zip(line, marks([cell["mean"] for cell in line]), strict=True):
+                cell["mark"] = mark
+        labels = [point_text(row) for row in rows]
+        lines = [{"label": label, "cells": line} for label, line in zip(labels, cells, strict=True)]
+        blocks.append({"name": llm.name, "paper": llm.paper_llm, "rows": lines})
+    heads = [
+        {
+            "label": (value_text(*point.values()) if point else partition_label(name)).split("→"),
+            "tasks": None if point else blocks[0]["rows"][0]["cells"][place]["tasks"],
+        }
+        for place, (point, name) in enumerate(columns)
+    ]
+    return {"heads": heads, "blocks": blocks}
+
+
+def _only_compared(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """A grid without the rows and columns that are nothing but the reference itself."""
+
+    def compared(cell: Mapping[str, Any]) -> bool:
+        return not pd.isna(cell["difference"])
+
+    rows = [row for block in grid["blocks"] for row in block["rows"]]
+    kept = [i for i in range(len(grid["heads"])) if any(compared(row["cells"][i]) for row in rows)]
+    blocks = [
+        {
+            **block,
+            "rows": [
+                {**row, "cells": [row["cells"][i] for i in kept]}
+                for row in block["rows"]
+                if any(map(compared, row["cells"]))
+            ],
+        }
+        for block in grid["blocks"]
+    ]
+    return {"heads": [grid["heads"][i] for i in kept], "blocks": blocks}
+
+
+def _claimed(
+    spec: StudySpec, table: pd.DataFrame, heads: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A grid of the differences that the claims of a matrix are about."""
+    methods = {run.method for run in spec.runs}
+    blocks = []
+    for llm in spec.llms:
+        own = table[(table["llm"] == llm.name) & ~table["method"].isin(methods)]
+        rows = [
+            {
+                "label": method_label(name),
+                "cells": [
+                    {"average": row["partition"] == AVERAGE}
+                    | {key: row[number] for key, number in DIFFERENCE.items()}
+                    for row in of_pair.to_dict("records")
+                ],
+            }
+            for name, of_pair in own.groupby("method", sort=False)
+        ]
+        blocks.append({"name": llm.name, "rows": rows})
+    return {"heads": heads, "blocks": blocks}
+
+
+def _other_mean(
+    spec: StudySpec, values: Places, other: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Both means over tasks side by side, in the partitions where they differ."""
+    if not other:
+        return None
+    rows: dict[tuple[str, str], list] = {}
+    for row in other:
+        ours = values[row["llm"], row["run"], row["partition"]]["mean"]
+        rows.setdefault((row["llm"], row["run"]), []).append((ours, row["mean"]))
+    return {
+        "names": ("plain", "authors") if spec.task_mean == "plain" else ("authors", "plain"),
+        "columns": [partition_label(name) for name in dict.fromkeys(r["partition"] for r in other)],
+        "rows": [{"llm": llm, "label": run, "cells": cells} for (llm, run), cells in rows.items()],
+    }
+
+
+def claim_blocks(
+    spec: StudySpec, table: pd.DataFrame, claims: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The claims of each LLM that has any: [{name, paper (whether it has numbers), claims}].
+
+    `claims` are of `mend.reporting.claims.judged`. A claim's pairs become [{label, verdict, mean,
+    ci_low, ci_high, margin, above (in how many partitions), paper: the paper's difference as text,
+    drawing: places on a scale of the LLM's own}].
+    """
+    paper, partition = _paper(spec, table), table["partition"].iloc[-1]
+
+    def papers(llm: str, point: Point) -> Mapping[str, Any] | None:
+        return paper.get((llm, *(point[axis] for axis in spec.axis_values), partition))
+
+    blocks = []
+    for llm in spec.llms:
+        own = [claim for claim in claims if claim["llm"] == llm.name]
+        ends = [(pair["low"], pair["high"]) for claim in own for pair in claim["pairs"]]
+        place = drawing_scale([*sum(ends, ()), *(claim["margin"] for claim in own)])
+        rows = []
+        for claim in own:
+            pairs = []
+            for pair in claim["pairs"]:
+                mean, low, high = (pair[key] for key in ("difference", "low", "high"))
+                ends = {"margin": claim["margin"], "low": low, "high": high, "mean": mean}
+                sides = [papers(llm.name, pair[side]) for side in ("higher", "lower")]
+                printed = f"{sides[0]['mean'] - sides[1]['mean']:+.2f}" if all(sides) else ""
+                pairs.append(
+                    {
+                        "label": _pair_label(pair),
+                        "verdict": pair["verdict"],
+                        "mean": mean,
+                        "ci_low": low,
+                        "ci_high": high,
+                        "margin": claim["margin"],
+                        "above": pair["above"],
+                        "paper": printed,
+                        "drawing": {key: place(end) for key, end in ends.items()},
+                    }
+                )
+            rows.append({**claim, "pairs": pairs})
+        if rows:
+            shown = any(pair["paper"] for row in rows for pair in row["pairs"])
+            blocks.append({"name": llm.name, "paper": shown, "claims": rows})
+    return blocks
+
+
+def _pair_label(pair: Mapping[str, Any]) -> str:
+    """Where a claim is judged, and what is compared if it lists that: `K = 4 against K = 1`."""
+    higher, lower = (
+        {axis: pair[side][axis] for axis in pair["listed"]} for side in ("higher", "lower")
+    )
+    other = {axis: value for axis, value in lower.items() if value != higher[axis]}
+    compared = " against ".join(filter(None, [point_text(higher), point_text(other)]))
+    return ", ".join(filter(None, [point_text(pair["place"]), compared]))
