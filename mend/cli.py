@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mend.atomic_io import read_json
@@ -77,10 +78,20 @@ def train_episodes(options: argparse.Namespace) -> None:
 
 
 def evaluation_episodes(options: argparse.Namespace) -> None:
-    """Draw the demonstrations of each dev or test row."""
+    """Sample or retrieve the demonstrations of each dev or test row."""
     from mend.data.episodes import write_evaluation_episodes
 
-    write_evaluation_episodes(read_json(options.spec), options.tasks, options.split, options.output)
+    spec, nearest = read_json(options.spec), None
+    if spec.get("selection") in ("bm25", "dense"):
+        from mend.data import retrieval
+
+        embed = None
+        if spec["selection"] == "dense":
+            from mend.models.text_embedding import load_embedder
+
+            embed = load_embedder(spec["dense"])
+        nearest = partial(retrieval.nearest, embed)
+    write_evaluation_episodes(spec, options.tasks, options.split, options.output, nearest)
 
 
 def teacher(options: argparse.Namespace) -> None:

@@ -6,15 +6,14 @@ what it is for (seed, task, split), so that a task added to a list changes nothi
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mend.atomic_io import write_parquet
 from mend.data.layout import META_TRAIN_SEED
 from mend.data.seeding import generator
-from mend.data.selection import RETRIEVED, SELECTIONS, source_split
+from mend.data.selection import RETRIEVED, source_split
 from mend.data.tasks import load_rows
 from mend.errors import UserError
 from mend.progress import Progress, logger
@@ -79,8 +78,19 @@ def write_training_episodes(
     write_parquet(pyarrow.table(columns), output)
 
 
+Texts = Mapping[int, Sequence[str]]
+"""Inputs by seed."""
+
+Nearest = Callable[[Texts, Texts, int], "dict[int, numpy.ndarray]"]
+"""Queries, pools and shots to the pools' rows that each query is shown; see `retrieval.nearest`."""
+
+
 def write_evaluation_episodes(
-    spec: Mapping[str, Any], tasks_folder: str | Path, split: str, output: str | Path
+    spec: Mapping[str, Any],
+    tasks_folder: str | Path,
+    split: str,
+    output: str | Path,
+    nearest: Nearest | None = None,
 ) -> None:
     """Choose the demonstrations of each dev or test row, for each seed, and write them as Parquet.
 
@@ -91,7 +101,7 @@ def write_evaluation_episodes(
       more. With per-seed, every row sees the first `shots` in file order, as in MetaICL.
     - pool: the same from the `pool` split of the seed (see `tasks.import_tasks`).
     - bm25, dense: the `shots` rows of the pool whose input is nearest to the row's, the nearest
-      last (see `retrieval.Retriever`); the same whatever `demonstrations_at_test` and `seed` are.
+      last (see `retrieval.nearest`); the same whatever `demonstrations_at_test` and `seed` are.
 
     Where there are fewer rows than `shots`, all are taken, with a warning. Columns: task, seed,
     row, demonstrations, and context: a number that two rows share if and only if they have the
@@ -101,28 +111,21 @@ def write_evaluation_episodes(
     Args:
         spec: {"tasks": names, "shots", "seeds", "demonstrations_at_test": "per-row" | "per-seed",
             "rows": at most so many rows a task (null: all; else a random subset, the same for
-            every seed), "seed": of the draws, "selection": train (or absent) | pool | bm25 | dense,
-            "dense": what embeds inputs, see `retrieval.Retriever`}.
+            every seed), "seed": of the draws, "selection": train (or absent) | pool |
+            bm25 | dense}.
         tasks_folder: the folder of `tasks.import_tasks`.
         split: "dev" or "test".
         output: the Parquet file.
+        nearest: finds the rows for bm25 and dense.
 
     Raises:
         UserError: naming a task that has no rows of the split, of `train` or of the pool for a
-            seed; or as `retrieval.Retriever`.
+            seed.
     """
     import numpy
     import pyarrow
 
     selection = spec.get("selection", "train")
-    if selection not in SELECTIONS:
-        raise UserError(f"selection {selection!r}: there are {', '.join(SELECTIONS)}")
-    retriever = None
-    if selection in RETRIEVED:
-        # By its name: the code that draws at random does not depend on the code that retrieves,
-        # and with it on the language models' (see `mend.code_hash`).
-        retrieval = importlib.import_module("mend.data.retrieval")
-        retriever = retrieval.Retriever(selection, spec.get("dense"))
     parts: list[tuple[str, int, numpy.ndarray, numpy.ndarray, numpy.ndarray]] = []
     contexts = 0
     names = list(dict.fromkeys(spec["tasks"]))
@@ -130,16 +133,16 @@ def write_evaluation_episodes(
     for done, name in enumerate(names, start=1):
         sizes = _sizes(spec, tasks_folder, name, split, source_split(selection))
         chosen = {seed: _choose_rows(spec, name, split, size) for seed, (_, size) in sizes.items()}
-        if retriever:
+        if selection in RETRIEVED:
             task = load_rows(tasks_folder, name)
             queries = {
                 seed: [task.rows(split, seed)[row].input for row in rows]
                 for seed, rows in chosen.items()
             }
             pools = {seed: [row.input for row in task.rows("pool", seed)] for seed in chosen}
-            found = retriever.nearest(queries, pools, spec["shots"])
+            found = nearest(queries, pools, spec["shots"])
         for seed, rows in chosen.items():
-            if retriever:
+            if selection in RETRIEVED:
                 shown = found[seed]
             else:
                 pool, size = sizes[seed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet
@@ -14,6 +15,7 @@ from helpers.models import PROTOCOL, random_llm, word_tokenizer
 from mend.data.episodes import write_evaluation_episodes
 from mend.data.examples import read_items
 from mend.data.perturbation import perturb
+from mend.data.retrieval import nearest
 from mend.data.tasks import import_tasks, load_rows
 from mend.data.template import Template
 from mend.errors import UserError
@@ -49,7 +51,8 @@ def tasks(tmp_path_factory) -> Path:
 def draw(tasks: Path, output: Path, **changes) -> Path:
     spec = {"tasks": ["t"], "shots": 4, "seeds": SEEDS, "rows": None, "seed": 0}
     spec["demonstrations_at_test"] = "per-row"
-    write_evaluation_episodes({**spec, **changes}, tasks, "test", output / "test.parquet")
+    by_words = partial(nearest, None)
+    write_evaluation_episodes({**spec, **changes}, tasks, "test", output / "test.parquet", by_words)
     return output / "test.parquet"
 
 

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy
 import pyarrow.parquet
 import pytest
-import torch
-from helpers.models import random_llm
 
 from mend.data.episodes import write_evaluation_episodes
-from mend.data.retrieval import (
-    Retriever,
-    bm25_scores,
-    cosine_scores,
-    load_embedder,
-    nearest_rows,
-)
+from mend.data.retrieval import Embed, bm25_scores, cosine_scores, nearest, nearest_rows
 from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
-REPOSITORY = Path(__file__).parents[2]
 SEEDS = [13, 21]
 POOL = [f"w{n} w{n + 1} w{n % 3}" for n in range(20)]
 
@@ -53,16 +43,9 @@ def tasks(tmp_path_factory) -> Path:
     return folder / "tasks"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    llm = random_llm()
-    llm.model.save_pretrained(folder)
-    llm.tokenizer.save_pretrained(folder)
-    return folder
-
-
-def episodes(tasks: Path, folder: Path, **changes) -> dict[tuple[str, int, int], list[int]]:
+def episodes(
+    tasks: Path, folder: Path, embed: Embed | None = None, **changes
+) -> dict[tuple[str, int, int], list[int]]:
     spec = {
         "tasks": ["one", "two"],
         "shots": 4,
@@ -72,7 +55,7 @@ def episodes(tasks: Path, folder: Path, **changes) -> dict[tuple[str, int, int],
         "seed": 0,
         **changes,
     }
-    write_evaluation_episodes(spec, tasks, "test", folder / "test.parquet")
+    write_evaluation_episodes(spec, tasks, "test", folder / "test.parquet", partial(nearest, embed))
     rows = pyarrow.parquet.read_table(folder / "test.parquet").to_pylist()
     return {(row["task"], row["seed"], row["row"]): row["demonstrations"] for row in rows}
 
@@ -132,38 +115,25 @@ def test_bm25_episodes_show_what_shares_words(tasks: Path, tmp_path: Path) -> No
     assert other == {key: shown[key][-2:] for key in other}
 
 
-def test_dense_episodes_follow_the_model(tasks: Path, model: Path, tmp_path: Path) -> None:
-    dense = {"kind": "language-model", "model": str(model)}
-    shown = episodes(tasks, tmp_path, selection="dense", dense=dense)
+def test_dense_episodes_are_nearest_by_their_embeddings(tasks: Path, tmp_path: Path) -> None:
+    def embed(texts: Sequence[str]) -> numpy.ndarray:
+        return numpy.array([[text.count(digit) + 0.1 for digit in "123456789"] for text in texts])
+
+    shown = episodes(tasks, tmp_path, embed, selection="dense")
     data = (tmp_path / "test.parquet").read_bytes()
-    assert episodes(tasks, tmp_path, selection="dense", dense=dense) == shown
+    assert episodes(tasks, tmp_path, embed, selection="dense") == shown
     assert (tmp_path / "test.parquet").read_bytes() == data
     assert set(pyarrow.parquet.read_table(tmp_path / "test.parquet")["selection"].to_pylist()) == {
         "dense"
     }
-    embed = load_embedder(dense)
     for seed in SEEDS:
         pool = embed([row.input for row in load_rows(tasks, "one").rows("pool", seed)])
         for row, query in enumerate(load_rows(tasks, "one").rows("test", seed)):
             [vector] = embed([query.input])
             cosines = pool @ vector / numpy.linalg.norm(pool, axis=1) / numpy.linalg.norm(vector)
-            expected = numpy.argsort(cosines)[-4:]
-            assert shown["one", seed, row] == expected.tolist()
+            found = cosines[shown["one", seed, row]]
+            assert found.tolist() == pytest.approx(numpy.sort(cosines)[-4:].tolist())
     assert shown != episodes(tasks, tmp_path, selection="bm25")
-
-
-def test_a_language_model_embeds_by_the_mean_of_its_last_states(model: Path) -> None:
-    embed = load_embedder({"kind": "language-model", "model": str(model)})
-    texts = ["w1", "w5 w6 w7 w8", "w9 w3", "", " ".join(["w4"] * 200)]
-    found = embed(texts)
-    llm = random_llm()
-    for text, vector in zip(texts, found, strict=True):
-        ids = torch.tensor([llm.tokenizer(text)["input_ids"][:96]], dtype=torch.long)
-        if ids.shape[1]:
-            [states] = llm.model.base_model(ids).last_hidden_state
-            assert vector == pytest.approx(states.mean(0).numpy(), abs=1e-5)
-        else:
-            assert not vector.any()
 
 
 def test_equal_texts_are_equally_near_and_read_once() -> None:
@@ -190,30 +160,6 @@ def test_a_vector_of_zeros_is_near_to_nothing() -> None:
     assert scores[1].tolist() == [[0.0]]
 
 
-def test_sentence_transformers_is_used_where_it_is_asked_for(monkeypatch) -> None:
-    def encoder(model, revision):
-        assert (model, revision) == ("hub/name", "abc")
-        return SimpleNamespace(
-            encode=lambda texts, **_: numpy.array([[len(text), 1.0] for text in texts])
-        )
-
-    library = SimpleNamespace(SentenceTransformer=encoder)
-    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
-    dense = {"kind": "sentence-transformers", "model": "hub/name", "revision": "abc"}
-    found = Retriever("dense", dense).nearest({13: ["aaaa"]}, {13: ["a", "aaa", "aa"]}, 2)
-    assert found[13].tolist() == [[2, 1]]
-
-
-def test_what_cannot_be_used_is_told(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UserError, match="pip install sentence-transformers"):
-        Retriever("dense", {"kind": "sentence-transformers", "model": "x"})
-    with pytest.raises(UserError, match=r"kind is None.*benchmark.dense_retrieval"):
-        Retriever("dense")
-    with pytest.raises(UserError, match=r"benchmark\.dense_retrieval.*nowhere"):
-        Retriever("dense", {"kind": "language-model", "model": str(tmp_path / "nowhere")})
-
-
 def test_random_rows_of_the_pool(tasks: Path, tmp_path: Path) -> None:
     shown = episodes(tasks, tmp_path, selection="pool", shots=12)
     assert all(len(set(numbers)) == 12 for numbers in shown.values())
@@ -232,8 +178,6 @@ def test_a_pool_that_is_not_there_or_too_small(tasks: Path, tmp_path: Path, capl
     assert "task one, seed 13: 20 pool rows, so 20 demonstrations instead of 64" in caplog.text
     with pytest.raises(UserError, match="task one has 0 pool rows and 0 test rows of seed 42"):
         episodes(tasks, tmp_path, selection="pool", seeds=[42])
-    with pytest.raises(UserError, match="selection 'nearest': there are train, pool, bm25, dense"):
-        episodes(tasks, tmp_path, selection="nearest")
 
 
 def test_train_is_the_default_byte_for_byte(tasks: Path, tmp_path: Path) -> None:
@@ -242,18 +186,3 @@ def test_train_is_the_default_byte_for_byte(tasks: Path, tmp_path: Path) -> None
     assert "selection" not in pyarrow.parquet.read_schema(tmp_path / "test.parquet").names
     assert episodes(tasks, tmp_path, selection="train") == shown
     assert (tmp_path / "test.parquet").read_bytes() == data
-
-
-def test_only_dense_retrieval_imports_torch(tasks: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from mend.data.episodes import write_evaluation_episodes as write\n"
-        "spec = dict(tasks=['one'], shots=4, seeds=[13], rows=None, seed=0, selection='bm25')\n"
-        "spec['demonstrations_at_test'] = 'per-row'\n"
-        f"write(spec, {str(tasks)!r}, 'dev', {str(tmp_path / 'dev.parquet')!r})\n"
-        "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"

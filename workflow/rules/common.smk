@@ -137,9 +137,12 @@ def retrieval_model(wildcards):
 
 
 def episodes_code(wildcards):
-    """Hash the code that draws demonstrations, of retrieval only if it is asked for."""
-    retrieves = "selection=dense" in wildcards.draw or "selection=bm25" in wildcards.draw
-    modules = ["mend.data.episodes", *(["mend.data.retrieval"] if retrieves else [])]
+    """Hash the code that chooses demonstrations, of retrieval only if it is asked for."""
+    modules = ["mend.data.episodes"]
+    if "selection=dense" in wildcards.draw or "selection=bm25" in wildcards.draw:
+        modules.append("mend.data.retrieval")
+    if "selection=dense" in wildcards.draw:
+        modules.append("mend.models.text_embedding")
     return code_hash(*modules)
 
 

@@ -1,0 +1,86 @@
+"""Texts as vectors, by a library for them or by a language model: what dense retrieval compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mend.errors import UserError
+from mend.models.frozen_llm import pad_right
+from mend.models.loading import load_llm
+from mend.progress import logger
+
+if TYPE_CHECKING:
+    import numpy
+
+    from mend.data.retrieval import Embed
+
+_BATCH = 64  # texts embedded at once
+
+
+def load_embedder(dense: Mapping[str, Any]) -> Embed:
+    """Return a function that embeds texts, (texts, width), by `benchmark.dense_retrieval`.
+
+    Args:
+        dense: {"kind": "sentence-transformers" | "language-model", "model": a folder or a name on
+            the hub, "revision": optional}.
+
+    Raises:
+        UserError: if the model cannot be loaded, or its library is not installed.
+    """
+    kinds = {"sentence-transformers": _sentence_transformer, "language-model": _language_model}
+    logger.info("inputs are compared by %s (%s)", dense["model"], dense["kind"])
+    return kinds[dense["kind"]](dense["model"], dense.get("revision"))
+
+
+def _sentence_transformer(model: str, revision: str | None) -> Embed:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError(
+            "dense retrieval with kind sentence-transformers needs a library that is not "
+            "installed: pip install sentence-transformers (or use kind: language-model)"
+        ) from None
+    try:
+        encoder = SentenceTransformer(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"benchmark.dense_retrieval.model: cannot load {model!r}: {error}"
+        ) from error
+    return lambda texts: encoder.encode(list(texts), batch_size=_BATCH, show_progress_bar=False)
+
+
+def _language_model(model: str, revision: str | None) -> Embed:
+    """The mean of a language model's last hidden states over a text's tokens, padding left out.
+
+    Of an encoder-decoder, its encoder's. A text longer than the model can read loses its end; one
+    without tokens has the vector zero.
+    """
+    try:
+        llm = load_llm({"path": model, "revision": revision, "dtype": "float32"})
+    except UserError as error:
+        raise UserError(f"benchmark.dense_retrieval.model: {error}") from error
+    encodes = llm.model.config.is_encoder_decoder
+    base = llm.model.get_encoder() if encodes else llm.model.base_model
+
+    @torch.no_grad()
+    def embed(texts: Sequence[str]) -> numpy.ndarray:
+        ids = [
+            llm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for text in texts
+        ]
+        ids = [tokens[: llm.positions] for tokens in ids]
+        vectors = torch.zeros(len(ids), llm.width)
+        # Texts of similar length together: little padding.
+        order = sorted((n for n, tokens in enumerate(ids) if tokens), key=lambda n: len(ids[n]))
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            tokens, mask = pad_right([ids[n] for n in batch], llm.device)
+            states = base(input_ids=tokens, attention_mask=mask).last_hidden_state
+            total = (states * mask[..., None]).sum(1)
+            vectors[batch] = (total / mask.sum(1, keepdim=True)).float().cpu()
+        return vectors.numpy()
+
+    return embed
