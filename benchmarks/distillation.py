@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from floors import floor_seconds
-from models import device, distiller, llm, random_tokens, write_out
+from models import Distilling, device, distiller, llm, random_tokens, without_kernels
 from safetensors.torch import save_file
 from side_by_side import compare, exit_status
 from torch.nn import functional
@@ -25,7 +25,7 @@ from torch.nn import functional
 from mend.analysis.profiling import measure_memory
 from mend.data.examples import Example
 from mend.methods.base import Method
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.frozen_llm import FrozenLLM
 from mend.training.losses import example_losses, teacher_states
 from mend.training.teacher import TeacherStates
 
@@ -38,22 +38,6 @@ PROTOCOL = {
     "prediction_loss": "mean",
 }
 WEIGHTS = {"pred": 1.0, "distill": 1.0}
-
-
-class Distilling(Method):
-    """MEND with a random distiller."""
-
-    name = "distilling"
-    distils = True
-
-    def __init__(self, llm: FrozenLLM) -> None:
-        """Build it."""
-        super().__init__(llm, {}, {})
-        self.distiller = distiller(llm, VECTORS)
-
-    def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
-        """Return the distilled vectors."""
-        return llm.vector_context(self.distiller(demonstrations))
 
 
 def episodes(number: int) -> list[Example]:
@@ -102,8 +86,8 @@ def obvious_step(llm: FrozenLLM, method: Distilling, batch: list[Example]) -> fl
         teacher_log = teacher[:, LONGEST - 1 : -1].float().log_softmax(-1)
         student_log = student[:, VECTORS - 1 : -1].float().log_softmax(-1)
         divergence = (teacher_log.exp() * (teacher_log - student_log)).sum(-1).mean()
-        surprise = functional.cross_entropy(student_log[0, len(x) :], text[0, len(x) :])
-        loss = (divergence + surprise) / len(batch)
+        nll = functional.cross_entropy(student_log[0, len(x) :], text[0, len(x) :])
+        loss = (divergence + nll) / len(batch)
         loss.backward()
         total += loss.item()
     return total
@@ -130,10 +114,11 @@ def cached_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> Teacher
 
 def run() -> tuple[list[dict], list[str]]:
     """Compare a step; return the table's rows, and sentences on reading and memory."""
-    model, plain = llm(), llm()
-    method, plain_method = Distilling(model), Distilling(plain)
-    for module in (plain.model, plain_method):
-        write_out(module)
+    model = llm()
+    method = Distilling(model, distiller(model, VECTORS))
+    with without_kernels():
+        plain = llm()
+        plain_method = Distilling(plain, distiller(plain, VECTORS))
     on_gpu = device().type == "cuda"
     batch = episodes(8)  # as in the paper
     micro_batch_size = 4 if on_gpu else 2

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
-from transformers.activations import GELUTanh, NewGELUActivation
 
+from mend.methods.base import Method
 from mend.models.distiller import Distiller
-from mend.models.frozen_llm import FrozenLLM
+from mend.models.frozen_llm import Context, FrozenLLM
 from mend.models.loading import frozen_llm
 
 VOCABULARY = 50257
@@ -51,12 +55,28 @@ def distiller(of: FrozenLLM, length: int) -> Distiller:
     return Distiller(GPT2Model(configuration("distiller")), length, of.width).to(device())
 
 
-def write_out(model: torch.nn.Module) -> None:
-    """Give a model back the GELU of several operations, as it is without our kernels."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, GELUTanh):
-                setattr(module, name, NewGELUActivation())
+class Distilling(Method):
+    """MEND with a given distiller."""
+
+    name = "distilling"
+    distils = True
+
+    def __init__(self, llm: FrozenLLM, distiller: Distiller) -> None:
+        """Keep the distiller, the only part that is trained."""
+        super().__init__(llm, {}, {})
+        self.distiller = distiller
+
+    def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
+        """Return the distilled vectors."""
+        return llm.vector_context(self.distiller(demonstrations))
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Build models without our kernels."""
+    os.environ["MEND_KERNELS"] = "0"
+    yield
+    del os.environ["MEND_KERNELS"]
 
 
 def random_tokens(length: int, generator: torch.Generator) -> list[int]:

@@ -9,7 +9,7 @@ import sys
 
 import torch
 from floors import floor_seconds
-from models import device, distiller, llm, random_tokens, write_out
+from models import Distilling, device, distiller, llm, random_tokens, without_kernels
 from side_by_side import compare, exit_status
 
 from mend.data.examples import MultipleChoiceItem
@@ -33,22 +33,6 @@ class Tokens(Method):
     def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
         """Return the demonstrations' word embeddings."""
         return llm.token_context(demonstrations)
-
-
-class Vectors(Method):
-    """MEND: distilled once for each context."""
-
-    name = "vectors"
-    distils = True
-
-    def __init__(self, llm: FrozenLLM) -> None:
-        """Build a random distiller."""
-        super().__init__(llm, {}, {})
-        self.distiller = distiller(llm, VECTORS)
-
-    def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
-        """Return the distilled vectors."""
-        return llm.vector_context(self.distiller(demonstrations))
 
 
 @torch.no_grad()
@@ -98,18 +82,20 @@ def largest_difference(first: list[list[float]], second: list[list[float]]) -> f
 
 def run() -> tuple[list[dict], list[str]]:
     """Compare all parts; return the table's rows, and no sentences."""
-    model, plain = llm(), llm()
-    write_out(plain.model)
+    model = llm()
+    distilling = Distilling(model, distiller(model, VECTORS))
+    with without_kernels():
+        plain = llm()
+        plain_distilling = Distilling(plain, distiller(plain, VECTORS))
     on_gpu = device().type == "cuda"
     shared, drawn = items(True, QUERIES), items(False, 4)
     rows = []
-    for name, method_class, asked, goal in (
-        ("scoring, ICL, 20 queries share 900 tokens", Tokens, shared, 15),
-        ("scoring, 100 vectors, 20 queries share them", Vectors, shared, 5),
-        ("scoring, ICL, demonstrations for each row", Tokens, drawn, 3),
+    tokens = Tokens(model)
+    for name, method, plain_method, asked, goal in (
+        ("scoring, ICL, 20 queries share 900 tokens", tokens, tokens, shared, 15),
+        ("scoring, 100 vectors, 20 queries share them", distilling, plain_distilling, shared, 5),
+        ("scoring, ICL, demonstrations for each row", tokens, tokens, drawn, 3),
     ):
-        method, plain_method = method_class(model), method_class(plain)
-        write_out(plain_method)
 
         def ours(method=method, asked=asked) -> list[list[float]]:
             return score_items(model, method, asked, context_batch_size=4)

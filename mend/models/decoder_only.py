@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mend.models.frozen_llm import Attentions, Context, FrozenLLM, pad_right, select_cache
+from mend.models.kernels import enabled
 from mend.models.kernels.partial_prefill import partial_prefill
 from mend.models.sharding import is_sharded
 
@@ -67,8 +68,8 @@ class DecoderOnlyLLM(FrozenLLM):
         nothing = PrefilledContext(DynamicCache(config=self.model.config), mask[:, :0])
         if mask.shape[1] == 0:
             return nothing
-        if is_sharded(self.model):
-            # A block is put together for its backward pass where what it returned is used.
+        if is_sharded(self.model) or not enabled("partial_prefill"):
+            # A sharded block is put together for its backward pass where its output is used.
             output, whole = self._run(nothing, embeddings, mask)
             whole.last_state = output.last_hidden_state[:, -1]
             return whole

@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM, longest_input, pad_left, pad_right
+from mend.models.kernels import enabled
 from mend.models.kernels.activations import fuse_activations
 from mend.models.kernels.partial_prefill import partial_prefill
-from mend.models.kernels.shared_bias import share_position_bias
 from mend.progress import logger
 
 
@@ -46,7 +46,7 @@ class Distiller(nn.Module):
             (`protocol.placeholder_position`).
         """
         super().__init__()
-        self.backbone = share_position_bias(fuse_activations(backbone))
+        self.backbone = fuse_activations(backbone)
         self.decodes = hasattr(backbone, "encoder") and hasattr(backbone, "decoder")
         embedding = backbone.get_input_embeddings()
         width = embedding.weight.shape[1]
@@ -104,7 +104,8 @@ class Distiller(nn.Module):
             return {"position_ids": positions[:, of]} if self._takes_positions else {}
 
         before = ids.shape[1]
-        if before and not self.backbone.config.is_encoder_decoder:
+        partial = enabled("partial_prefill") and not self.backbone.config.is_encoder_decoder
+        if before and partial:
             # Only the placeholders' states are used: the demonstrations are only attended to.
             cache = partial_prefill(self.backbone, words, mask, **inputs(slice(before)))
             embeddings, later = placeholders, {"past_key_values": cache, "use_cache": True}

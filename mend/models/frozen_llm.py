@@ -20,7 +20,6 @@ from transformers import DynamicCache
 
 from mend.errors import UserError
 from mend.models.kernels.activations import fuse_activations
-from mend.models.kernels.shared_bias import share_position_bias
 
 
 @dataclass
@@ -80,8 +79,7 @@ class FrozenLLM:
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
         """Freeze `model`; `dropout` leaves its dropout on (`protocol.llm_dropout_in_training`)."""
-        model = share_position_bias(fuse_activations(model))
-        self.model = model.requires_grad_(False).train(dropout)
+        self.model = fuse_activations(model).requires_grad_(False).train(dropout)
         self.tokenizer = tokenizer
         self.embedding = model.get_input_embeddings()
 

@@ -1,1 +1,18 @@
-"""What is only speed: faster ways of the same numbers."""
+"""What is only speed: the same numbers, to rounding, by ways around transformers' own code.
+
+The environment variable MEND_KERNELS=0 turns all of them off, and every model computes what
+transformers writes; MEND_KERNELS=activations,tree_attention leaves those two on.
+`benchmarks/kernel_gains.py` measures what each gains; their docstrings say what it found.
+"""
+
+from __future__ import annotations
+
+import os
+
+KERNELS = ("activations", "partial_prefill", "tree_attention")
+
+
+def enabled(kernel: str) -> bool:
+    """Return whether one of `KERNELS` is on: for models from here on, and calls from here on."""
+    chosen = os.environ.get("MEND_KERNELS")
+    return chosen is None or kernel in chosen.split(",")

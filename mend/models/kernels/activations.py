@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from mend.models.kernels import enabled
+
 
 def fuse_activations(model: nn.Module) -> nn.Module:
     """Let PyTorch's own kernel compute GELU's approximation by tanh, and return the model.
@@ -13,6 +15,8 @@ def fuse_activations(model: nn.Module) -> nn.Module:
     backward pass, keeps) tensors of the feed-forward part's width. In float32 both agree to 1e-6;
     in 16 bits the kernel rounds once where the eight operations round each time.
     """
+    if not enabled("activations"):
+        return model
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):

@@ -12,16 +12,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mend.models.decoder_only import DecoderOnlyLLM, PrefilledContext
-from mend.models.frozen_llm import FrozenLLM
+from mend.models.kernels import enabled
 
-#: Architectures whose tree attention equals plain rows, which the tests check. Others may measure
-#: distances within a row, as those with local attention do.
+if TYPE_CHECKING:
+    from mend.models.decoder_only import DecoderOnlyLLM, PrefilledContext
+    from mend.models.frozen_llm import FrozenLLM
+
+#: Decoder-only architectures whose tree attention equals plain rows, which the tests check. Others
+#: may measure distances within a row, as those with local attention do.
 ARCHITECTURES = ("gpt2", "opt", "llama", "qwen2", "gpt_neox")
 
 #: A query and its options, as token ids.
@@ -32,7 +36,7 @@ def supports_tree_attention(llm: FrozenLLM) -> bool:
     """Return whether an LLM takes packed trees; all others get each option in a row of its own."""
     config = llm.model.config
     return (
-        isinstance(llm, DecoderOnlyLLM)
+        enabled("tree_attention")
         and config.model_type in ARCHITECTURES
         # A window of attention is part of a mask, and here the mask is ours.
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}

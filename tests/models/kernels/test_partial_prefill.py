@@ -1,74 +1,59 @@
-"""Reading for the sake of later tokens: the same numbers and gradients, and less done."""
+"""Prefill of keys and values alone: the same numbers and gradients, and less done."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from helpers.models import CONFIGURATIONS, random_distiller, random_llm, random_tokens
+from torch.utils.flop_counter import FlopCounterMode
 
-from mend.models.frozen_llm import pad_left
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.partial_prefill import partial_prefill
 
 
-def vectors_in_one_pass(distiller, demonstrations) -> torch.Tensor:
-    """Distil as the paper writes it: demonstrations and placeholders in one forward pass."""
-    ids, mask = pad_left(demonstrations, torch.device("cpu"))
-    placeholders = distiller.placeholders.expand(len(ids), -1, -1)
-    embeddings = torch.cat([distiller.backbone.get_input_embeddings()(ids), placeholders], dim=1)
-    mask = torch.cat([mask, mask.new_ones(len(ids), distiller.length)], dim=1)
-    extra = {}
-    if distiller._takes_positions:
-        extra["position_ids"] = mask.cumsum(1).sub(1).clamp(min=0)
-    states = distiller.backbone(
-        inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **extra
-    ).last_hidden_state
-    return distiller.projection(states[:, -distiller.length :])
-
-
-@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
-def test_vectors_and_gradients_are_those_of_one_pass(architecture: str) -> None:
+def vectors_and_gradients(architecture: str) -> tuple[list[torch.Tensor], int]:
+    """Distil two sequences; return the vectors, all gradients and the operations it took."""
     distiller = random_distiller(random_llm(), width=8, architecture=architecture)
-    demonstrations = [random_tokens(length, seed=length) for length in (7, 12)]
-    found = {}
-    for name, distil in (
-        ("ours", distiller),
-        ("one pass", lambda ids: vectors_in_one_pass(distiller, ids)),
-    ):
-        distiller.zero_grad()
-        vectors = distil(demonstrations)
+    with FlopCounterMode(display=False) as counter:
+        vectors = distiller([random_tokens(length, seed=length) for length in (7, 12)])
         vectors.square().sum().backward()
-        found[name] = [vectors.detach()] + [
-            parameter.grad.clone()
-            for parameter in distiller.parameters()
-            if parameter.grad is not None
-        ]
-    assert len(found["ours"]) == len(found["one pass"]) > 10
-    for ours, plain in zip(*found.values(), strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-3)
+    gradients = [value.grad for value in distiller.parameters() if value.grad is not None]
+    return [vectors.detach(), *gradients], counter.get_total_flops()
+
+
+def prediction(llm: FrozenLLM) -> tuple[torch.Tensor, int]:
+    """Return the states that predict tokens after two contexts, and the operations it took."""
+    contexts = [random_tokens(6, seed=1), random_tokens(9, seed=2)]
+    tokens = torch.tensor([random_tokens(4, seed) for seed in (3, 4)])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        states = llm.predicting_states(llm.prefill(llm.token_context(contexts)), tokens)
+    return states, counter.get_total_flops()
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
-def test_the_last_layer_does_no_more_than_keys_and_values(architecture: str) -> None:
+def test_vectors_and_gradients_are_those_of_one_pass(architecture: str, monkeypatch) -> None:
+    found, operations = vectors_and_gradients(architecture)
+    monkeypatch.setenv("MEND_KERNELS", "0")
+    expected, more = vectors_and_gradients(architecture)
+    assert len(found) == len(expected) > 10
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-3)
+    assert operations < 0.9 * more
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+def test_states_after_a_context_are_those_of_a_whole_prefill(
+    architecture: str, monkeypatch
+) -> None:
     llm = random_llm(architecture)
-    ids = torch.tensor([random_tokens(9, 1)])
-    embeddings, mask = llm.embedding(ids), torch.ones_like(ids)
-    used = []
-    for name, module in llm.base.named_modules():
-        if isinstance(module, (torch.nn.Linear, type(llm.base))) or "Conv1D" in str(type(module)):
-            module.register_forward_hook(lambda *_, name=name: used.append(name))
-    cache = partial_prefill(llm.base, embeddings, mask)
-    early = set(used)
-    used.clear()
-    whole = llm.base(inputs_embeds=embeddings, attention_mask=mask, use_cache=True).past_key_values
-    left_out = set(used) - early
-    assert len(left_out) >= 3  # attention's output, and two matrices of the feed-forward part
-    assert len(cache.layers) == len(whole.layers) == 2
-    for ours, plain in zip(cache.layers, whole.layers, strict=True):
-        torch.testing.assert_close(ours.keys, plain.keys)
-        torch.testing.assert_close(ours.values, plain.values)
+    found, operations = prediction(llm)
+    monkeypatch.setenv("MEND_KERNELS", "0")
+    expected, more = prediction(llm)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert operations < 0.9 * more
 
 
-def test_what_was_read_can_be_gone_on_from() -> None:
+def test_the_cache_can_be_extended() -> None:
     llm = random_llm()
     ids = torch.tensor([random_tokens(9, 1)])
     cache = partial_prefill(llm.base, llm.embedding(ids[:, :6]), torch.ones(1, 6))

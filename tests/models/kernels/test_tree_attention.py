@@ -1,4 +1,4 @@
-"""Queries with their options as trees: laid out, and read as plain rows are."""
+"""Queries with their options as packed trees: the scores of plain rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from mend.data.examples import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.methods.vanilla_icl import VanillaICL
 from mend.methods.zero_shot import ZeroShot
-from mend.models.decoder_only import PrefilledContext
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.tree_attention import collate_trees, pack_trees, supports_tree_attention
 from mend.models.loading import frozen_llm
 
-TREE = ([1, 2], [[3, 4, 5], [6], [7, 8]])  # 2 + 2 + 0 + 1 tokens are read
+TREE = ([1, 2], [[3, 4, 5], [6], [7, 8]])  # 2 + 2 + 0 + 1 tokens are inputs
 
 
 def test_a_row_has_neighbours_of_one_owner_that_fit() -> None:
@@ -89,14 +88,14 @@ def test_scores_are_those_of_single_rows(architecture: str, attention: str, monk
     items = many_items()
     found = score_items(llm, method, items)
     expected = one_by_one(llm, items)
-    monkeypatch.setattr("mend.evaluation.scoring.supports_tree_attention", lambda llm: False)
+    monkeypatch.setenv("MEND_KERNELS", "0")
     rows = score_items(llm, method, items)
     for trees, plain, row in zip(found, expected, rows, strict=True):
         assert trees == pytest.approx(plain, abs=1e-4)
         assert trees == pytest.approx(row, abs=1e-4)
 
 
-def test_without_a_context(monkeypatch) -> None:
+def test_without_a_context() -> None:
     llm = random_llm()
     items = [MultipleChoiceItem(0, [], q.query, q.options) for q in many_items()]
     found = score_items(llm, ZeroShot(llm, {}, PROTOCOL), items)
@@ -104,32 +103,16 @@ def test_without_a_context(monkeypatch) -> None:
         assert trees == pytest.approx(plain, abs=1e-4)
 
 
-def test_a_context_is_copied_once_for_several_queries(monkeypatch) -> None:
+def test_more_states_than_one_batch_of_logits() -> None:
     llm = random_llm()
-    copies = []
-    select = PrefilledContext.select
-
-    def counted(self, rows):
-        copies.extend(rows.tolist())
-        return select(self, rows)
-
-    monkeypatch.setattr(PrefilledContext, "select", counted)
-    items = [item for item in many_items() if item.context == 0]
-    score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
-    assert 1 < len(copies) < len(items)
-
-
-def test_logits_in_pieces(monkeypatch) -> None:
-    llm = random_llm()
-    method = VanillaICL(llm, {}, PROTOCOL)
-    expected = score_items(llm, method, many_items())
-    monkeypatch.setattr("mend.evaluation.scoring.LOGITS_BATCH_SIZE", 3)
-    for found, scores in zip(score_items(llm, method, many_items()), expected, strict=True):
-        assert found == pytest.approx(scores, abs=1e-5)
+    few = many_items()
+    found = score_items(llm, VanillaICL(llm, {}, PROTOCOL), few * 8)
+    for scores, expected in zip(found, one_by_one(llm, few) * 8, strict=True):
+        assert scores == pytest.approx(expected, abs=1e-4)
 
 
 def local_attention() -> PretrainedConfig:
-    """A GPT-Neo that looks back four tokens of the row, whatever their positions."""
+    """A GPT-Neo that attends to four tokens of the row, whatever their positions."""
     return GPTNeoConfig(
         vocab_size=VOCABULARY,
         hidden_size=16,
@@ -158,7 +141,7 @@ def sliding_window() -> PretrainedConfig:
 
 
 @pytest.mark.parametrize("configuration", [local_attention, sliding_window])
-def test_llms_that_measure_distance_in_a_row_read_plain_rows(configuration) -> None:
+def test_llms_that_measure_distance_in_a_row_get_plain_rows(configuration) -> None:
     torch.manual_seed(0)
     llm = frozen_llm(AutoModelForCausalLM.from_config(configuration()), tokenizer=None)
     with torch.no_grad():
