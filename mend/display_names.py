@@ -1,17 +1,41 @@
-"""How tables, figures and pages name things."""
+"""How tables, figures and pages name things; a *label* is a class of a classification task."""
 
 from __future__ import annotations
 
-METHOD_LABELS = {
+_METHODS = {
     "zero-shot": "Zero-shot",
     "prompt-tuning": "Prompt tuning",
     "vanilla-icl": "Vanilla ICL",
     "hypertuning": "HyperTuning",
     "mend": "MEND",
 }
-"""How the paper's table 2 names the methods; any other keeps its name in the configuration."""
+_PARTITIONS = {
+    "class_to_class": "Class→Class",
+    "non_class_to_class": "non-Class→Class",
+    "non_nli_to_nli": "non-NLI→NLI",
+    "non_qa_to_qa": "non-QA→QA",
+    "qa_to_qa": "QA→QA",
+    "hr_to_lr": "HR→LR",
+    "non_paraphrase_to_paraphrase": "non-Para→Para",
+}
+_STAGES = {"pretrain": "Pretraining", "finetune": "Finetuning"}
 
 
-def method_label(name: str) -> str:
-    """`mend` as `MEND`; a difference as `MEND − Vanilla ICL`."""
-    return " − ".join(METHOD_LABELS.get(part, part) for part in name.split(" - "))
+def method_names() -> list[str]:
+    """The methods that have a display name, in the order of the paper's table 2."""
+    return list(_METHODS)
+
+
+def method_display_name(name: str) -> str:
+    """`mend` as `MEND`, a difference as `MEND − Vanilla ICL`; others keep their name."""
+    return " − ".join(_METHODS.get(part, part) for part in name.split(" - "))
+
+
+def partition_display_name(name: str) -> str:
+    """`class_to_class` as `Class→Class`, as the paper's tables have it; `AVG` stays."""
+    return _PARTITIONS.get(name, name)
+
+
+def stage_display_name(name: str) -> str:
+    """`pretrain` as `Pretraining`."""
+    return _STAGES.get(name, name)

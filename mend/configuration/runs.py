@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mend.code_hash import reached_modules
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.errors import UserError
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def study_axes(values: Values, study: str) -> dict[str, dict[Any, Settings]]:
     if "runs" in content:
         runs = {label: dict(settings) for label, settings in content["runs"].items()}
     else:
-        runs = {method_label(name): {"method": name} for name in content["methods"]}
+        runs = {method_display_name(name): {"method": name} for name in content["methods"]}
     axes: dict[str, dict[Any, Settings]] = {"run": runs}
     for name, labels in content.get("vary", {}).items():
         named = isinstance(labels, Mapping)

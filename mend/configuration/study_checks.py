@@ -14,7 +14,7 @@ from mend.configuration.runs import (
     uses_distiller,
 )
 from mend.configuration.schema import check_settings, closest
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.errors import UserError
 
 COLUMNS = (
@@ -122,7 +122,7 @@ def _check_shape(values: Mapping[str, Any], study: str) -> None:
             points += [(f"{key}.higher", higher), (f"{key}.lower", lower)]
     axes = {name: list(labels) for name, labels in study_axes(values, study).items()}
     # A claim about a method that the study leaves out is not judged.
-    left_out = [] if "runs" in content else list(map(method_label, values["methods"]))
+    left_out = [] if "runs" in content else list(map(method_display_name, values["methods"]))
     for key, point in points:
         for axis, label in point.items():
             if axis not in axes:

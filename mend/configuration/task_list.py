@@ -26,17 +26,6 @@ PARTITIONS = (
     "non_paraphrase_to_paraphrase",
 )
 
-PARTITION_LABELS = {
-    "class_to_class": "Class→Class",
-    "non_class_to_class": "non-Class→Class",
-    "non_nli_to_nli": "non-NLI→NLI",
-    "non_qa_to_qa": "non-QA→QA",
-    "qa_to_qa": "QA→QA",
-    "hr_to_lr": "HR→LR",
-    "non_paraphrase_to_paraphrase": "non-Para→Para",
-}
-"""How the paper's tables name the partitions."""
-
 TASK_TYPES = ("classification", "multi-choice", "free-form")
 
 METAICL_TASK_LIST = Path(__file__).parents[1] / "data/metaicl_tasks.csv"

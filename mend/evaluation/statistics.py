@@ -7,15 +7,15 @@ as in the paper's last column, so a task of several partitions counts in each.
 (ddof = 1). It says how much the choice of demonstrations matters, not how sure the mean is.
 One seed has none (NaN).
 
-**Interval**: 95 %, percentile, from a Poisson bootstrap over tasks and seeds, crossed: each draw
+**Interval**: 95 %, percentile, from a Poisson bootstrap over tasks and seeds, crossed: each sample
 counts each task, and each seed, a Poisson(1) number of times, and takes the weighted mean. The
-counts belong to tasks, not to partitions or methods. So in one draw a task that several partitions
-share counts equally in all of them, and AVG and differences between methods come from the same
-resampled tasks and seeds (paired); a multinomial draw within each partition could not do that.
-Draws that leave a partition without a task, or have no seed, are drawn again. In simulations with
+counts belong to tasks, not to partitions or methods. So in one sample a task that several
+partitions share counts equally in all of them, and AVG and differences between methods come from
+the same resampled tasks and seeds (paired); resampling within each partition could not do that.
+Samples that leave a partition without a task, or have no seed, are taken again. In simulations with
 normal task, seed and residual effects and five seeds the interval covers the truth 95 % of the
-time with 20 tasks, 93 % with 8 and 88 % with 4 (multinomial draws: 93, 90, 83). It holds for new
-tasks and seeds like these, not for another training run: each distiller is trained once.
+time with 20 tasks, 93 % with 8 and 88 % with 4 (multinomial resampling: 93, 90, 83). It holds for
+new tasks and seeds like these, not for another training run: each distiller is trained once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mend.errors import UserError
 COLUMNS = ["llm", "method", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"]
 AVERAGE = "AVG"
 TASK_MEANS = ("plain", "authors")
-DRAWS = 10_000
+BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 20240
 DECIMALS = 4
 
@@ -81,14 +81,14 @@ def summarise(
     for llm in llms:
         of_llm = scores[scores["llm"] == llm]
         values = _score_array(of_llm, methods, partitions, task_names, seeds)
-        by_seed, drawn = _means(values, weights, task_counts, seed_counts)
+        by_seed, resampled = _means(values, weights, task_counts, seed_counts)
         names = list(methods)
         for method, baseline in differences:
             first, second = names.index(method), names.index(baseline)
             by_seed = np.concatenate([by_seed, by_seed[[first]] - by_seed[[second]]])
-            drawn = np.concatenate([drawn, drawn[[first]] - drawn[[second]]])
+            resampled = np.concatenate([resampled, resampled[[first]] - resampled[[second]]])
         names += [difference_name(*pair) for pair in differences]
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=-1)
+        low, high = np.quantile(resampled, [0.025, 0.975], axis=-1)
         mean = by_seed.mean(axis=-1)
         std = by_seed.std(axis=-1, ddof=1) if len(seeds) > 1 else np.full(mean.shape, np.nan)
         counts = [*(weights > 0).sum(axis=1), (weights > 0).any(axis=0).sum()]
@@ -153,15 +153,15 @@ def _score_array(
 
 
 def _bootstrap_counts(member: np.ndarray, seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Poisson(1) counts (draws, tasks) and (draws, seeds), none of which empties a partition."""
+    """Poisson(1) counts (samples, tasks) and (samples, seeds); none empties a partition."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     tasks = member.shape[1]
     kept = np.empty((0, tasks + seeds))
-    while len(kept) < DRAWS:
-        counts = generator.poisson(1.0, size=(DRAWS, tasks + seeds)).astype(float)
+    while len(kept) < BOOTSTRAP_SAMPLES:
+        counts = generator.poisson(1.0, size=(BOOTSTRAP_SAMPLES, tasks + seeds)).astype(float)
         filled = (counts[:, :tasks] @ member.T > 0).all(axis=1) & counts[:, tasks:].any(axis=1)
         kept = np.concatenate([kept, counts[filled]])
-    return kept[:DRAWS, :tasks], kept[:DRAWS, tasks:]
+    return kept[:BOOTSTRAP_SAMPLES, :tasks], kept[:BOOTSTRAP_SAMPLES, tasks:]
 
 
 def _means(
@@ -169,19 +169,19 @@ def _means(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Partition means and, last, their average.
 
-    Returns by seed (methods, partitions + 1, seeds) and by draw (methods, partitions + 1, draws).
+    Returns (methods, partitions + 1, seeds) and (methods, partitions + 1, bootstrap samples).
     """
     shares = weights / weights.sum(axis=1, keepdims=True)
     by_seed = np.einsum("pt,mpts->mps", shares, values)
     seed_shares = seed_counts / seed_counts.sum(axis=1, keepdims=True)
-    drawn = np.empty((*values.shape[:2], len(task_counts)))
+    resampled = np.empty((*values.shape[:2], len(task_counts)))
     for p, weight in enumerate(weights):
         task_shares = task_counts * weight
         task_shares /= task_shares.sum(axis=1, keepdims=True)
         for m in range(len(values)):
-            drawn[m, p] = ((task_shares @ values[m, p]) * seed_shares).sum(axis=1)
+            resampled[m, p] = ((task_shares @ values[m, p]) * seed_shares).sum(axis=1)
     with_average = [
         np.concatenate([part, part.mean(axis=1, keepdims=True)], axis=1)
-        for part in (by_seed, drawn)
+        for part in (by_seed, resampled)
     ]
     return with_average[0], with_average[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -68,7 +68,9 @@ def paper_numbers(name: str) -> pd.DataFrame:
     if name not in _STUDIES:
         raise UserError(f"paper: {name!r} is none of {', '.join(_STUDIES)}")
     table = paper_table(name)
-    table["run"] = table["method"].map(lambda method: _TABLE4.get(method, method_label(method)))
+    table["run"] = table["method"].map(
+        lambda method: _TABLE4.get(method, method_display_name(method))
+    )
     if name == "table3":
         long = table.melt(["run"], list(_TABLE3), "demonstrations", "mean")
         long["demonstrations"] = long["demonstrations"].map(_TABLE3)

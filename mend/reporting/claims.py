@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mend.configuration.claims import CostClaim
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.evaluation.statistics import verdict
 from mend.paper import paper_table
 
@@ -76,7 +76,7 @@ def study_judgements(study: str, blocks: Sequence[Mapping[str, Any]]) -> Iterato
         for claim in block["claims"]:
             # Of several places, the one that is furthest from what is claimed.
             worst = min(claim["pairs"], key=lambda pair: pair["mean"])
-            several = f"{_at(claim)}; least: {worst['label']}" if len(claim["pairs"]) > 1 else ""
+            several = f"{_at(claim)}; least: {worst['name']}" if len(claim["pairs"]) > 1 else ""
             bar = f"bar at {claim['margin']:g}".replace("-", "−") if claim["margin"] else ""
             yield Judged(
                 study,
@@ -118,7 +118,7 @@ def cost_judgements(
                 verdict=found["verdict"],
                 llm=llm,
                 share=_times(shares),
-                note=f"{method_label(claim.higher)}’s, {_at(found)} partitions",
+                note=f"{method_display_name(claim.higher)}’s, {_at(found)} partitions",
                 paper=_times(printed),
             )
 

@@ -13,7 +13,11 @@ import pyarrow
 from markupsafe import Markup
 
 from mend.atomic_io import write_parquet, write_text
-from mend.configuration.task_list import PARTITION_LABELS
+from mend.display_names import (
+    method_display_name,
+    partition_display_name,
+    stage_display_name,
+)
 from mend.evaluation.statistics import to_csv
 
 _ENVIRONMENT = jinja2.Environment(
@@ -23,6 +27,11 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_ENVIRONMENT.filters |= {
+    "method": method_display_name,
+    "partition": partition_display_name,
+    "stage": stage_display_name,
+}
 
 
 def render(template: str, **values: Any) -> Markup:
@@ -47,16 +56,6 @@ def write_table(
     write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)
     write_text(page, html)
     write_text(to_csv(table if text is None else text), csv)
-
-
-def partition_label(name: str) -> str:
-    """`class_to_class` as `Class→Class`; `AVG` stays."""
-    return PARTITION_LABELS.get(name, name)
-
-
-def named_tasks(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Partitions with the names of some of their tasks, for a sentence."""
-    return [(partition_label(name), ", ".join(names)) for name, names in tasks.items() if names]
 
 
 def paper_text(cell: Mapping[str, Any] | None) -> str:

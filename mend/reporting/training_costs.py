@@ -23,7 +23,7 @@ def read_record(path: str | Path) -> Record:
     return record
 
 
-def costs(records: Sequence[Record], methods: Sequence[str]) -> list[dict[str, Any]]:
+def training_costs(records: Sequence[Record], methods: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each LLM, method and stage, in the order of `methods`.
 
     Keys: llm, method, stage, runs, steps, examples, parameters ((least, most) of a run each),

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from mend.configuration.specs.reporting import ReportPart, ReportSpec, StudySpec
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.reporting.claims import judged
 
 LLM = "<script>alert(1)</script>"
@@ -119,7 +119,7 @@ def numbers_of(mean, low, high):
 def write_table2(folder):
     spec = study_of(
         "table2",
-        {method_label(method): method for method in SCORES},
+        {method_display_name(method): method for method in SCORES},
         title="Table 2",
         layout="matrix",
         llms=[{"name": LLM, "paper_llm": "gpt2-large"}],
@@ -136,7 +136,7 @@ def write_table2(folder):
             TEXTS[pair],
             LLM,
             -2 if pair == ("mend", "vanilla-icl") else 0,
-            [pair_of(*map(method_label, pair), *numbers)],
+            [pair_of(*map(method_display_name, pair), *numbers)],
         )
         for pair, numbers in DIFFERENCES.items()
     ]

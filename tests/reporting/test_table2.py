@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from mend.configuration.specs.reporting import StudySpec
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.errors import UserError
 from mend.evaluation.statistics import verdict
 from mend.reporting.pages import marks
@@ -93,14 +93,14 @@ def study(tmp_path):
         "test_tasks": dict.fromkeys(TEST_PARTITIONS, TASKS),
         "task_types": dict.fromkeys(TASKS, "multi-choice"),
         "seeds": SEEDS,
-        "axes": [{"name": "run", "values": list(map(method_label, METHODS))}],
+        "axes": [{"name": "run", "values": list(map(method_display_name, METHODS))}],
         "runs": [
             {
                 "llm": LLM,
                 "method": method,
                 "variant": "default",
                 "condition": "shots=16",
-                "values": {"run": method_label(method)},
+                "values": {"run": method_display_name(method)},
             }
             for method in METHODS
         ],

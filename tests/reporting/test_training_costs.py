@@ -1,6 +1,6 @@
 """What training cost, added up from the records of runs."""
 
-from mend.reporting.training_costs import costs, same_steps
+from mend.reporting.training_costs import same_steps, training_costs
 
 
 def record(method, steps, stage="finetune", **more):
@@ -14,7 +14,7 @@ def test_costs_are_added_up_by_stage():
         record("mend", 50, "pretrain"),
         record("hypertuning", 10),
     ]
-    rows = costs(records, ["hypertuning", "mend"])
+    rows = training_costs(records, ["hypertuning", "mend"])
     places = [(row["method"], row["stage"], row["runs"]) for row in rows]
     assert places == [
         ("hypertuning", "finetune", 1),

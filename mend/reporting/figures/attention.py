@@ -12,8 +12,7 @@ import pyarrow
 import seaborn
 
 from mend.atomic_io import whole_file, write_parquet
-from mend.configuration.task_list import PARTITION_LABELS
-from mend.display_names import method_label
+from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
 
 matplotlib.use("Agg")
@@ -48,7 +47,8 @@ def draw_heads(parquets: Iterable[str | Path], png: str | Path, parquet: str | P
     tallest = max(len(grid) for grid in grids.values())
     with pyplot.rc_context({"font.size": 8}):
         figure, axes = pyplot.subplots(
-            *(lines, columns),
+            lines,
+            columns,
             squeeze=False,
             figsize=(3.6 * columns, 0.3 + lines * min(4.5, 1.7 + 0.17 * tallest)),
             layout="constrained",
@@ -90,7 +90,7 @@ def draw_attention(parquets: Iterable[str | Path], png: str | Path, parquet: str
         for block, llm in zip(blocks, llms, strict=True):
             rows = table[table["llm"] == llm]
             partition = rows["partition"].iloc[0]
-            block.suptitle(f"{llm}, {PARTITION_LABELS.get(partition, partition)}", fontsize=9)
+            block.suptitle(f"{llm}, {partition_display_name(partition)}", fontsize=9)
             axes = block.subplots(4, 1)
             highest = float(rows.loc[rows["kind"].isin(["example", "mean"]), "value"].max())
             for kind, pair in (("example", axes[:2]), ("mean", axes[2:])):
@@ -126,7 +126,7 @@ def _strips(axis, table: pd.DataFrame, kind: str, method: str, highest: float):
     gap = numpy.full((len(heads), 1), numpy.nan)
     cells = numpy.concatenate([empty, context, gap, query], axis=1)
     image = axis.imshow(
-        *(cells, COLOURS), vmin=0, vmax=highest, aspect="auto", interpolation="nearest"
+        cells, COLOURS, vmin=0, vmax=highest, aspect="auto", interpolation="nearest"
     )
     corner = (widest - context.shape[1] - 0.5, -0.5)
     outline = Rectangle(corner, context.shape[1], len(heads), fill=False, clip_on=False)
@@ -137,7 +137,9 @@ def _strips(axis, table: pd.DataFrame, kind: str, method: str, highest: float):
     what = f"a query of {rows['task'].iloc[0]}"
     if kind == "mean":
         what = f"mean over {number} queries, last tokens of each"
-    axis.set_title(f"{method_label(method)}: {what}", fontsize=8, loc="left", parse_math=False)
+    axis.set_title(
+        f"{method_display_name(method)}: {what}", fontsize=8, loc="left", parse_math=False
+    )
     _name_tokens(axis, rows[rows["region"] == "query"], widest + 1, kind, method)
     if kind == "mean":
         _write_shares(axis, table, method, heads)

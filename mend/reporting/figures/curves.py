@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import seaborn
 
-from mend.display_names import METHOD_LABELS, method_label
+from mend.display_names import method_display_name, method_names
 from mend.reporting.figures.styles import line_styles
 from mend.reporting.training_costs import STAGES, Record
 
@@ -43,10 +43,10 @@ def draw_curves(runs: Sequence[Run]) -> Iterator[tuple[str, str, bytes]]:
     the partitions that are trained apart, until the first of them stops; thin lines of its colour
     are its variants in the studies.
     """
-    methods = list(dict.fromkeys([*METHOD_LABELS, *(record["method"] for record, _ in runs)]))
-    labelled = line_styles(map(method_label, methods))
+    methods = list(dict.fromkeys([*method_names(), *(record["method"] for record, _ in runs)]))
+    labelled = line_styles(map(method_display_name, methods))
     styles = {
-        name: {key: labelled[method_label(name)][key] for key in ("color", "linestyle")}
+        name: {key: labelled[method_display_name(name)][key] for key in ("color", "linestyle")}
         for name in methods
     }
     for llm in dict.fromkeys(record["llm"] for record, _ in runs):
@@ -71,21 +71,26 @@ def _picture(groups: Mapping[tuple[str, str], list], styles: Mapping[str, Mappin
     drawn = [name for name in styles if name in {method for method, _ in groups}]
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8}):
         figure, axes = pyplot.subplots(
-            *(1, len(shown)), figsize=(3.1 * len(shown), 2.7), squeeze=False, layout="constrained"
+            1,
+            len(shown),
+            figsize=(3.1 * len(shown), 2.7),
+            squeeze=False,
+            layout="constrained",
         )
         for axis, name in zip(axes[0], shown, strict=True):
             for (method, variant), runs in ordered:
                 steps, values = _mean(runs, name)
                 main = variant == "default"
                 axis.plot(
-                    *(steps, values),
+                    steps,
+                    values,
                     **styles[method],
                     linewidth=1.6 if main else 0.6,
                     alpha=1 if main else 0.5,
                 )
             _finish(axis, name)
         handles = [
-            Line2D([], [], **styles[name], linewidth=1.6, label=method_label(name))
+            Line2D([], [], **styles[name], linewidth=1.6, label=method_display_name(name))
             for name in drawn
         ]
         if any(variant != "default" for _, variant in groups):

@@ -13,8 +13,8 @@ import pyarrow
 import seaborn
 
 from mend.atomic_io import whole_file, write_parquet
-from mend.configuration.task_list import PARTITION_LABELS, PARTITIONS
-from mend.display_names import method_label
+from mend.configuration.choices import PARTITIONS
+from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
 from mend.reporting.figures.styles import line_styles
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 METHODS = ("vanilla-icl", "prompt-tuning", "mend")
 _STYLES = line_styles([])
 COLOURS, MARKERS = (
-    {name: _STYLES[method_label(name)][key] for name in METHODS} for key in ("color", "marker")
+    {name: _STYLES[method_display_name(name)][key] for name in METHODS}
+    for key in ("color", "marker")
 )
 HATCHES = dict(zip(METHODS, ("", "////", "...."), strict=True))
 #: Column, title, and the units that its numbers may have.
@@ -92,7 +93,7 @@ def _heading(llm: str, table: pd.DataFrame) -> str:
         return f"{llm} from its configuration: the paper's setting, one option"
     weights = table[table["part"] == "weights"].groupby("method")["peak_memory_bytes"].max()
     sizes = [
-        f"{_size(weights[name])} for {method_label(name)}"
+        f"{_size(weights[name])} for {method_display_name(name)}"
         for name in ("vanilla-icl", "mend")
         if name in weights
     ]
@@ -128,7 +129,9 @@ def _bars(
                 axis.scatter(x, values, marker="D", s=9, c="black", zorder=3)
             elif values.notna().any():
                 axis.bar(
-                    *(x, values, width),
+                    x,
+                    values,
+                    width,
                     color=COLOURS[method],
                     hatch=HATCHES[method],
                     edgecolor="black",
@@ -137,7 +140,7 @@ def _bars(
     axis.set_title(f"{title} ({name})", fontsize=8)
     axis.set_xticks(
         range(len(partitions)),
-        [PARTITION_LABELS[partition] for partition in partitions],
+        list(map(partition_display_name, partitions)),
         rotation=30,
         ha="right",
         rotation_mode="anchor",
@@ -161,7 +164,9 @@ def _many_queries(axis: Axes, table: pd.DataFrame) -> pd.DataFrame:
         for method in METHODS:
             values = means[(means["method"] == method) & (means["part"] == part)]
             axis.plot(
-                *(values["queries"], values["flops"] / unit, line),
+                values["queries"],
+                values["flops"] / unit,
+                line,
                 color=COLOURS[method],
                 marker=MARKERS[method],
                 markersize=2.5,
@@ -207,7 +212,7 @@ def _legend(figure, table: pd.DataFrame) -> None:
             hatch=HATCHES[name],
             edgecolor="black",
             linewidth=0.4,
-            label=method_label(name),
+            label=method_display_name(name),
         )
         for name in METHODS
     ]

@@ -20,7 +20,7 @@ from mend.configuration.settings import read_spec
 from mend.configuration.specs.reporting import StudySpec
 from mend.errors import UserError
 from mend.reporting.figures.styles import line_styles
-from mend.reporting.studies.names import axis_label, is_number, point_text, value_text
+from mend.reporting.studies.names import axis_display_name, is_number, point_text, value_text
 from mend.reporting.studies.numbers import points_of
 
 matplotlib.use("Agg")
@@ -226,7 +226,7 @@ def _panel(
         axis.set_xlabel(f"Context that is read (% of {spec.context_share_of}’s longest)")
         _share_ticks(axis, drawn["position"])
     else:
-        axis.set_xlabel(axis_label(name))
+        axis.set_xlabel(axis_display_name(name))
         _ticks(axis, [value_text(value) for value in values], places, log)
     axis.set_ylabel("Average rank (1 is best)" if ranked else "Score (%)")
     if ranked:

@@ -7,11 +7,15 @@ from typing import Any
 
 import seaborn
 
-from mend.display_names import METHOD_LABELS
+from mend.display_names import method_display_name, method_names
 
 COLOURS = (
-    *seaborn.color_palette("colorblind", len(METHOD_LABELS)).as_hex(),
-    *("#333333", "#882255", "#6b6b00", "#7a4b1e", "#8a8a8a"),
+    *seaborn.color_palette("colorblind", 5).as_hex(),
+    "#333333",
+    "#882255",
+    "#6b6b00",
+    "#7a4b1e",
+    "#8a8a8a",
 )
 """Of the methods, and of other runs: the palette's other colours are too pale for lines."""
 
@@ -22,9 +26,9 @@ LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line (as of matplotlib) of methods and of runs with these names.
 
-    Names are those that pictures show, as of `mend.display_names.method_label`.
+    Names are those that pictures show, as of `mend.display_names.method_display_name`.
     """
-    known = [*reversed(METHOD_LABELS.values())]
+    known = [method_display_name(name) for name in reversed(method_names())]
     every = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
     return {
         name: {

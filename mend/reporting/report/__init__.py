@@ -22,7 +22,7 @@ from mend.configuration.specs.reporting import (
     Table1Spec,
     Table5Spec,
 )
-from mend.display_names import METHOD_LABELS, method_label
+from mend.display_names import method_display_name, method_names
 from mend.errors import UserError
 from mend.reporting.claims import (
     BEYOND,
@@ -40,7 +40,7 @@ from mend.reporting.report.runs import read_benchmarks, read_runs, rule_times, t
 from mend.reporting.studies.section import claim_blocks, partition_grid, study_section
 from mend.reporting.tables.table1 import table1_section
 from mend.reporting.tables.table5 import table5_section
-from mend.reporting.training_costs import Record, commits, costs, versions
+from mend.reporting.training_costs import Record, commits, training_costs, versions
 
 PICTURE_BYTES = 3_000_000
 """Of all pictures together; the rest of the page is text."""
@@ -110,7 +110,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
     runs = read_runs(results, spec.stages)
     records = {stage: record for stage, (record, _) in zip(spec.stages, runs, strict=True)}
     all_records = list(records.values())
-    training = costs(all_records, list(METHOD_LABELS))
+    costs = training_costs(all_records, method_names())
     jobs = read_benchmarks(results)
     tables = read_tables(spec, records)
     claims = judged_claims(spec, tables)
@@ -133,13 +133,13 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
             {"llm": llm, "stage": stage, "picture": embedded(png, budget)}
             for llm, stage, png in curves
         ],
-        costs=[{**row, "label": method_label(row["method"])} for row in training],
+        costs=costs,
         totals=totals(all_records),
         warnings=warnings(records, jobs),
         rule_times=rule_times(jobs),
         commits=commits(all_records),
         versions=versions(all_records),
-        devices=sorted({device for row in training for device in row["devices"]}),
+        devices=sorted({device for row in costs for device in row["devices"]}),
         seeds={
             "benchmark": tables["table2"].spec.seeds,
             "training": sorted({r["seed"] for r in all_records if r.get("seed") is not None}),
@@ -196,14 +196,14 @@ def _read_table(results: Path, name: str, records: Sequence[Record]) -> ShownTab
 def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:
     """The numbers of the main result: AVG of each method and LLM, and how many claims hold.
 
-    llms: [{name, paper (LLM), scores: [{label, paper, mean, ci_low, ...}], best, differences:
+    llms: [{name, paper (LLM), scores: [{name, paper, mean, ci_low, ...}], best, differences:
     MEND's to other methods}]; verdicts: a count of each, of the paper's claims.
     """
-    mend = method_label("mend")
-    others = list(map(method_label, ("vanilla-icl", "hypertuning", "prompt-tuning")))
+    mend = method_display_name("mend")
+    others = list(map(method_display_name, ("vanilla-icl", "hypertuning", "prompt-tuning")))
     llms = []
     for block in partition_grid(table2.spec, table2.table)["blocks"]:
-        scores = [{"label": row["label"], **row["cells"][-1]} for row in block["rows"]]
+        scores = [{**row["cells"][-1], "name": row["name"]} for row in block["rows"]]
         differences = {
             pair["lower"]["run"]: {
                 "mean": pair["difference"],
@@ -220,9 +220,9 @@ def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:
                 "paper": block["paper"] if any(row["paper"] for row in scores) else None,
                 "scores": scores,
                 "best": max(scores, key=lambda row: row["mean"]),
-                "mend": next((row for row in scores if row["label"] == mend), None),
+                "mend": next((row for row in scores if row["name"] == mend), None),
                 "differences": [
-                    {"label": name, **differences[name]} for name in others if name in differences
+                    {"name": name, **differences[name]} for name in others if name in differences
                 ],
             }
         )
@@ -241,16 +241,16 @@ def _part(
     results: Path, part: ReportPart, tables: Mapping[str, ShownTable], budget: int
 ) -> dict[str, Any]:
     """A result with its tables and pictures; a heading of its own only where it needs one."""
-    label, caption = CAPTIONS.get(part.name, ("", ""))
-    title = part.title or (f"{label}: {caption}" if caption else part.name)
+    short, caption = CAPTIONS.get(part.name, ("", ""))
+    title = part.title or (f"{short}: {caption}" if caption else part.name)
     # A table brings its own heading, unless several or only a picture stand here.
     alone = part.tables == [part.name]
     return {
         **dict(part),
         "title": title,
-        "heading": None if alone else label or title,
+        "heading": None if alone else short or title,
         "caption": None if alone else caption,
-        "short": label or title,
+        "short": short or title,
         "panels": part.studies if len(part.studies) > 1 else [],
         "sections": {name: tables[name].section(level=2 if alone else 3) for name in part.tables},
         "images": [

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mend.display_names import stage_display_name
 from mend.reporting.training_costs import STAGES, Record, commits, read_record, versions
-
-LABELS = {"pretrain": "Pretraining", "finetune": "Finetuning"}
 
 
 def read_runs(results: str | Path, folders: Iterable[str]) -> list[tuple[Record, list[dict]]]:
@@ -23,17 +22,20 @@ def read_runs(results: str | Path, folders: Iterable[str]) -> list[tuple[Record,
 
 
 def totals(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What each stage of training took, and all: label, runs, hours on CPUs and on GPUs, flops."""
-    groups = {LABELS[name]: [r for r in records if r["stage"] == name] for name in STAGES}
+    """What each stage of training took, and all: name, runs, hours on CPUs and on GPUs, flops."""
+    groups = {
+        stage_display_name(stage): [record for record in records if record["stage"] == stage]
+        for stage in STAGES
+    }
     return [
         {
-            "label": label,
+            "name": name,
             "runs": len(group),
             "cpu_hours": _sum(group, "seconds", gpu=False) / 3600,
             "gpu_hours": _sum(group, "seconds", gpu=True) / 3600,
             "flops": _sum(group, "flops"),
         }
-        for label, group in {**groups, "Both": records}.items()
+        for name, group in {**groups, "Both": records}.items()
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-AXIS_LABELS = {
+AXIS_DISPLAY_NAMES = {
     "shots": "K, number of demonstrations",
     "length": "l, number of vectors",
     "pretrain.beta": "β, share of a chunk that is distilled",
@@ -17,9 +17,9 @@ AXIS_LABELS = {
 """The paper's symbols (sections 3 and 5) and what they mean; any other axis keeps its name."""
 
 
-def axis_label(name: str) -> str:
+def axis_display_name(name: str) -> str:
     """An axis in words: `l, number of vectors` for `length`."""
-    return AXIS_LABELS.get(name, name)
+    return AXIS_DISPLAY_NAMES.get(name, name)
 
 
 def value_text(value: Any) -> str:
@@ -40,7 +40,7 @@ def is_number(value: Any) -> bool:
 def point_text(point: Mapping[str, Any]) -> str:
     """A point, or part of one, in words: `MEND, BM25, K = 4`; only numbers need their axis."""
     return ", ".join(
-        f"{axis_label(axis).split(',')[0]} = {value_text(value)}"
+        f"{axis_display_name(axis).split(',')[0]} = {value_text(value)}"
         if axis != "run" and is_number(value)
         else str(value)
         for axis, value in point.items()

@@ -116,21 +116,21 @@ def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
     keys = [*RUN, "partition", "task", "seed"]
     scores = scores.join(in_use.groupby(keys)["context_length"].mean(), on=keys)
     by_run = dict(iter(scores.groupby(list(RUN))))
-    labels = [point_text(point) for point in points_of(spec.axis_values)]
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
+    names = [point_text(point) for point in points_of(spec.axis_values)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"studies.{spec.name}: two points are called {twice}; rename values")
     parts = []
     for run, key in zip(spec.runs, runs, strict=True):
-        label = point_text({axis: run.values[axis] for axis in spec.axis_values})
+        name = point_text({axis: run.values[axis] for axis in spec.axis_values})
         if key not in by_run:
             raise UserError(
-                f"studies.{spec.name}: there are no predictions of {label} with {run.llm} "
+                f"studies.{spec.name}: there are no predictions of {name} with {run.llm} "
                 f"({run.method}, {run.variant}, {run.condition})"
             )
-        parts.append(by_run[key].assign(method=label))
+        parts.append(by_run[key].assign(method=name))
     llms = [llm.name for llm in spec.llms]
-    scores = by_partition(pd.concat(parts), llms, labels, wanted, spec.seeds)
+    scores = by_partition(pd.concat(parts), llms, names, wanted, spec.seeds)
     check_same_rows(in_use)
     return scores
 
@@ -146,10 +146,10 @@ def _comparisons(claim: Claim, spec: StudySpec) -> Iterator[tuple[Point, Point, 
 def _summary(
     spec: StudySpec, scores: pd.DataFrame, points: Sequence[Point], pairs: Sequence[Pair]
 ) -> Rows:
-    labels = [point_text(point) for point in points]
+    names = [point_text(point) for point in points]
     llms, partitions = [llm.name for llm in spec.llms], spec.scored_partitions
-    named = [(labels[first], labels[second]) for first, second in pairs]
-    table = summarise(scores, llms, labels, partitions, spec.task_mean, named)
+    named = [(names[first], names[second]) for first, second in pairs]
+    table = summarise(scores, llms, names, partitions, spec.task_mean, named)
     width = len(partitions) + 1
     if len(partitions) == 1 and spec.layout == "list":
         table, width = table[table["partition"] != AVERAGE], 1

@@ -10,21 +10,19 @@ from markupsafe import Markup
 
 from mend.configuration.claims import Point
 from mend.configuration.specs.reporting import StudySpec
-from mend.display_names import method_label
+from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
-from mend.evaluation.statistics import AVERAGE, DRAWS
+from mend.evaluation.statistics import AVERAGE, BOOTSTRAP_SAMPLES
 from mend.paper import paper_llms, paper_numbers
 from mend.reporting.pages import (
     drawing_scale,
     marks,
-    named_tasks,
     paper_text,
-    partition_label,
     render,
 )
-from mend.reporting.studies.names import axis_label, point_text, reference_text, value_text
+from mend.reporting.studies.names import axis_display_name, point_text, reference_text, value_text
 from mend.reporting.studies.numbers import DIFFERENCE, points_of
-from mend.reporting.training_costs import commits, costs, same_steps, versions
+from mend.reporting.training_costs import commits, same_steps, training_costs, versions
 
 Details = Mapping[str, Sequence[Mapping[str, Any]]]
 """{claims, other_mean}: what `write_study` wrote beside the table."""
@@ -71,37 +69,28 @@ def study_section(
         spec=spec,
         level=level,
         grids=grids,
-        axis=axis_label(last) if between else None,
-        partitions=[partition_label(name) for name in partitions if name != AVERAGE],
+        axis=axis_display_name(last) if between else None,
+        partitions=[name for name in partitions if name != AVERAGE],
         reference=reference_text(spec.reference),
         paper_shown=bool(_paper(spec, table)),
         blocks=claim_blocks(spec, table, details["claims"]),
         other_mean=_other_mean(spec, values, details["other_mean"]),
-        draws=DRAWS,
+        bootstrap_samples=BOOTSTRAP_SAMPLES,
         runs=[
-            {**dict(run), "label": point_text({axis: run.values[axis] for axis in axes})}
+            {**dict(run), "name": point_text({axis: run.values[axis] for axis in axes})}
             for run in spec.runs
         ],
-        costs=[
-            {**row, "label": method_label(row["method"])}
-            for row in costs(records, [run.method for run in spec.runs])
-        ],
+        costs=training_costs(records, [run.method for run in spec.runs]),
         same_steps=same_steps(records) if spec.layout == "matrix" else None,
-        skipped=named_tasks(spec.skipped),
-        excluded=named_tasks(spec.excluded),
-        in_both=named_tasks(spec.in_both),
-        without_tasks=[
-            partition_label(name) for name in spec.partitions if not spec.test_tasks.get(name)
-        ],
         commits=commits(records),
         versions=versions(records),
     )
 
 
 def partition_grid(spec: StudySpec, table: pd.DataFrame) -> dict[str, Any]:
-    """Every point in each partition: {heads: [{label, tasks}], blocks: [{name, paper, rows}]}.
+    """Every point in each partition: {heads: [{name, tasks}], blocks: [{name, paper, rows}]}.
 
-    A block is an LLM; its rows are [{label, cells}], a cell has the numbers of the table's row,
+    A block is an LLM; its rows are [{name, cells}], a cell has the numbers of the table's row,
     paper (text) and mark, and the last is AVG, or the only partition.
     """
     columns = [({}, partition) for partition in dict.fromkeys(table["partition"])]
@@ -172,12 +161,12 @@ def _grid(
         for line in lines if len(rows) > 1 or columns[0][0] else ():
             for cell, mark in zip(line, marks([cell["mean"] for cell in line]), strict=True):
                 cell["mark"] = mark
-        labels = [point_text(row) for row in rows]
-        lines = [{"label": label, "cells": line} for label, line in zip(labels, cells, strict=True)]
+        names = map(point_text, rows)
+        lines = [{"name": name, "cells": line} for name, line in zip(names, cells, strict=True)]
         blocks.append({"name": llm.name, "paper": llm.paper_llm, "rows": lines})
     heads = [
         {
-            "label": (value_text(*point.values()) if point else partition_label(name)).split("→"),
+            "name": value_text(*point.values()) if point else partition_display_name(name),
             "tasks": None if point else blocks[0]["rows"][0]["cells"][place]["tasks"],
         }
         for place, (point, name) in enumerate(columns)
@@ -217,7 +206,7 @@ def _claimed(
         own = table[(table["llm"] == llm.name) & ~table["method"].isin(methods)]
         rows = [
             {
-                "label": method_label(name),
+                "name": method_display_name(name),
                 "cells": [
                     {"average": row["partition"] == AVERAGE}
                     | {key: row[number] for key, number in DIFFERENCE.items()}
@@ -242,8 +231,10 @@ def _other_mean(
         rows.setdefault((row["llm"], row["run"]), []).append((ours, row["mean"]))
     return {
         "names": ("plain", "authors") if spec.task_mean == "plain" else ("authors", "plain"),
-        "columns": [partition_label(name) for name in dict.fromkeys(r["partition"] for r in other)],
-        "rows": [{"llm": llm, "label": run, "cells": cells} for (llm, run), cells in rows.items()],
+        "columns": [
+            partition_display_name(name) for name in dict.fromkeys(r["partition"] for r in other)
+        ],
+        "rows": [{"llm": llm, "name": run, "cells": cells} for (llm, run), cells in rows.items()],
     }
 
 
@@ -252,7 +243,7 @@ def claim_blocks(
 ) -> list[dict[str, Any]]:
     """The claims of each LLM that has any: [{name, paper (whether it has numbers), claims}].
 
-    `claims` are of `mend.reporting.claims.judged`. A claim's pairs become [{label, verdict, mean,
+    `claims` are of `mend.reporting.claims.judged`. A claim's pairs become [{name, verdict, mean,
     ci_low, ci_high, margin, above (in how many partitions), paper: the paper's difference as text,
     drawing: places on a scale of the LLM's own}].
     """
@@ -276,7 +267,7 @@ def claim_blocks(
                 printed = f"{sides[0]['mean'] - sides[1]['mean']:+.2f}" if all(sides) else ""
                 pairs.append(
                     {
-                        "label": _pair_label(pair),
+                        "name": _pair_name(pair),
                         "verdict": pair["verdict"],
                         "mean": mean,
                         "ci_low": low,
@@ -294,7 +285,7 @@ def claim_blocks(
     return blocks
 
 
-def _pair_label(pair: Mapping[str, Any]) -> str:
+def _pair_name(pair: Mapping[str, Any]) -> str:
     """Where a claim is judged, and what is compared if it lists that: `K = 4 against K = 1`."""
     higher, lower = (
         {axis: pair[side][axis] for axis in pair["listed"]} for side in ("higher", "lower")

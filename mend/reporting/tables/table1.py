@@ -11,10 +11,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from mend.configuration.specs.reporting import Table1Spec, TokenizerSource
-from mend.configuration.task_list import PARTITION_LABELS
 from mend.data.corpus import load_tokenizer
 from mend.data.tasks import load_rows
 from mend.data.template import SHORTEST_QUERY, Template
+from mend.display_names import partition_display_name
 from mend.paper import paper_table
 from mend.progress import Progress
 from mend.reporting.pages import page, render, write_table
@@ -67,10 +67,10 @@ def _sides(spec: Table1Spec) -> dict[tuple[str, str], tuple[str, ...]]:
     sides: dict[tuple[str, str], tuple[str, ...]] = {}
     for place, split in enumerate(SPLITS):
         for partition in spec.partitions:
-            label = PARTITION_LABELS.get(partition, partition)
-            setting, names = label.split("→")[place], tuple(spec.tasks[partition][split])
+            name = partition_display_name(partition)
+            setting, names = name.split("→")[place], tuple(spec.tasks[partition][split])
             if sides.setdefault((split, setting), names) != names:
-                sides[split, f"{setting} ({label})"] = names
+                sides[split, f"{setting} ({name})"] = names
     return sides
 
 

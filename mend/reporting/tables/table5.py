@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mend.configuration.specs.reporting import Table5Spec
-from mend.display_names import method_label
+from mend.display_names import method_display_name
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.pages import page, render, write_table
@@ -30,7 +30,7 @@ PAPER = {
 }
 """The paper's hyperparameters by ours; its optimizer, AdamW, is the one whose betas we set."""
 
-LABELS = {
+DISPLAY_NAMES = {
     "length": "length (l)",
     "beta": "beta (β)",
     "betas": "betas of AdamW",
@@ -102,7 +102,7 @@ def table5_section(spec: Table5Spec, table: pd.DataFrame, level: int = 2) -> Mar
         title=TITLE,
         level=level,
         spec=spec,
-        keys=[LABELS.get(key, key.replace("_", " ").replace(".", ": ")) for key in keys],
+        keys=[DISPLAY_NAMES.get(key, key.replace("_", " ").replace(".", ": ")) for key in keys],
         stages=stages,
     )
 
@@ -112,7 +112,7 @@ def _cell(part: pd.DataFrame, key: str) -> list[tuple[str, str]]:
     own = part[part["hyperparameter"] == key]
     methods: dict[str, list[str]] = {}
     for method, value in zip(own["method"], own["value"], strict=True):
-        methods.setdefault(value, []).append(method_label(method))
+        methods.setdefault(value, []).append(method_display_name(method))
     if len(methods) == 1 and len(own) == part["method"].nunique():
         return [("", own["value"].iloc[0])]
     return [(", ".join(names), value) for value, names in methods.items()]

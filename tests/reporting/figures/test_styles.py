@@ -1,25 +1,27 @@
 """What pictures share: a method looks the same in all of them."""
 
-from mend.display_names import METHOD_LABELS
+from mend.display_names import method_display_name, method_names
 from mend.reporting.figures import efficiency as efficiency_figure
 from mend.reporting.figures.styles import COLOURS, line_styles
+
+NAMES = list(map(method_display_name, method_names()))
 
 
 def test_a_method_looks_the_same_whatever_is_drawn_beside_it():
     styles = line_styles(["Mine", "MEND", "Mine", "Yours"])
-    assert styles.keys() == {*METHOD_LABELS.values(), "Mine", "Yours"}
+    assert styles.keys() == {*NAMES, "Mine", "Yours"}
     others = line_styles(["Yours"])
-    assert all(others[name] == styles[name] for name in METHOD_LABELS.values())
+    assert all(others[name] == styles[name] for name in NAMES)
     for key in ("color", "marker", "linestyle"):
-        looks = [str(styles[name][key]) for name in (*METHOD_LABELS.values(), "Mine")]
+        looks = [str(styles[name][key]) for name in (*NAMES, "Mine")]
         assert len(set(looks)) == len(looks)
 
 
 def test_figure_3_has_the_colours_of_the_other_figures():
     styles = line_styles([])
     for name in efficiency_figure.METHODS:
-        assert efficiency_figure.COLOURS[name] == styles[METHOD_LABELS[name]]["color"]
-        assert efficiency_figure.MARKERS[name] == styles[METHOD_LABELS[name]]["marker"]
+        assert efficiency_figure.COLOURS[name] == styles[method_display_name(name)]["color"]
+        assert efficiency_figure.MARKERS[name] == styles[method_display_name(name)]["marker"]
 
 
 def test_many_runs_are_told_apart():
