@@ -71,15 +71,15 @@ def chunks(options: argparse.Namespace) -> None:
 
 
 def train_episodes(options: argparse.Namespace) -> None:
-    """Draw the episodes that finetuning reads."""
-    from mend.data.episodes import write_training_episodes
+    """Sample the episodes that finetuning reads."""
+    from mend.data.training_episodes import write_training_episodes
 
     write_training_episodes(read_json(options.spec), options.tasks, options.output)
 
 
 def evaluation_episodes(options: argparse.Namespace) -> None:
     """Sample or retrieve the demonstrations of each dev or test row."""
-    from mend.data.episodes import write_evaluation_episodes
+    from mend.data.evaluation_episodes import write_evaluation_episodes
 
     spec, nearest = read_json(options.spec), None
     if spec.get("selection") in ("bm25", "dense"):

@@ -11,8 +11,9 @@ import numpy
 import pyarrow.compute
 import pyarrow.parquet
 
-from mend.data.perturbation import Shown, perturb_rows
-from mend.data.selection import RETRIEVED, source_split
+from mend.configuration.choices import RETRIEVED
+from mend.data.layout import source_split
+from mend.data.perturbation import Demonstration, perturb_rows
 from mend.data.tasks import TaskRows, load_rows
 from mend.data.template import Template
 from mend.errors import UserError
@@ -126,14 +127,14 @@ class EpisodeExamples:
         """Return example `index`; after the last episode the first comes again."""
         index %= len(self.task)
         rows = self.rows[self.task[index]].rows("meta_train")
-        shown = [rows[row][:2] for row in self.demonstrations[index].as_py()]
+        demonstrations = [rows[row][:2] for row in self.demonstrations[index].as_py()]
         queries = [
             self.template.answered_query(*rows[row][:2], after_context=True)
             for row in self.queries[index].as_py()
         ]
         return Example(
-            demonstrations=self.template.demonstrations(shown, self.limits["distiller"]),
-            teacher_demonstrations=self.template.demonstrations(shown, self.limits["llm"]),
+            demonstrations=self.template.demonstrations(demonstrations, self.limits["distiller"]),
+            teacher_demonstrations=self.template.demonstrations(demonstrations, self.limits["llm"]),
             queries=queries,
             teacher_states=None if self.teacher is None else self.teacher[index],
         )
@@ -148,7 +149,7 @@ class DemonstrationReader:
         limit: int,
         selection: str = "train",
         perturbation: str | None = None,
-        draw_seed: int = 0,
+        sampling_seed: int = 0,
         group: int | None = None,
     ) -> None:
         """Set up for one file of episodes.
@@ -156,14 +157,14 @@ class DemonstrationReader:
         limit: the longest context in tokens. Where demonstrations exceed it, the template's rule
         holds; of retrieved ones the last stay, which are the nearest.
         selection: how they were chosen (see `write_evaluation_episodes`).
-        perturbation, draw_seed: see `mend.data.perturbation`.
+        perturbation, sampling_seed: see `mend.data.perturbation`.
         group: so many demonstrations at a time are a context of their own; None for all.
         """
         self.template, self.limit, self.group = template, limit, group
         self.split = source_split(selection)
         self.nearest_last = selection in RETRIEVED
-        self.perturbation, self.draw_seed = perturbation, draw_seed
-        self._shown: dict[tuple[str, int], Sequence[Shown]] = {}
+        self.perturbation, self.sampling_seed = perturbation, sampling_seed
+        self._rows: dict[tuple[str, int], Sequence[Demonstration]] = {}
         #: Contexts (or groups) that were made, and those that no demonstration fitted into.
         self.made = self.empty = 0
 
@@ -174,26 +175,28 @@ class DemonstrationReader:
 
         Without demonstrations there is one empty group.
         """
-        if (task, seed) not in self._shown:
-            self._shown[task, seed] = self._read(rows, task, seed)
-        shown = [self._shown[task, seed][number] for number in numbers]
+        if (task, seed) not in self._rows:
+            self._rows[task, seed] = self._read(rows, task, seed)
+        demonstrations = [self._rows[task, seed][number] for number in numbers]
         if self.group is None:
-            return self._tokens(shown)
-        starts = range(0, max(1, len(shown)), self.group)
-        return [self._tokens(shown[start : start + self.group]) for start in starts]
+            return self._tokens(demonstrations)
+        starts = range(0, max(1, len(demonstrations)), self.group)
+        return [self._tokens(demonstrations[start : start + self.group]) for start in starts]
 
-    def _tokens(self, shown: Sequence[Shown]) -> list[int]:
-        fit = self.template.last_that_fit(shown, self.limit) if self.nearest_last else shown
+    def _tokens(self, demonstrations: Sequence[Demonstration]) -> list[int]:
+        fit = demonstrations
+        if self.nearest_last:
+            fit = self.template.last_that_fit(demonstrations, self.limit)
         ids = self.template.demonstrations(fit, self.limit)
         self.made += 1
-        self.empty += bool(shown and not ids)
+        self.empty += bool(demonstrations and not ids)
         return ids
 
-    def _read(self, rows: TaskRows, task: str, seed: int) -> Sequence[Shown]:
+    def _read(self, rows: TaskRows, task: str, seed: int) -> Sequence[Demonstration]:
         found = rows.rows(self.split, seed)
         if self.perturbation is None:
             return [row[:2] for row in found]
-        return perturb_rows(found, self.perturbation, self.draw_seed, task, seed, self.split)
+        return perturb_rows(found, self.perturbation, self.sampling_seed, task, seed, self.split)
 
 
 def read_items(
@@ -207,7 +210,7 @@ def read_items(
     rows_per_task: int | None = None,
     after_context: bool = True,
     reads_demonstrations: bool = True,
-    **shown,
+    **settings,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
     """Return evaluation rows and, in the same order, their multiple-choice items.
 
@@ -215,7 +218,7 @@ def read_items(
     only, seeds, rows_per_task: leave out the rest.
     after_context: whether anything stands before the query.
     reads_demonstrations: if not, all items share one context without demonstrations.
-    shown: perturbation, draw_seed and group, as in `DemonstrationReader`.
+    settings: perturbation, sampling_seed and group, as in `DemonstrationReader`.
     A row is a dictionary of task, seed, row, gold (the right option's index) and options.
     """
     table = pyarrow.parquet.read_table(episodes)
@@ -224,7 +227,7 @@ def read_items(
     if missing:
         raise UserError(f"{episodes}: no rows of {', '.join(missing)}")
     selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
-    read = DemonstrationReader(template, limit, selection, **shown)
+    read = DemonstrationReader(template, limit, selection, **settings)
     task_rows = {task: load_rows(tasks, task) for task in only}
     contexts: dict[int, list] = {} if reads_demonstrations else {0: []}
     taken: dict[tuple[str, int], int] = {}
@@ -256,6 +259,9 @@ def read_items(
         logger.warning(
             "%s: %d of %d contexts are empty, because not one demonstration fits the longest "
             "context of %d tokens",
-            *(episodes, read.empty, read.made, limit),
+            episodes,
+            read.empty,
+            read.made,
+            limit,
         )
     return rows, items

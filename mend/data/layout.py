@@ -69,6 +69,11 @@ def benchmark_files(
     return files
 
 
+def source_split(selection: str) -> str:
+    """The split whose rows the demonstrations of a selection are (`choices.SELECTIONS`)."""
+    return "train" if selection == "train" else "pool"
+
+
 def read_rows(path: str | Path, options_required: bool) -> Iterator[Row]:
     """Stream the rows of one JSONL file; blank lines are passed over.
 

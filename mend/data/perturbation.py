@@ -1,31 +1,30 @@
 """Demonstrations that are perturbed on purpose (section 5.2, table 3 of the paper).
 
-A perturbation belongs to a demonstration, not to a query: it is drawn once for each row, so that
-all methods, and all queries that are shown the row, see the same.
+A perturbation belongs to a demonstration, not to a query: it is sampled once for each row, so
+that all methods, and all queries that have the row before them, see the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mend.configuration.choices import PERTURBATIONS
 from mend.data.layout import Row
 from mend.data.seeding import generator
 from mend.errors import UserError
 from mend.progress import logger
 
-PERTURBATIONS = ("no-label", "no-input", "random-label", "wrong-label")
-
-Shown = tuple[str | None, str | None]
+Demonstration = tuple[str | None, str | None]
 """Input and output of a demonstration; None where the part is left out, with its separator."""
 
 
 def perturb(
     input: str, output: str, options: Sequence[str], kind: str, key: Sequence[str | int]
-) -> Shown:
+) -> Demonstration:
     """Return (input, output) of a demonstration as a perturbation leaves it.
 
-    no-label leaves out the output and no-input the input; random-label draws one of the row's
-    options, each different text as likely (the right one too); wrong-label draws one of those that
+    no-label leaves out the output and no-input the input; random-label samples one of the
+    row's options, each different text as likely (the right one too); wrong-label one of those that
     are not the output, which stays if there is none.
 
     Args:
@@ -33,8 +32,8 @@ def perturb(
         output: y of the demonstration.
         options: the row's options.
         kind: one of PERTURBATIONS.
-        key: what the draw depends on, together with `kind`: seed, task, seed of the rows, split
-            and row number.
+        key: the sampling key, together with `kind`: seed, task, seed of the rows, split and row
+            number.
 
     Raises:
         UserError: if there is no such perturbation.
@@ -55,8 +54,8 @@ def perturb(
 
 
 def perturb_rows(
-    rows: Sequence[Row], kind: str, draw_seed: int, task: str, seed: int, split: str
-) -> list[Shown]:
+    rows: Sequence[Row], kind: str, sampling_seed: int, task: str, seed: int, split: str
+) -> list[Demonstration]:
     """Perturb all rows of a split and seed of a task, in their order.
 
     Says in the log how many of them wrong-label could not change.
@@ -64,15 +63,19 @@ def perturb_rows(
     Raises:
         UserError: as `perturb`.
     """
-    shown = [
-        perturb(*row, kind, (draw_seed, task, seed, split, number))
+    perturbed = [
+        perturb(*row, kind, (sampling_seed, task, seed, split, number))
         for number, row in enumerate(rows)
     ]
     if kind == "wrong-label":
-        right = sum(after == row[:2] for after, row in zip(shown, rows, strict=True))
+        right = sum(after == row[:2] for after, row in zip(perturbed, rows, strict=True))
         if right:
             logger.warning(
                 "task %s, seed %d: %d of %d %s rows have no wrong option and keep their label",
-                *(task, seed, right, len(rows), split),
+                task,
+                seed,
+                right,
+                len(rows),
+                split,
             )
-    return shown
+    return perturbed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-    from mend.data.episodes import Texts
+    from mend.data.evaluation_episodes import Texts
 
 Embed = Callable[[Sequence[str]], "numpy.ndarray"]
 """Texts to an array (texts, width)."""

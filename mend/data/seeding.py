@@ -1,4 +1,4 @@
-"""Random draws that can be repeated: each has its own generator, seeded by what it is for."""
+"""Random samples that can be repeated: each has its own generator, seeded by a sampling key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import numpy
 
 
-def generator(*parts: str | int) -> numpy.random.Generator:
-    """A generator that depends on `parts` alone: not on the process, the machine, other draws."""
+def generator(*key: str | int) -> numpy.random.Generator:
+    """A generator that depends on its key alone: not on process, machine or other samples."""
     import numpy
 
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode("utf-8")).digest()
+    digest = hashlib.sha256("\0".join(map(str, key)).encode("utf-8")).digest()
     return numpy.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -26,6 +26,7 @@ from mend.errors import UserError
 from mend.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy
     import pyarrow
 
 logger = logging.getLogger(__name__)
@@ -290,3 +291,27 @@ class TaskRows:
 def load_rows(tasks_folder: str | Path, task: str) -> TaskRows:
     """The rows of `task` from a folder that `import_tasks` wrote."""
     return TaskRows(Path(tasks_folder) / f"{task}.parquet")
+
+
+def count_rows(tasks_folder: str | Path, task: str) -> dict[tuple[str, int], int]:
+    """How many rows of each (split, seed) a task has; UserError if it has no Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = Path(tasks_folder) / f"{task}.parquet"
+    try:
+        table = pyarrow.parquet.read_table(path, columns=["split", "seed"])
+    except (FileNotFoundError, pyarrow.ArrowInvalid) as error:
+        raise UserError(f"{path}: not a file that `mend tasks` wrote ({error})") from None
+    counts = table.group_by(["split", "seed"]).aggregate([([], "count_all")]).to_pylist()
+    return {(row["split"], row["seed"]): row["count_all"] for row in counts}
+
+
+def row_lists(rows: numpy.ndarray) -> pyarrow.ListArray:
+    """An array of row numbers, (rows, n), as a column of lists."""
+    import numpy
+    import pyarrow
+
+    offsets = numpy.arange(len(rows) + 1, dtype=numpy.int32) * rows.shape[1]
+    values = pyarrow.array(numpy.ascontiguousarray(rows).reshape(-1), pyarrow.int32())
+    return pyarrow.ListArray.from_arrays(offsets, values)

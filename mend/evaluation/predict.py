@@ -56,7 +56,7 @@ def run_prediction(
     wanted = spec["predict"]
     shown: dict = {}
     if wanted.get("perturbation"):
-        shown |= {"perturbation": wanted["perturbation"], "draw_seed": wanted["seed"]}
+        shown |= {"perturbation": wanted["perturbation"], "sampling_seed": wanted["seed"]}
     if wanted.get("group"):
         method = GroupedMethod(method, spec["method"]["length"], spec["protocol"])
         shown["group"] = wanted["group"]

@@ -1,4 +1,4 @@
-"""Episodes: distinct rows, fair draws, and draws that depend on nothing they should not."""
+"""Episodes: distinct rows, fair samples, and samples that depend on nothing they should not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mend.data.episodes import write_evaluation_episodes, write_training_episodes
+from mend.data.evaluation_episodes import write_evaluation_episodes
+from mend.data.training_episodes import write_training_episodes
 from mend.errors import UserError
 
 SEEDS = [13, 21]
@@ -76,13 +77,13 @@ def test_an_episode_has_distinct_rows_of_its_task(tasks, tmp_path):
     episodes = training(tasks, tmp_path)
     sizes = {"small": 50, "large": 450, "a:b": 100}
     assert episodes["episode"] == list(range(600))
-    for task, shown, asked in zip(
+    for task, demonstrations, asked in zip(
         episodes["task"], episodes["demonstrations"], episodes["queries"], strict=True
     ):
-        assert (len(shown), len(asked)) == (16, 3)
-        assert len({*shown, *asked}) == 19
-        assert min(shown + asked) >= 0
-        assert max(shown + asked) < sizes[task]
+        assert (len(demonstrations), len(asked)) == (16, 3)
+        assert len({*demonstrations, *asked}) == 19
+        assert min(demonstrations + asked) >= 0
+        assert max(demonstrations + asked) < sizes[task]
     schema = pyarrow.parquet.read_schema(tmp_path / "train.parquet")
     assert [(f.name, str(f.type)) for f in schema] == [
         ("episode", "int32"),
@@ -109,7 +110,7 @@ def test_uniform_and_proportional_sampling(tasks, tmp_path):
     assert abs(rows["a:b"] - 1000) < 145
 
 
-def test_training_draws_repeat_and_follow_the_seed(tasks, tmp_path):
+def test_training_samples_repeat_and_follow_the_seed(tasks, tmp_path):
     first = training(tasks, tmp_path)
     data = (tmp_path / "train.parquet").read_bytes()
     assert training(tasks, tmp_path, tasks=["a:b", "large", "small", "large"]) == first
@@ -120,7 +121,7 @@ def test_training_draws_repeat_and_follow_the_seed(tasks, tmp_path):
     assert training(tasks, tmp_path, episodes=100)["queries"] == first["queries"][:100]
 
 
-def test_draws_are_the_same_on_every_machine(tasks, tmp_path):
+def test_samples_are_the_same_on_every_machine(tasks, tmp_path):
     # A change here changes every result of every user: it must be meant.
     episodes = training(tasks, tmp_path, episodes=5)
     text = repr((episodes["task"], episodes["demonstrations"], episodes["queries"]))
@@ -130,11 +131,11 @@ def test_draws_are_the_same_on_every_machine(tasks, tmp_path):
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "6f6282effc3b3b53"
 
 
-def test_a_task_draws_the_same_rows_whatever_the_others(tasks, tmp_path):
+def test_a_task_samples_the_same_rows_whatever_the_others(tasks, tmp_path):
     def rows_of(task: str, episodes: dict) -> list:
         return [
-            (shown, asked)
-            for name, shown, asked in zip(
+            (demonstrations, asked)
+            for name, demonstrations, asked in zip(
                 episodes["task"], episodes["demonstrations"], episodes["queries"], strict=True
             )
             if name == task
@@ -146,11 +147,11 @@ def test_a_task_draws_the_same_rows_whatever_the_others(tasks, tmp_path):
     assert together == alone[: len(together)]
 
 
-def test_tasks_of_the_same_size_draw_different_rows(tmp_path):
+def test_tasks_of_the_same_size_sample_different_rows(tmp_path):
     for task in ("one", "two"):
         write_task(tmp_path / "tasks", task, 50)
-    draws = [training(tmp_path / "tasks", tmp_path, tasks=[task]) for task in ("one", "two")]
-    assert draws[0]["queries"] != draws[1]["queries"]
+    samples = [training(tmp_path / "tasks", tmp_path, tasks=[task]) for task in ("one", "two")]
+    assert samples[0]["queries"] != samples[1]["queries"]
 
 
 def test_too_few_rows_for_an_episode(tasks, tmp_path):
@@ -169,22 +170,22 @@ def test_too_few_rows_for_an_episode(tasks, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_per_row_draws_afresh_for_each_row(tasks, tmp_path, split):
+def test_per_row_samples_anew_for_each_row(tasks, tmp_path, split):
     columns = evaluation(tasks, tmp_path, split)
-    shown = records(columns)
+    found = records(columns)
     count = 40 if split == "test" else 16
-    assert list(shown) == [
+    assert list(found) == [
         (task, seed, row) for task in ("small", "large") for seed in SEEDS for row in range(count)
     ]
-    for rows in shown.values():
+    for rows in found.values():
         assert len(rows) == len(set(rows)) == 4
         assert set(rows) <= set(range(16))
-    draws = {
-        tuple(rows) for (task, seed, _), rows in shown.items() if (task, seed) == ("small", 13)
+    samples = {
+        tuple(rows) for (task, seed, _), rows in found.items() if (task, seed) == ("small", 13)
     }
-    assert len(draws) > count // 2
-    assert [shown["small", 13, i] for i in range(16)] != [shown["small", 21, i] for i in range(16)]
-    assert [shown["small", 13, i] for i in range(16)] != [shown["large", 13, i] for i in range(16)]
+    assert len(samples) > count // 2
+    assert [found["small", 13, i] for i in range(16)] != [found["small", 21, i] for i in range(16)]
+    assert [found["small", 13, i] for i in range(16)] != [found["large", 13, i] for i in range(16)]
 
 
 def test_every_demonstration_is_as_likely(tmp_path):
@@ -195,9 +196,9 @@ def test_every_demonstration_is_as_likely(tmp_path):
 
 
 def test_all_of_the_pool_is_a_permutation(tasks, tmp_path):
-    shown = records(evaluation(tasks, tmp_path, shots=16))
-    assert all(sorted(rows) == list(range(16)) for rows in shown.values())
-    assert len({tuple(rows) for rows in shown.values()}) > 100
+    demonstrations = records(evaluation(tasks, tmp_path, shots=16))
+    assert all(sorted(rows) == list(range(16)) for rows in demonstrations.values())
+    assert len({tuple(rows) for rows in demonstrations.values()}) > 100
 
 
 def test_fewer_shots_are_the_beginning_of_more(tasks, tmp_path):
@@ -272,7 +273,7 @@ def test_a_limit_takes_the_same_random_rows_for_every_seed(tasks, tmp_path):
     assert list(other) != list(limited)
 
 
-def test_evaluation_draws_depend_on_nothing_else(tasks, tmp_path):
+def test_evaluation_samples_depend_on_nothing_else(tasks, tmp_path):
     few = records(evaluation(tasks, tmp_path))
     more = records(evaluation(tasks, tmp_path, tasks=["a:b", "large", "small"], seeds=[21, 13]))
     assert few == {key: rows for key, rows in more.items() if key[0] != "a:b"}

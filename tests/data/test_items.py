@@ -1,4 +1,4 @@
-"""From episodes to items: which rows are shown, how perturbed, in which groups, how many."""
+"""From episodes to items: which demonstrations, how perturbed, in which groups, how many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.models import PROTOCOL, random_llm, word_tokenizer
 
-from mend.data.episodes import write_evaluation_episodes
+from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.examples import read_items
 from mend.data.perturbation import perturb
 from mend.data.retrieval import nearest
@@ -48,7 +48,7 @@ def tasks(tmp_path_factory) -> Path:
     return folder / "tasks"
 
 
-def draw(tasks: Path, output: Path, **changes) -> Path:
+def sample(tasks: Path, output: Path, **changes) -> Path:
     spec = {"tasks": ["t"], "shots": 4, "seeds": SEEDS, "rows": None, "seed": 0}
     spec["demonstrations_at_test"] = "per-row"
     by_words = partial(nearest, None)
@@ -56,11 +56,11 @@ def draw(tasks: Path, output: Path, **changes) -> Path:
     return output / "test.parquet"
 
 
-def read(tasks: Path, output: Path, limit: int = 40, draws: dict | None = None, **options) -> list:
+def read(tasks: Path, output: Path, limit: int = 40, samples: dict | None = None, **how) -> list:
     """[(row, demonstrations)], the demonstrations as text, or as a list of texts for groups."""
     template = Template(word_tokenizer(), PROTOCOL, 96)
-    path = draw(tasks, output, **(draws or {}))
-    rows, items = read_items(path, tasks, "test", template, limit, ["t"], **options)
+    path = sample(tasks, output, **(samples or {}))
+    rows, items = read_items(path, tasks, "test", template, limit, ["t"], **how)
     return [(row, as_text(q.demonstrations)) for row, q in zip(rows, items, strict=True)]
 
 
@@ -70,9 +70,9 @@ def as_text(demonstrations: list) -> str | list[str]:
     return " ".join(f"w{number}" for number in demonstrations)
 
 
-def shown_rows(tasks: Path, output: Path, split: str, **draws) -> list[list]:
+def sampled_rows(tasks: Path, output: Path, split: str, **samples) -> list[list]:
     """For each evaluation row the (number, row) of its demonstrations."""
-    records = pyarrow.parquet.read_table(draw(tasks, output, **draws)).to_pylist()
+    records = pyarrow.parquet.read_table(sample(tasks, output, **samples)).to_pylist()
     return [
         [
             (number, load_rows(tasks, "t").rows(split, record["seed"])[number])
@@ -88,9 +88,9 @@ def shown_rows(tasks: Path, output: Path, split: str, **draws) -> list[list]:
 def test_demonstrations_are_rows_of_what_they_were_chosen_from(tasks, tmp_path, selection, split):
     expected = [
         " ".join(f"{row.input} {row.output}" for _, row in rows)
-        for rows in shown_rows(tasks, tmp_path, split, selection=selection)
+        for rows in sampled_rows(tasks, tmp_path, split, selection=selection)
     ]
-    found = [text for _, text in read(tasks, tmp_path, draws={"selection": selection})]
+    found = [text for _, text in read(tasks, tmp_path, samples={"selection": selection})]
     assert found == expected
     assert all((f"w{'10' if split == 'train' else '13'} " in text) for text in found)
 
@@ -99,9 +99,9 @@ def test_demonstrations_are_rows_of_what_they_were_chosen_from(tasks, tmp_path, 
 @pytest.mark.parametrize("split", ["train", "pool"])
 def test_each_demonstration_is_perturbed_once(tasks, tmp_path, kind, split):
     expected = []
-    records = read(tasks, tmp_path, draws={"selection": split})
+    records = read(tasks, tmp_path, samples={"selection": split})
     for (record, _), rows in zip(
-        records, shown_rows(tasks, tmp_path, split, selection=split), strict=True
+        records, sampled_rows(tasks, tmp_path, split, selection=split), strict=True
     ):
         parts = [
             part
@@ -110,50 +110,50 @@ def test_each_demonstration_is_perturbed_once(tasks, tmp_path, kind, split):
             if part is not None
         ]
         expected.append(" ".join(parts))
-    options = {"perturbation": kind, "draw_seed": 7, "draws": {"selection": split}}
+    options = {"perturbation": kind, "sampling_seed": 7, "samples": {"selection": split}}
     found = [text for _, text in read(tasks, tmp_path, **options)]
     assert found == expected
     assert found != [text for _, text in records]
 
 
 def test_groups_follow_each_other_and_are_cut_on_their_own(tasks, tmp_path):
-    whole = [text for _, text in read(tasks, tmp_path, draws={"shots": 3})]
-    pairs = [text for _, text in read(tasks, tmp_path, draws={"shots": 3}, group=2)]
+    whole = [text for _, text in read(tasks, tmp_path, samples={"shots": 3})]
+    pairs = [text for _, text in read(tasks, tmp_path, samples={"shots": 3}, group=2)]
     assert [" ".join(groups) for groups in pairs] == whole
     assert {len(groups) for groups in pairs} == {2}
-    for rows, groups in zip(shown_rows(tasks, tmp_path, "train", shots=3), pairs, strict=True):
+    for rows, groups in zip(sampled_rows(tasks, tmp_path, "train", shots=3), pairs, strict=True):
         ends = [" ".join(f"{row.input} {row.output}" for _, row in rows[i : i + 2]) for i in (0, 2)]
         assert groups == ends
     # 9 tokens are at most two demonstrations, in each group, and four in one context of 20.
-    draws = {"selection": "pool", "shots": 9}
-    cut = [text for _, text in read(tasks, tmp_path, 10, draws, group=3)]
-    for rows, groups in zip(shown_rows(tasks, tmp_path, "pool", **draws), cut, strict=True):
+    samples = {"selection": "pool", "shots": 9}
+    cut = [text for _, text in read(tasks, tmp_path, 10, samples, group=3)]
+    for rows, groups in zip(sampled_rows(tasks, tmp_path, "pool", **samples), cut, strict=True):
         assert len(groups) == 3
         for place, group in enumerate(groups):
             start = rows[3 * place][1]
             assert group.startswith(f"{start.input} {start.output}")
             assert 8 <= len(group.split()) <= 10
-    none = [text for _, text in read(tasks, tmp_path, draws={"shots": 0}, group=3)]
+    none = [text for _, text in read(tasks, tmp_path, samples={"shots": 0}, group=3)]
     assert none == [[""]] * len(none)
 
 
 def test_of_retrieved_demonstrations_the_nearest_stay(tasks, tmp_path):
-    rows = shown_rows(tasks, tmp_path, "pool", selection="bm25")
+    rows = sampled_rows(tasks, tmp_path, "pool", selection="bm25")
     cut = [text for _, text in read(tasks, tmp_path, 10, {"selection": "bm25"})]
-    drawn = shown_rows(tasks, tmp_path, "pool", selection="pool")
-    cut_drawn = [text for _, text in read(tasks, tmp_path, 10, {"selection": "pool"})]
+    sampled = sampled_rows(tasks, tmp_path, "pool", selection="pool")
+    cut_sampled = [text for _, text in read(tasks, tmp_path, 10, {"selection": "pool"})]
     assert all(4 < len(text.split()) <= 10 for text in cut)
-    for text, shown in zip(cut, rows, strict=True):
-        assert text.endswith(f"{shown[-1][1].input} {shown[-1][1].output}")
-    for text, shown in zip(cut_drawn, drawn, strict=True):
-        assert text.startswith(f"{shown[0][1].input} {shown[0][1].output}")
+    for text, demonstrations in zip(cut, rows, strict=True):
+        assert text.endswith(f"{demonstrations[-1][1].input} {demonstrations[-1][1].output}")
+    for text, demonstrations in zip(cut_sampled, sampled, strict=True):
+        assert text.startswith(f"{demonstrations[0][1].input} {demonstrations[0][1].output}")
 
 
 def test_a_short_context_has_fewer_whole_demonstrations(tasks, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="mend"):
         found = read(tasks, tmp_path, 9)
     assert not caplog.text
-    for (_, text), rows in zip(found, shown_rows(tasks, tmp_path, "train"), strict=True):
+    for (_, text), rows in zip(found, sampled_rows(tasks, tmp_path, "train"), strict=True):
         whole = [f"{row.input} {row.output}" for _, row in rows]
         assert text in (whole[0], " ".join(whole[:2]))
     assert {len(text.split()) for _, text in found} <= {5, 8, 9}
@@ -163,7 +163,7 @@ def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, 
     with caplog.at_level(logging.WARNING, logger="mend"):
         found = read(tasks, tmp_path, 4, {"selection": "pool"})
     empty = [text for _, text in found if not text]
-    rows = shown_rows(tasks, tmp_path, "pool", selection="pool")
+    rows = sampled_rows(tasks, tmp_path, "pool", selection="pool")
     assert len(empty) == sum(row[0][1].output == OPTIONS[2] for row in rows) > 0
     assert len(empty) < len(found)
     expected = (
@@ -176,7 +176,7 @@ def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, 
 def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_path):
     llm = random_llm()
     template = Template(llm.tokenizer, PROTOCOL, llm.positions)
-    path = draw(tasks, tmp_path, selection="pool")
+    path = sample(tasks, tmp_path, selection="pool")
     _, items = read_items(path, tasks, "test", template, 4, ["t"])
     together = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
     assert {len(item.demonstrations) for item in items} == {0, 4}
@@ -208,7 +208,7 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
         lengths.append(set(table["context_length"].to_pylist()))
         return table["scores"].to_pylist()
 
-    path = draw(tasks, tmp_path)
+    path = sample(tasks, tmp_path)
     plain = scores()
     assert scores() == plain
     assert scores(group=4) == plain

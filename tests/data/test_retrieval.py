@@ -11,7 +11,7 @@ import numpy
 import pyarrow.parquet
 import pytest
 
-from mend.data.episodes import write_evaluation_episodes
+from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.retrieval import Embed, bm25_scores, cosine_scores, nearest, nearest_rows
 from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
@@ -94,9 +94,9 @@ def test_the_nearest_is_last_and_equal_rows_go_by_number() -> None:
 
 
 def test_bm25_episodes_show_what_shares_words(tasks: Path, tmp_path: Path) -> None:
-    shown = episodes(tasks, tmp_path, selection="bm25")
-    assert len(shown) == 2 * 2 * 17
-    for (task, seed, row), numbers in shown.items():
+    demonstrations = episodes(tasks, tmp_path, selection="bm25")
+    assert len(demonstrations) == 2 * 2 * 17
+    for (task, seed, row), numbers in demonstrations.items():
         assert len(set(numbers)) == 4
         pool = load_rows(tasks, task).rows("pool", seed)
         query = set(load_rows(tasks, task).rows("test", seed)[row].input.split())
@@ -104,24 +104,24 @@ def test_bm25_episodes_show_what_shares_words(tasks: Path, tmp_path: Path) -> No
         # Query `w2 w1 w50` and pool row `w1 w2 w1`.
         assert common[-1] == 2 == max(len(query & set(other.input.split())) for other in pool)
         assert common[-2] >= 1
-        assert shown["one", seed, row] == numbers
+        assert demonstrations["one", seed, row] == numbers
     table = pyarrow.parquet.read_table(tmp_path / "test.parquet")
     assert table.column_names[-1] == "selection"
     assert set(table["selection"].to_pylist()) == {"bm25"}
-    # Random seed and rule of drawing have no part in it; fewer shots are the end of more.
+    # Random seed and rule of sampling have no part in it; fewer shots are the end of more.
     options = {"seed": 5, "demonstrations_at_test": "per-seed", "rows": 6}
     other = episodes(tasks, tmp_path, selection="bm25", shots=2, **options)
-    assert 0 < len(other) < len(shown)
-    assert other == {key: shown[key][-2:] for key in other}
+    assert 0 < len(other) < len(demonstrations)
+    assert other == {key: demonstrations[key][-2:] for key in other}
 
 
 def test_dense_episodes_are_nearest_by_their_embeddings(tasks: Path, tmp_path: Path) -> None:
     def embed(texts: Sequence[str]) -> numpy.ndarray:
         return numpy.array([[text.count(digit) + 0.1 for digit in "123456789"] for text in texts])
 
-    shown = episodes(tasks, tmp_path, embed, selection="dense")
+    demonstrations = episodes(tasks, tmp_path, embed, selection="dense")
     data = (tmp_path / "test.parquet").read_bytes()
-    assert episodes(tasks, tmp_path, embed, selection="dense") == shown
+    assert episodes(tasks, tmp_path, embed, selection="dense") == demonstrations
     assert (tmp_path / "test.parquet").read_bytes() == data
     assert set(pyarrow.parquet.read_table(tmp_path / "test.parquet")["selection"].to_pylist()) == {
         "dense"
@@ -131,9 +131,9 @@ def test_dense_episodes_are_nearest_by_their_embeddings(tasks: Path, tmp_path: P
         for row, query in enumerate(load_rows(tasks, "one").rows("test", seed)):
             [vector] = embed([query.input])
             cosines = pool @ vector / numpy.linalg.norm(pool, axis=1) / numpy.linalg.norm(vector)
-            found = cosines[shown["one", seed, row]]
+            found = cosines[demonstrations["one", seed, row]]
             assert found.tolist() == pytest.approx(numpy.sort(cosines)[-4:].tolist())
-    assert shown != episodes(tasks, tmp_path, selection="bm25")
+    assert demonstrations != episodes(tasks, tmp_path, selection="bm25")
 
 
 def test_equal_texts_are_equally_near_and_read_once() -> None:
@@ -161,14 +161,14 @@ def test_a_vector_of_zeros_is_near_to_nothing() -> None:
 
 
 def test_random_rows_of_the_pool(tasks: Path, tmp_path: Path) -> None:
-    shown = episodes(tasks, tmp_path, selection="pool", shots=12)
-    assert all(len(set(numbers)) == 12 for numbers in shown.values())
-    assert {number for numbers in shown.values() for number in numbers} == set(range(20))
+    demonstrations = episodes(tasks, tmp_path, selection="pool", shots=12)
+    assert all(len(set(numbers)) == 12 for numbers in demonstrations.values())
+    assert {number for numbers in demonstrations.values() for number in numbers} == set(range(20))
     assert set(pyarrow.parquet.read_table(tmp_path / "test.parquet")["selection"].to_pylist()) == {
         "pool"
     }
     few = episodes(tasks, tmp_path, selection="pool", shots=3)
-    assert few == {key: numbers[:3] for key, numbers in shown.items()}
+    assert few == {key: numbers[:3] for key, numbers in demonstrations.items()}
     in_order = episodes(tasks, tmp_path, selection="pool", demonstrations_at_test="per-seed")
     assert set(map(tuple, in_order.values())) == {(0, 1, 2, 3)}
 
@@ -181,8 +181,8 @@ def test_a_pool_that_is_not_there_or_too_small(tasks: Path, tmp_path: Path, capl
 
 
 def test_train_is_the_default_byte_for_byte(tasks: Path, tmp_path: Path) -> None:
-    shown = episodes(tasks, tmp_path)
+    demonstrations = episodes(tasks, tmp_path)
     data = (tmp_path / "test.parquet").read_bytes()
     assert "selection" not in pyarrow.parquet.read_schema(tmp_path / "test.parquet").names
-    assert episodes(tasks, tmp_path, selection="train") == shown
+    assert episodes(tasks, tmp_path, selection="train") == demonstrations
     assert (tmp_path / "test.parquet").read_bytes() == data

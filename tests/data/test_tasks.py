@@ -286,8 +286,8 @@ def test_rows_that_are_not_there(world, tmp_path):
 def test_parsing_the_snakefile_stays_light():
     code = (
         "import sys, mend.configuration.task_list, mend.data.tasks, mend.data.template, "
-        "mend.data.corpus, "
-        "mend.data.episodes, mend.data.hub, mend.data.perturbation, mend.data.selection\n"
+        "mend.data.corpus, mend.data.evaluation_episodes, mend.data.training_episodes, "
+        "mend.data.hub, mend.data.perturbation\n"
         "heavy = {'torch', 'transformers', 'pyarrow', 'pandas', 'numpy', 'datasets', 'tokenizers',"
         " 'huggingface_hub'}\n"
         "print(sorted(heavy & set(sys.modules)))"

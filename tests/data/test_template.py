@@ -62,15 +62,15 @@ def test_our_separators_give_words_with_their_space(bpe):
     assert [tokens(bpe, ids) for ids in first] == [["one", " two"], [" yes"]]
     second = made.example("one two", "yes", first=False)
     assert [tokens(bpe, ids) for ids in second] == [[" one", " two"], [" yes"]]
-    shown = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
-    assert bpe.decode(shown) == "one two yes three no"
-    assert shown == bpe("one two yes three no", add_special_tokens=False)["input_ids"]
+    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
+    assert bpe.decode(demonstrations) == "one two yes three no"
+    assert demonstrations == bpe("one two yes three no", add_special_tokens=False)["input_ids"]
 
 
 def test_the_authors_separators_leave_no_space_between(bpe):
     made = template(bpe, separators={"input_output": " ", "demonstrations": ""})
-    shown = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
-    assert bpe.decode(shown) == "one two yesthree no"
+    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
+    assert bpe.decode(demonstrations) == "one two yesthree no"
     assert tokens(bpe, made.query("five six", after_context=True, longest_option=1)) == [
         "five",
         " six",
@@ -79,8 +79,8 @@ def test_the_authors_separators_leave_no_space_between(bpe):
 
 def test_newlines_can_separate(bpe):
     made = template(bpe, separators={"input_output": "\n", "demonstrations": "\n\n\n"})
-    shown = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
-    assert bpe.decode(shown) == "one two\nyes\n\n\nthree\nno"
+    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
+    assert bpe.decode(demonstrations) == "one two\nyes\n\n\nthree\nno"
 
 
 def test_a_query_has_a_separator_only_after_a_context(bpe):
@@ -196,8 +196,8 @@ def test_the_last_that_fit_are_kept_whole(bpe, limit, kept):
         made = template(bpe, demonstration_overflow=rule)
         rows = made.last_that_fit(ROWS, limit)
         assert rows == ROWS[len(ROWS) - kept :]
-        shown = " ".join(f"{x} {y}" for x, y in rows)
-        assert bpe.decode(made.demonstrations(rows, limit)) == shown
+        demonstrations = " ".join(f"{x} {y}" for x, y in rows)
+        assert bpe.decode(made.demonstrations(rows, limit)) == demonstrations
 
 
 def test_a_query_fits_with_its_longest_option_after_the_longest_context(bpe):

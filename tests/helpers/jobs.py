@@ -7,8 +7,9 @@ from pathlib import Path
 
 from helpers.models import PROTOCOL, random_llm
 from mend.data.corpus import write_chunks
-from mend.data.episodes import write_evaluation_episodes, write_training_episodes
+from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.tasks import import_tasks
+from mend.data.training_episodes import write_training_episodes
 
 SEED = 13
 

@@ -179,7 +179,7 @@ def test_what_test_tasks_ask_for_is_in_no_meta_train_task_and_no_list():
 
 
 def test_lists_as_written_never_call_a_word_by_a_banned_label():
-    """Reads the texts themselves, not the rules they were drawn by."""
+    """Reads the texts themselves, not the rules they were sampled by."""
     banned = {(a, answer) for kind, a, answer in banned_pairs() if kind == "label"}
     seen = set()
     maker = DocumentMaker(Random(7), list_share=1.0, wrong_answers=0.2)

@@ -56,9 +56,13 @@ def test_data_do_not_change_with_models_and_what_is_done_with_them(rule: str) ->
 
 
 def test_episodes_change_with_models_only_where_one_compares_texts() -> None:
-    drawn, found = "mend.data.episodes", "mend.data.retrieval"
-    assert found not in reached_modules(drawn)
-    assert not room({name.partition(".")[2] for name in reached_modules(drawn, found)}, "models")
+    sampled, found = "mend.data.evaluation_episodes", "mend.data.retrieval"
+    assert found not in reached_modules(sampled)
+    assert not room({name.partition(".")[2] for name in reached_modules(sampled, found)}, "models")
+
+
+def test_training_episodes_do_not_change_with_evaluation_episodes() -> None:
+    assert "data.evaluation_episodes" not in reached("train_episodes")
 
 
 @pytest.mark.parametrize("rule", ["predict", "attention", "efficiency_of"])

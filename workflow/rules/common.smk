@@ -138,7 +138,7 @@ def retrieval_model(wildcards):
 
 def episodes_code(wildcards):
     """Hash the code that chooses demonstrations, of retrieval only if it is asked for."""
-    modules = ["mend.data.episodes"]
+    modules = ["mend.data.evaluation_episodes"]
     if "selection=dense" in wildcards.draw or "selection=bm25" in wildcards.draw:
         modules.append("mend.data.retrieval")
     if "selection=dense" in wildcards.draw:

@@ -148,9 +148,9 @@ rule train_episodes:
     conda:
         ENVIRONMENT
     params:
-        code=code("mend.data.episodes"),
+        code=code("mend.data.training_episodes"),
     message:
-        "drawing training episodes of {wildcards.partition}"
+        "sampling training episodes of {wildcards.partition}"
     shell:
         "python -m mend train-episodes --spec {input.spec:q} --tasks {input.tasks:q}"
         " --output {output:q} --log {log:q}"
@@ -175,7 +175,7 @@ rule evaluation_episodes:
     params:
         code=episodes_code,
     message:
-        "drawing the demonstrations of {wildcards.split} rows: {wildcards.draw}"
+        "choosing the demonstrations of {wildcards.split} rows: {wildcards.draw}"
     shell:
         "python -m mend evaluation-episodes --spec {input.spec:q} --tasks {input.tasks:q}"
         " --split {wildcards.split} --output {output:q} --log {log:q}"

@@ -1,0 +1,73 @@
+"""Training episodes: demonstrations and queries for meta-training, sampled once and kept.
+
+Every method is finetuned on the same ones. Each task has its own random generator, seeded by what
+it is for, so that a task added to a list changes nothing for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mend.atomic_io import write_parquet
+from mend.data.layout import META_TRAIN_SEED
+from mend.data.seeding import generator
+from mend.data.tasks import count_rows, row_lists
+from mend.errors import UserError
+from mend.progress import Progress
+
+
+def write_training_episodes(
+    spec: Mapping[str, Any], tasks_folder: str | Path, output: str | Path
+) -> None:
+    """Draw the episodes of meta-training and write them to Parquet, in training order.
+
+    An episode is a task, then `shots` demonstrations and `queries_per_episode` queries: distinct
+    rows of the task's meta_train split, in random order (paper, section 3.3). The n-th episode of a
+    task has the same rows whatever other tasks there are. Columns: episode, task,
+    demonstrations and queries (row numbers).
+
+    Args:
+        spec: {"tasks": names, "shots", "queries_per_episode", "episodes", "seed",
+            "task_sampling": "uniform" (each task is as likely) | "proportional" (each row is as
+            likely, so tasks in proportion to their rows, as the authors' code)}.
+        tasks_folder: the folder of `tasks.import_tasks`.
+        output: the Parquet file.
+
+    Raises:
+        UserError: naming a task with fewer rows than an episode needs, or without a file.
+    """
+    import numpy
+    import pyarrow
+
+    shots, queries, seed = spec["shots"], spec["queries_per_episode"], spec["seed"]
+    names = sorted(set(spec["tasks"]))  # so that the order of the list changes nothing
+    if not names:
+        raise UserError("training episodes: the list of tasks is empty")
+    sizes = [
+        count_rows(tasks_folder, name).get(("meta_train", META_TRAIN_SEED), 0) for name in names
+    ]
+    for name, size in zip(names, sizes, strict=True):
+        if size < shots + queries:
+            raise UserError(
+                f"{Path(tasks_folder) / name}.parquet: task {name} has {size} meta-train rows, "
+                f"fewer than an episode's {shots} demonstrations and {queries} queries"
+            )
+    weights = numpy.array(sizes if spec["task_sampling"] == "proportional" else [1] * len(sizes))
+    chosen = generator(seed, "tasks").choice(
+        len(names), size=spec["episodes"], p=weights / weights.sum()
+    )
+    generators = [generator(seed, "meta_train", name) for name in names]
+    rows = numpy.empty((len(chosen), shots + queries), dtype=numpy.int32)
+    progress = Progress("episodes", len(chosen))
+    for episode, task in enumerate(chosen):
+        rows[episode] = generators[task].choice(sizes[task], shots + queries, replace=False)
+        progress.update(episode + 1)
+    columns = {
+        "episode": pyarrow.array(numpy.arange(len(chosen), dtype=numpy.int32)),
+        "task": pyarrow.array([names[task] for task in chosen], pyarrow.string()),
+        "demonstrations": row_lists(rows[:, :shots]),
+        "queries": row_lists(rows[:, shots:]),
+    }
+    write_parquet(pyarrow.table(columns), output)
