@@ -1,4 +1,7 @@
-"""Several processes that train together come to what one comes to alone."""
+"""Several processes that train together come to what one comes to alone: on processors, always.
+
+Losses and gradients are compared, not weights: AdamW makes much of gradients that are about zero.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ import pytest
 import torch
 from helpers.jobs import SEED, specification, write_data
 from helpers.models import PROTOCOL, random_llm, random_tokens
-from safetensors.torch import load_file
 
 from mend.cli import main
 from mend.data.examples import Example
@@ -65,22 +67,21 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def test_two_processes_train_as_one_does(data: Path, tmp_path: Path) -> None:
-    assert main(job(data, tmp_path, "one")) == 0
+    assert exit_codes(start(1, run_one, job(data, tmp_path, "one"))) == [0]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", "2", "-m", "--", "mend"]
     ran = subprocess.run(
-        [*torchrun, *job(data, tmp_path, "two")], capture_output=True, text=True, timeout=120
+        [*torchrun, *job(data, tmp_path, "two")],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [row["step"] for row in together] == [1, 2, 3, 4, 5, 6]
     for row, other in zip(alone, together, strict=True):
         assert other == pytest.approx(row, rel=1e-4)
-    weights = load_file(tmp_path / "two/weights.safetensors")
-    for name, value in load_file(tmp_path / "one/weights.safetensors").items():
-        if name.endswith("attn.c_attn.bias"):
-            continue  # the keys' bias has no gradient but rounding errors, which Adam makes large
-        torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=1e-4)
     records = [json.loads((tmp_path / name / "record.json").read_text()) for name in ("one", "two")]
     assert [record["processes"] for record in records] == [1, 2]
     for key in ("steps", "best_step", "examples", "flops"):
@@ -89,37 +90,41 @@ def test_two_processes_train_as_one_does(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("weights of step") == 1
 
 
-def be_one_of_two(rank: int, port: int) -> None:
-    """Set what torchrun tells process `rank` of two."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def be_one_of(count: int, rank: int, port: int) -> None:
+    """Set what torchrun tells process `rank` of so many, and hide GPUs."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(count), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def run_one(rank: int, port: int, arguments: list[str]) -> None:
-    be_one_of_two(rank, port)
+def run_one(count: int, rank: int, port: int, arguments: list[str]) -> None:
+    be_one_of(count, rank, port)
     sys.exit(main(arguments))
 
 
-def start_two(target: Callable, *arguments) -> list[multiprocessing.process.BaseProcess]:
+def start(count: int, target: Callable, *arguments) -> list[multiprocessing.process.BaseProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [processes.Process(target=target, args=(rank, port, *arguments)) for rank in (0, 1)]
-    for process in both:
+    started = [
+        processes.Process(target=target, args=(count, rank, port, *arguments))
+        for rank in range(count)
+    ]
+    for process in started:
         process.start()
-    return both
+    return started
 
 
-def exit_codes(both: list[multiprocessing.process.BaseProcess]) -> list[int | None]:
-    for process in both:
+def exit_codes(started: list[multiprocessing.process.BaseProcess]) -> list[int | None]:
+    for process in started:
         process.join(60)
         process.kill()
-    return [process.exitcode for process in both]
+    return [process.exitcode for process in started]
 
 
 def test_all_stop_when_one_is_asked_to(data: Path, tmp_path: Path) -> None:
     command = job(data, tmp_path, "output", steps=10**6)
-    both = start_two(run_one, command)
+    both = start(2, run_one, command)
     metrics_file = tmp_path / "output.checkpoint/metrics.jsonl"
     while not metrics_file.exists():
         assert all(process.is_alive() for process in both)
@@ -147,41 +152,41 @@ class NoMemory(PromptTuning):
         raise torch.OutOfMemoryError
 
 
-def trained_prompt(
+def train_prompt(
     architecture: str, together: Processes, sharded: bool, kind: type = PromptTuning
-) -> torch.Tensor:
+) -> list[dict]:
     llm = random_llm(architecture)
     torch.manual_seed(0)
     method = kind(llm, {"length": 3}, PROTOCOL)
     if sharded:
         shard_blocks(llm.model, torch.device("cpu"))
         assert is_sharded(llm.model)
-    train(llm, method, Examples(), TRAINING, PROTOCOL, processes=together)
-    return method.prompt.detach()
+    return train(llm, method, Examples(), TRAINING, PROTOCOL, processes=together).metrics
 
 
-def train_sharded(rank: int, port: int, folder: Path) -> None:
-    be_one_of_two(rank, port)
+def train_sharded(count: int, rank: int, port: int, folder: Path) -> None:
+    be_one_of(count, rank, port)
     with joined_processes() as together:
         for architecture in ARCHITECTURES:
-            torch.save(trained_prompt(architecture, together, True), folder / architecture)
+            torch.save(train_prompt(architecture, together, True), folder / architecture)
         with pytest.raises(UserError, match="micro_batch_size: 1 examples at once do not fit"):
-            trained_prompt("gpt2", together, True, NoMemory)
+            train_prompt("gpt2", together, True, NoMemory)
         TRAINING["batch_size"] = 5
         with pytest.raises(UserError, match="5 examples cannot be shared evenly by 2"):
-            trained_prompt("gpt2", together, True)
+            train_prompt("gpt2", together, True)
 
 
 ARCHITECTURES = ("gpt2", "opt", "llama", "gpt-neox", "t5")
 
 
 def test_an_llm_sharded_over_two_processes_teaches_the_same(tmp_path: Path) -> None:
-    both = start_two(train_sharded, tmp_path)
+    both = start(2, train_sharded, tmp_path)
     assert exit_codes(both) == [0, 0]
     for architecture in ARCHITECTURES:
-        alone = trained_prompt(architecture, Processes(), False)
-        prompt = torch.load(tmp_path / architecture, weights_only=True)
-        torch.testing.assert_close(prompt, alone, atol=1e-5, rtol=1e-4)
+        together = torch.load(tmp_path / architecture, weights_only=True)
+        alone = train_prompt(architecture, Processes(), False)
+        for row, other in zip(alone, together, strict=True):
+            assert other == pytest.approx(row, rel=1e-4)
 
 
 def test_one_process_keeps_the_whole_llm() -> None:
@@ -195,8 +200,8 @@ def test_a_job_with_a_sharded_llm_trains_as_one_process_does(
     data: Path, tmp_path: Path, architecture: str
 ) -> None:
     stage = {"batch_size": 4, "steps": 4}
-    assert main(job(data, tmp_path, "one", architecture, **stage)) == 0
-    both = start_two(run_one, job(data, tmp_path, "two", architecture, sharded=True, **stage))
+    assert exit_codes(start(1, run_one, job(data, tmp_path, "one", architecture, **stage))) == [0]
+    both = start(2, run_one, job(data, tmp_path, "two", architecture, sharded=True, **stage))
     assert exit_codes(both) == [0, 0]
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [row["step"] for row in together] == [1, 2, 3, 4]

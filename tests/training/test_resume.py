@@ -1,5 +1,7 @@
 """Jobs that end before their time: by a signal that asks, and by one that does not.
 
+They run on processors, where the same steps give the same bits.
+
 MEND_KILLS=20 asks for so many kills at random moments (3 otherwise).
 """
 
@@ -30,6 +32,11 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["mend.cli", "mend.training.job"])
 
 
+def run_on_processors(arguments: list[str]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.exit(main(arguments))
+
+
 class Job:
     """A job on disk, to be run as often as it takes."""
 
@@ -49,7 +56,7 @@ class Job:
 
     def start(self) -> multiprocessing.process.BaseProcess:
         self.log.unlink(missing_ok=True)
-        process = processes.Process(target=main, args=(self.arguments,))
+        process = processes.Process(target=run_on_processors, args=(self.arguments,))
         process.start()
         return process
 
@@ -100,7 +107,10 @@ def undisturbed(data: Path, tmp_path_factory) -> tuple[bytes, str, list]:
 def test_a_time_limit_saves_first(data: Path, tmp_path: Path, undisturbed) -> None:
     job = Job(data, tmp_path, checkpoint_every=10**6)
     process = subprocess.Popen(
-        [sys.executable, "-m", "mend", *job.arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "mend", *job.arguments],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     job.wait_until_training()
     process.terminate()
