@@ -83,7 +83,7 @@ def parts(model: FrozenLLM, method, examples, micro_batch_size: int, asked) -> d
 
 def tokens(length: int) -> list[int]:
     """Return random tokens that every model knows."""
-    return torch.randint(5, 200, (length,)).tolist()
+    return torch.randint(5, 150, (length,)).tolist()
 
 
 def difference(first, second) -> float:
