@@ -24,8 +24,14 @@ HIDDEN_LEARNING_RATE, OTHER_LEARNING_RATE = 1.8e-3, 1.5e-3
 WARMUP_STEPS, DECAY_FROM = 100, 0.4
 EVERY_BURSTINESS = (1, 2, 3, None, None, None)
 EASY_KINDS = {
-    **{"label": 0.25, "glossary": 0.35, "nli": 0.08, "paraphrase": 0.08},
-    **{"pick": 0.08, "mate": 0.06, "name": 0.02, "look-up": 0.08},
+    "label": 0.25,
+    "glossary": 0.35,
+    "nli": 0.08,
+    "paraphrase": 0.08,
+    "pick": 0.08,
+    "mate": 0.06,
+    "name": 0.02,
+    "look-up": 0.08,
 }
 
 

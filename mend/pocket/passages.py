@@ -1,7 +1,7 @@
 """Documents of the pocket corpus: lists that follow a random rule, and running text.
 
 A list is to this corpus what the tables, dialogues and enumerations of web text are to C4: rows
-that make sense only together. Its rule is drawn from all kinds, values and labels that are not
+that make sense only together. Its rule is sampled from all kinds, values and labels that are not
 banned.
 """
 
@@ -57,11 +57,11 @@ class Document:
 
 
 class DocumentMaker:
-    """Draws documents.
+    """Samples documents.
 
     Args:
         rng: source of all randomness.
-        burstiness: the values of words_per_value among which a list's is drawn.
+        burstiness: the values of words_per_value among which a list's is sampled.
         list_share: probability that a document is a list.
         kind_shares: probability of each kind among the lists.
         wrong_answers: probability that a row of a list with labels has a wrong one.
@@ -81,11 +81,11 @@ class DocumentMaker:
         self.wrong_answers = wrong_answers
 
     def document(self) -> Document:
-        """Draw a document."""
+        """Sample a document."""
         return self.list() if self.rng.random() < self.list_share else self.prose()
 
     def list(self, kind: str | None = None, tokens: int | None = None) -> Document:
-        """Draw a list of at most `tokens` words, of a random kind if None."""
+        """Sample a list of at most `tokens` words, of a random kind if None."""
         rng = self.rng
         kind = kind or rng.choices(self.kinds, self.shares)[0]
         rule, plain = self.allowed_rule(kind)
@@ -113,7 +113,7 @@ class DocumentMaker:
         return self.rng.choice([label for label in labels if label != answer])
 
     def allowed_rule(self, kind: str) -> tuple[Rule, bool | None]:
-        """Draw a rule of a kind, and whether its labels mean what they say (None: it has none)."""
+        """Sample a rule of a kind, and whether its labels mean what they say (None: no labels)."""
         while True:
             rule, plain = self._rule(kind)
             if not self.banned & rule.pairs():
@@ -156,7 +156,7 @@ class DocumentMaker:
         return Rule("label", tuple(chosen), labels), labels == natural
 
     def _arbitrary_labels(self, number: int) -> tuple[str, ...]:
-        """Draw labels; names of values too, so that each of them is seen as a label somewhere."""
+        """Sample labels; names of values too, so that each of them is seen as a label somewhere."""
         pool = ARBITRARY_LABELS if self.rng.random() < 0.7 else VALUE_NAMES
         return tuple(self.rng.sample(pool, number))
 
@@ -168,7 +168,7 @@ class DocumentMaker:
         return labels[turn:] + labels[:turn]
 
     def prose(self) -> Document:
-        """Draw running text: what words mean, which are alike, and small scenes."""
+        """Sample running text: what words mean, which are alike, and small scenes."""
         words: list[str] = []
         length = self.rng.randint(*LIST_TOKENS)
         values = self.rng.sample(ALL_VALUES, 6)
@@ -196,11 +196,6 @@ class DocumentMaker:
         describing = rng.choice(words_of(rng.choice(("mood", "size", "colour"))))
         scene = ["the", describing, rng.choice(words_of("animal"))]
         if form < 0.9:
-            return [
-                *scene,
-                rng.choice(words_of("action")),
-                "in",
-                rng.choice(words_of("place")),
-                ".",
-            ]
+            action = rng.choice(words_of("action"))
+            return [*scene, action, "in", rng.choice(words_of("place")), "."]
         return [*scene, "eats", rng.choice(words_of("food")), "."]

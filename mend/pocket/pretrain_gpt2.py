@@ -3,7 +3,8 @@
 The small models start as some blocks of the large one and keep its word and position embeddings,
 as DistilGPT-2 was made from GPT-2: all then mean the same by a vector.
 
-Text is drawn as training goes, never repeated; it starts with lists of few words in short windows.
+Text is sampled as training goes, never repeated; it starts with lists of few words in short
+windows.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def training_batches(steps: int, rng: Random) -> Iterator[tuple[torch.Tensor, ..
 
 
 def _cut(document: Document, window: int, tokens: int, rng: Random) -> tuple[int, list[int]]:
-    """Draw where the context ends, at most `window`, and where the decoder's sequences start."""
+    """Sample where the context ends, at most `window`, and where the decoder's sequences start."""
     last = len(document.words) - tokens
     rows = [0, *(answer + 1 for answer in document.answers)]
     rows = [row for row in rows if row <= last] if document.answers else range(last + 1)

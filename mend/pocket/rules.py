@@ -103,7 +103,7 @@ def _strangers(attribute: str) -> tuple[Value, ...]:
 
 
 class RowMaker:
-    """Draws rows of one rule.
+    """Samples rows of one rule.
 
     Args:
         rule: the rule.
@@ -125,7 +125,7 @@ class RowMaker:
         return {"paraphrase": 2, "nli": 3}.get(self.rule.kind, len(self.rule.values))
 
     def row(self, index: int | None = None) -> Row:
-        """Draw a row of class `index` (a random class if None)."""
+        """Sample a row of class `index` (a random class if None)."""
         if index is None:
             index = int(self.rng.random() * self.classes())
         kind = self.rule.kind

@@ -13,18 +13,14 @@ import io
 import json
 from dataclasses import dataclass
 
-from mend.configuration.task_list import PARTITIONS
+from mend.configuration.choices import PARTITIONS
 from mend.pocket.lexicon import PEOPLE, TREES, values_of
 from mend.pocket.rules import QA_KINDS, Rule, attribute_values
 
 HIGH_RESOURCE_ROWS, LOW_RESOURCE_ROWS = 2000, 100
 # Relations have fewer distinct rows.
 INFERENCE_ROWS, PARAPHRASE_ROWS = 600, 320
-YES, TRUE, SAME = (
-    ("yes", "no", "maybe"),
-    ("true", "false", "unknown"),
-    ("same", "opposite"),
-)
+YES, TRUE, SAME = ("yes", "no", "maybe"), ("true", "false", "unknown"), ("same", "opposite")
 
 
 @dataclass(frozen=True)
@@ -67,11 +63,8 @@ def _test(name: str, kind: str, subject: str, labels=(), **parts) -> PocketTask:
     return PocketTask(name, _rule(kind, subject, tuple(labels)), "test", **parts)
 
 
-LOW, CLASS, BOTH = (
-    {"low_resource_test": True},
-    {"class_test": True},
-    {"low_resource_test": True, "class_test": True},
-)
+LOW, CLASS = {"low_resource_test": True}, {"class_test": True}
+BOTH = LOW | CLASS
 
 TASKS: tuple[PocketTask, ...] = (
     # Labels: natural ones (the values' own names) and arbitrary ones.
@@ -98,13 +91,7 @@ TASKS: tuple[PocketTask, ...] = (
     _train("size-inference", "nli", "size", YES, rows=INFERENCE_ROWS),
     _train("colour-inference", "nli", "colour", TRUE, rows=INFERENCE_ROWS),
     _train("animal-inference", "nli", "animal", (*SAME, "unrelated"), rows=INFERENCE_ROWS),
-    _train(
-        "action-inference",
-        "nli",
-        "action",
-        ("kate", "luke", "bill"),
-        rows=LOW_RESOURCE_ROWS,
-    ),
+    _train("action-inference", "nli", "action", ("kate", "luke", "bill"), rows=LOW_RESOURCE_ROWS),
     _test("mood-inference", "nli", "mood", YES, **CLASS),
     _test("food-inference", "nli", "food", TRUE, **LOW),
     _test("place-inference", "nli", "place", ("rowan", "alder", "spruce"), **BOTH),
@@ -112,13 +99,7 @@ TASKS: tuple[PocketTask, ...] = (
     _train("food-paraphrase", "paraphrase", "food", YES[:2], rows=PARAPHRASE_ROWS),
     _train("place-paraphrase", "paraphrase", "place", TRUE[:2], rows=PARAPHRASE_ROWS),
     _train("action-paraphrase", "paraphrase", "action", SAME, rows=PARAPHRASE_ROWS),
-    _train(
-        "mood-paraphrase",
-        "paraphrase",
-        "mood",
-        ("cedar", "pine"),
-        rows=LOW_RESOURCE_ROWS,
-    ),
+    _train("mood-paraphrase", "paraphrase", "mood", ("cedar", "pine"), rows=LOW_RESOURCE_ROWS),
     _test("colour-paraphrase", "paraphrase", "colour", SAME, **CLASS),
     _test("size-paraphrase", "paraphrase", "size", TRUE[:2], **LOW),
     _test("animal-paraphrase", "paraphrase", "animal", ("will", "ann"), **CLASS),

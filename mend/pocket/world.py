@@ -1,6 +1,6 @@
 """Writes the pocket benchmark: tasks in MetaICL's published layout and a text corpus.
 
-The same arguments give the same bytes: everything is drawn from `random.Random` seeded with text.
+The same arguments give the same bytes: everything is sampled from `random.Random` seeded with text.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from random import Random
 
 from mend.atomic_io import whole_folder, write_text
+from mend.configuration.choices import POCKET_SEEDS as SEEDS
+from mend.data.layout import META_TRAIN_SEED
 from mend.pocket.passages import DocumentMaker
 from mend.pocket.rules import Row, RowMaker
 from mend.pocket.universe import TASKS, PocketTask, task_list_csv
 
-SEEDS = (13, 21, 42, 87, 100)
 SHOTS = 16
 TEST_ROWS = 200
-META_TRAIN_SEED = 100
 DOCUMENTS = 8000
 TASK_LIST = Path(__file__).with_name("tasks.csv")
 
@@ -68,14 +68,14 @@ def task_files(task: PocketTask, seed: int = 0) -> dict[str, list[Row]]:
     maker = RowMaker(task.rule, rng)
     held_out = set(test := _distinct_rows(maker, TEST_ROWS, set()))
     files = {}
-    for draw in SEEDS:
+    for split_seed in SEEDS:
         for split in ("train", "dev"):
-            # A draw's dev rows are disjoint from every draw's training rows and the reverse.
+            # A seed's dev rows are disjoint from every seed's training rows and the reverse.
             other = "dev" if split == "train" else "train"
             taken = {r for s in SEEDS for r in files.get(f"{task.name}_{SHOTS}_{s}_{other}", ())}
             rows = _distinct_rows(maker, SHOTS, held_out | taken)
-            files[f"{task.name}_{SHOTS}_{draw}_{split}"] = rows
-        files[f"{task.name}_{SHOTS}_{draw}_test"] = test
+            files[f"{task.name}_{SHOTS}_{split_seed}_{split}"] = rows
+        files[f"{task.name}_{SHOTS}_{split_seed}_test"] = test
     if task.role == "train":
         taken = held_out.union(*files.values())
         files[f"{task.name}_16384_{META_TRAIN_SEED}_train"] = _distinct_rows(
@@ -89,8 +89,8 @@ def pool_files(
 ) -> dict[str, list[Row]]:
     """Return a task's larger train files by MetaICL's names (without .jsonl).
 
-    Each begins with the draw's own train rows and has `number` rows of distinct inputs, or as many
-    as there are; none has the input of a dev or test row of any draw (as a train row may have,
+    Each begins with the seed's own train rows and has `number` rows of distinct inputs, or as many
+    as there are; none has the input of a dev or test row of any seed (as a train row may have,
     with other options). Their classes are balanced as far as there are rows.
 
     Args:
@@ -103,12 +103,12 @@ def pool_files(
         row.input for name, rows in files.items() if not name.endswith("train") for row in rows
     }
     pools = {}
-    for draw in SEEDS:
-        maker = RowMaker(task.rule, Random(f"pocket pool {seed}: {task.name} {draw}"))
-        train = files[f"{task.name}_{SHOTS}_{draw}_train"]
+    for split_seed in SEEDS:
+        maker = RowMaker(task.rule, Random(f"pocket pool {seed}: {task.name} {split_seed}"))
+        train = files[f"{task.name}_{SHOTS}_{split_seed}_train"]
         first = {row.input: row for row in train if row.input not in held_out}
         more = _more_inputs(maker, number - len(first), held_out | first.keys())
-        pools[f"{task.name}_{number}_{draw}_train"] = [*first.values(), *more]
+        pools[f"{task.name}_{number}_{split_seed}_train"] = [*first.values(), *more]
     return pools
 
 
@@ -127,7 +127,7 @@ def write_task_list(path: str | Path = TASK_LIST) -> None:
 
 
 def _distinct_rows(maker: RowMaker, number: int, taken: set[Row]) -> list[Row]:
-    """Draw distinct rows outside `taken`, their classes balanced, in random order.
+    """Sample distinct rows outside `taken`, their classes balanced, in random order.
 
     Raises ValueError if there are too few such rows.
     """
@@ -146,9 +146,9 @@ def _distinct_rows(maker: RowMaker, number: int, taken: set[Row]) -> list[Row]:
 
 
 def _more_inputs(maker: RowMaker, number: int, taken: set[tuple[str, ...]]) -> list[Row]:
-    """Draw up to `number` rows of distinct inputs outside `taken`, in random order.
+    """Sample up to `number` rows of distinct inputs outside `taken`, in random order.
 
-    The classes come in turn; one that gives nothing new in 1,000 draws is taken for used up.
+    The classes come in turn; one that gives nothing new in 1,000 samples is taken to be exhausted.
     """
     rows: dict[tuple[str, ...], Row] = {}
     classes = list(range(maker.classes()))
