@@ -22,10 +22,10 @@ def judged(
 ) -> dict[str, Any]:
     """A claim with its verdict on one LLM: {text, llm, margin, verdict, pairs}.
 
-    Each pair has low and high, the ends of what is to be above the margin, and gets a verdict of
-    its own. The claim holds where all its pairs do, and does not hold where one does not.
+    Each pair has ci_low and ci_high, the ends of what is to be above the margin, and gets a
+    verdict. The claim holds where all its pairs do, and does not hold where one does not.
     """
-    pairs = [{**pair, "verdict": verdict(pair["low"], pair["high"], margin)} for pair in pairs]
+    pairs = [dict(pair, verdict=verdict(pair["ci_low"], pair["ci_high"], margin)) for pair in pairs]
     verdicts = {pair["verdict"] for pair in pairs}
     whole = next((name for name in ("does not hold", "not clear") if name in verdicts), "holds")
     return {"text": text, "llm": llm, "margin": margin, "verdict": whole, "pairs": pairs}
@@ -107,8 +107,8 @@ def cost_judgements(
             shares = _shares(rows, "value", claim)
             if shares.empty:
                 continue
-            below = [{"low": claim.times - share, "high": claim.times - share} for share in shares]
-            found = judged(claim.text, llm, 0, below)
+            below = claim.times - shares
+            found = judged(claim.text, llm, 0, [{"ci_low": v, "ci_high": v} for v in below])
             known = names.get(llm) or llm.split(",")[0]
             printed = _shares(paper[paper["llm"] == known], claim.quantity, claim)
             yield Judged(

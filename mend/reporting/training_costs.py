@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from mend.atomic_io import read_json
+from mend.configuration.choices import STAGES
 from mend.errors import UserError
 
 Record = Mapping[str, Any]
-STAGES = ("pretrain", "finetune")
 
 
 def read_record(path: str | Path) -> Record:
@@ -30,35 +31,31 @@ def training_costs(records: Sequence[Record], methods: Sequence[str]) -> list[di
     seconds (of all runs), seconds_per_run, flops_per_run, peak_memory_bytes (largest), devices,
     stopped_early (runs). None where no record says.
     """
-    groups: dict[tuple, list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record["llm"], record["method"], record["stage"]), []).append(record)
-
-    def order(key: tuple) -> tuple:
-        _, method, stage = key
-        method_place = methods.index(method) if method in methods else len(methods)
-        return method_place, STAGES.index(stage) if stage in STAGES else len(STAGES), stage
-
     llms = list(dict.fromkeys(llm for llm, _, _ in groups))
+
+    def order(key: tuple[str, str, str]) -> tuple[int, int, int]:
+        places = zip(key, (llms, methods, STAGES), strict=True)
+        return tuple(known.index(name) if name in known else len(known) for name, known in places)
+
     rows = []
-    for key in sorted(groups, key=lambda key: (llms.index(key[0]), order(key))):
+    for key in sorted(groups, key=order):
         group = groups[key]
-        seconds = _values(group, "seconds")
-        flops = _values(group, "flops")
+        seconds, flops = _values(group, "seconds"), _values(group, "flops")
         rows.append(
             {
-                "llm": key[0],
-                "method": key[1],
-                "stage": key[2],
+                **dict(zip(("llm", "method", "stage"), key, strict=True)),
                 "runs": len(group),
                 "steps": _range(group, "steps"),
                 "examples": _range(group, "examples"),
+                "parameters": _range(group, "parameters_trained"),
                 "seconds": sum(seconds) if seconds else None,
-                "seconds_per_run": sum(seconds) / len(seconds) if seconds else None,
-                "flops_per_run": sum(flops) / len(flops) if flops else None,
+                "seconds_per_run": mean(seconds) if seconds else None,
+                "flops_per_run": mean(flops) if flops else None,
                 "peak_memory_bytes": max(_values(group, "peak_memory_bytes"), default=None),
                 "devices": sorted({_device(record) for record in group} - {""}),
-                "parameters": _range(group, "parameters_trained"),
                 "stopped_early": sum(bool(record.get("stopped_early")) for record in group),
             }
         )

@@ -99,15 +99,15 @@ def write_study(folder, spec, table, claims):
     (folder / f"{spec.name}.details.json").write_text(json.dumps(details))
 
 
-def pair_of(higher, lower, difference, low, high, **place):
+def pair_of(higher, lower, mean, low, high, **place):
     return {
         "higher": {"run": higher},
         "lower": {"run": lower},
         "place": place,
         "listed": [],
-        "difference": difference,
-        "low": low,
-        "high": high,
+        "mean": mean,
+        "ci_low": low,
+        "ci_high": high,
         "above": 1,
     }
 

@@ -137,10 +137,10 @@ def test_several_claims_keep_their_own_pairs():
     ]
     spec = study(claims=claims, partitions=["qa_to_qa"])
     first, second, *_ = judge_claims(spec)
-    assert [(pair["place"], pair["difference"]) for pair in first["pairs"]] == [
+    assert [(pair["place"], pair["mean"]) for pair in first["pairs"]] == [
         ({"length": length}, 10) for length in (4, 16, 32)
     ]
-    assert [(pair["place"], pair["difference"]) for pair in second["pairs"]] == [({}, 15)]
+    assert [(pair["place"], pair["mean"]) for pair in second["pairs"]] == [({}, 15)]
 
 
 def test_a_claim_may_list_what_it_compares():
@@ -158,10 +158,10 @@ def test_a_claim_may_list_what_it_compares():
     spec = study(claims=claims, partitions=["qa_to_qa"])
     best_at_16, gains, *_ = judge_claims(spec)
     assert best_at_16["verdict"] == "does not hold"
-    found = [(pair["lower"]["length"], pair["difference"]) for pair in best_at_16["pairs"]]
+    found = [(pair["lower"]["length"], pair["mean"]) for pair in best_at_16["pairs"]]
     assert found == [(4, 5), (32, -10)]
     assert gains["verdict"] == "holds"
-    assert [pair["difference"] for pair in gains["pairs"]] == [5, 10]
+    assert [pair["mean"] for pair in gains["pairs"]] == [5, 10]
     assert gains["pairs"][0]["listed"] == ["length"]
     # Axes that are not named take every value, with each pair of the lists.
     spec["claims"] = [{"text": "c", "higher": {"length": 32}, "lower": {"length": [4, 16]}}]

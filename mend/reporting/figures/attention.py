@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy
 import pandas as pd
-import pyarrow
 import seaborn
+from matplotlib import pyplot
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from mend.atomic_io import whole_file, write_parquet
 from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.patches import Patch, Rectangle  # noqa: E402
+from mend.reporting.figures.styles import write_picture
 
 #: Perceptually uniform, and rising in lightness: it reads in grey print.
 COLOURS = "viridis"
@@ -64,12 +61,11 @@ def draw_heads(parquets: Iterable[str | Path], png: str | Path, parquet: str | P
             axis.set(xlabel="head", ylabel="layer")
             axis.set_title(llm, parse_math=False)
             for scale in (axis.xaxis, axis.yaxis):
-                scale.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+                scale.set_major_locator(MaxNLocator(integer=True))
             figure.colorbar(image, ax=axis, label="induction score")
         mark = Patch(facecolor="none", edgecolor=MARK, linewidth=1.5, label="the four in figure 5")
         figure.legend(handles=[mark], loc="outside lower center", frameon=False)
-        _save(figure, png)
-    _write(table[["llm", "layer", "head", "value"]], parquet)
+        write_picture(figure, png, table[["llm", "layer", "head", "value"]], parquet)
 
 
 def draw_attention(parquets: Iterable[str | Path], png: str | Path, parquet: str | Path) -> None:
@@ -105,8 +101,7 @@ def draw_attention(parquets: Iterable[str | Path], png: str | Path, parquet: str
             "attention in each position",
         )
         figure.legend(handles=[mark], loc="outside lower center", frameon=False)
-        _save(figure, png)
-    _write(table, parquet)
+        write_picture(figure, png, table, parquet)
 
 
 def _strips(axis, table: pd.DataFrame, kind: str, method: str, highest: float):
@@ -187,13 +182,3 @@ def _read(parquets: Iterable[str | Path]) -> pd.DataFrame:
     if table.empty:
         raise UserError("figures 5 and 8: no attention was recorded; name an LLM")
     return table
-
-
-def _save(figure, png: str | Path) -> None:
-    with whole_file(png) as temporary:
-        figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
-    pyplot.close(figure)
-
-
-def _write(table: pd.DataFrame, parquet: str | Path) -> None:
-    write_parquet(pyarrow.Table.from_pandas(table, preserve_index=False), parquet)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
-import matplotlib
 import numpy as np
 import seaborn
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
+from mend.configuration.choices import STAGES
 from mend.display_names import method_display_name, method_names
 from mend.reporting.figures.styles import line_styles
-from mend.reporting.training_costs import STAGES, Record
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
-from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
+from mend.reporting.training_costs import Record
 
 QUANTITIES = {
     "distill": "Distillation loss (KL, nats)",

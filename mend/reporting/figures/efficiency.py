@@ -5,24 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import matplotlib
 import pandas as pd
-import pyarrow
 import seaborn
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from mend.atomic_io import whole_file, write_parquet
 from mend.configuration.choices import PARTITIONS
 from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
-from mend.reporting.figures.styles import line_styles
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from mend.reporting.figures.styles import line_styles, write_picture
 
 METHODS = ("vanilla-icl", "prompt-tuning", "mend")
 _STYLES = line_styles([])
@@ -69,11 +63,7 @@ def draw_efficiency(parquets: Iterable[str | Path], png: str | Path, parquet: st
         _legend(figure, table)
         figure.canvas.draw()
         _write_values(figure)
-        with whole_file(png) as temporary:
-            figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
-    pyplot.close(figure)
-    values = pd.concat(drawn, ignore_index=True)[DRAWN]
-    write_parquet(pyarrow.Table.from_pandas(values, preserve_index=False), parquet)
+        write_picture(figure, png, pd.concat(drawn, ignore_index=True)[DRAWN], parquet)
 
 
 def break_even(icl: tuple[float, float], mend: tuple[float, float]) -> int | None:
@@ -207,7 +197,7 @@ def _once_and_each(parts: pd.Series, reading: str) -> tuple[float, float]:
 
 def _legend(figure, table: pd.DataFrame) -> None:
     handles = [
-        matplotlib.patches.Patch(
+        Patch(
             facecolor=COLOURS[name],
             hatch=HATCHES[name],
             edgecolor="black",
@@ -216,16 +206,15 @@ def _legend(figure, table: pd.DataFrame) -> None:
         )
         for name in METHODS
     ]
-    line = matplotlib.lines.Line2D
     handles += [
-        line([], [], color="black", linestyle=style, linewidth=1, label=f"context {meaning}")
+        Line2D([], [], color="black", linestyle=style, linewidth=1, label=f"context {meaning}")
         for style, meaning in READINGS.values()
     ]
     circle = {"marker": "o", "markersize": 7, "markerfacecolor": "none"}
-    handles.append(line([], [], color="black", linestyle="", label="break-even", **circle))
+    handles.append(Line2D([], [], color="black", linestyle="", label="break-even", **circle))
     if (table["part"] == "paper").any():
         diamond = {"marker": "D", "markersize": 3, "label": "the paper's figure 3"}
-        handles.append(line([], [], color="black", linestyle="", **diamond))
+        handles.append(Line2D([], [], color="black", linestyle="", **diamond))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
 
 

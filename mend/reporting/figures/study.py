@@ -8,27 +8,22 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import pyarrow
 import seaborn
+from matplotlib import pyplot
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from mend.atomic_io import whole_file, write_parquet
 from mend.configuration.claims import Point
 from mend.configuration.settings import read_spec
 from mend.configuration.specs.reporting import StudySpec
 from mend.errors import UserError
-from mend.reporting.figures.styles import line_styles
+from mend.reporting.figures.styles import line_styles, write_picture
 from mend.reporting.studies.names import axis_display_name, is_number, point_text, value_text
 from mend.reporting.studies.numbers import points_of
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.artist import Artist  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
 
 PANEL = (3.2, 2.5)
 """Width and height of a panel, in inches; more than `NAMES` names make it wider."""
@@ -59,12 +54,12 @@ def write_figure(
         (read_spec(spec, StudySpec), pd.read_parquet(table))
         for spec, table in zip(specs, tables, strict=True)
     ]
-    drawn = draw(studies, png)
-    if parquet is not None:
-        write_parquet(pyarrow.Table.from_pandas(drawn, preserve_index=False), parquet)
+    draw(studies, png, parquet)
 
 
-def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
+def draw(
+    studies: Sequence[Study], png: str | Path, parquet: str | Path | None = None
+) -> pd.DataFrame:
     """Draw (specification, table) of each study; returns what is drawn, as `write_figure` says.
 
     Rows of panels for each LLM (or a panel for each LLM); a panel for each study and each value of
@@ -126,10 +121,9 @@ def draw(studies: Sequence[Study], png: str | Path) -> pd.DataFrame:
             _share_heights(places[:size], [(llm, panel[0].name) for llm, panel in block])
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-        with whole_file(png) as temporary:
-            figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
-    pyplot.close(figure)
-    return pd.concat(drawn, ignore_index=True)
+        table = pd.concat(drawn, ignore_index=True)
+        write_picture(figure, png, table, parquet)
+    return table
 
 
 def _width(spec: StudySpec, axes: Mapping[str, Sequence]) -> float:

@@ -1,13 +1,22 @@
-"""How pictures draw runs: a method has the same colour, marker and line in all of them."""
+"""What pictures share: a method has the same colour, marker and line in all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import matplotlib
+import pandas as pd
+import pyarrow
 import seaborn
 
+from mend.atomic_io import whole_file, write_parquet
 from mend.display_names import method_display_name, method_names
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 COLOURS = (
     *seaborn.color_palette("colorblind", 5).as_hex(),
@@ -38,3 +47,14 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         }
         for i, name in enumerate(every)
     }
+
+
+def write_picture(
+    figure: Figure, png: str | Path, drawn: pd.DataFrame, parquet: str | Path | None
+) -> None:
+    """Write a figure, the same bytes each time, and what is drawn (if asked for); close it."""
+    with whole_file(png) as temporary:
+        figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    if parquet is not None:
+        write_parquet(pyarrow.Table.from_pandas(drawn, preserve_index=False), parquet)

@@ -205,11 +205,7 @@ def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:
     for block in partition_grid(table2.spec, table2.table)["blocks"]:
         scores = [{**row["cells"][-1], "name": row["name"]} for row in block["rows"]]
         differences = {
-            pair["lower"]["run"]: {
-                "mean": pair["difference"],
-                "ci_low": pair["low"],
-                "ci_high": pair["high"],
-            }
+            pair["lower"]["run"]: {**pair, "name": pair["lower"]["run"]}
             for claim in table2.claims
             for pair in claim["pairs"]
             if claim["llm"] == block["name"] and pair["higher"]["run"] == mend
@@ -221,9 +217,7 @@ def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:
                 "scores": scores,
                 "best": max(scores, key=lambda row: row["mean"]),
                 "mend": next((row for row in scores if row["name"] == mend), None),
-                "differences": [
-                    {"name": name, **differences[name]} for name in others if name in differences
-                ],
+                "differences": [differences[name] for name in others if name in differences],
             }
         )
     own = [claim for claim in claims if claim.where != BEYOND]

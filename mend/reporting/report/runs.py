@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mend.configuration.choices import STAGES
 from mend.display_names import stage_display_name
-from mend.reporting.training_costs import STAGES, Record, commits, read_record, versions
+from mend.reporting.training_costs import Record, commits, read_record, versions
 
 
 def read_runs(results: str | Path, folders: Iterable[str]) -> list[tuple[Record, list[dict]]]:
@@ -52,8 +53,9 @@ def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
         if lines:
             job = json.loads(lines[-1])
             # Without `benchmark-extended` a file's name is all there is.
-            place = {"folder": file.relative_to(root).with_suffix("").as_posix()}
-            found.append({"rule": file.stem, **job, **place} | _renamed(job))
+            job["rule"] = job.get("rule_name") or file.stem
+            job["folder"] = file.relative_to(root).with_suffix("").as_posix()
+            found.append(job)
     return found
 
 
@@ -104,10 +106,6 @@ def warnings(records: Mapping[str, Record], jobs: Sequence[Mapping[str, Any]]) -
     if len(devices) > 1:
         found.append(f"Training runs are of different devices: {', '.join(devices)}.")
     return found
-
-
-def _renamed(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {"rule": job["rule_name"]} if job.get("rule_name") else {}
 
 
 def _number(value: Any) -> float:

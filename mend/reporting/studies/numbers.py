@@ -217,9 +217,7 @@ def _claims(
                     "listed": [axis for axis in spec.axis_values if axis in claim.listed_axes],
                     "higher": higher,
                     "lower": lower,
-                    "difference": row["mean"],
-                    "low": row["ci_low"],
-                    "high": row["ci_high"],
+                    **{key: row[key] for key in ("mean", "ci_low", "ci_high")},
                     "above": sum(of_partition["mean"] > claim.margin for of_partition in each),
                 }
             )

@@ -243,9 +243,8 @@ def claim_blocks(
 ) -> list[dict[str, Any]]:
     """The claims of each LLM that has any: [{name, paper (whether it has numbers), claims}].
 
-    `claims` are of `mend.reporting.claims.judged`. A claim's pairs become [{name, verdict, mean,
-    ci_low, ci_high, margin, above (in how many partitions), paper: the paper's difference as text,
-    drawing: places on a scale of the LLM's own}].
+    `claims` are of `mend.reporting.claims.judged`; their pairs get name, margin, paper (the paper's
+    difference as text) and drawing (places on a scale of the LLM's own).
     """
     paper, partition = _paper(spec, table), table["partition"].iloc[-1]
 
@@ -255,27 +254,24 @@ def claim_blocks(
     blocks = []
     for llm in spec.llms:
         own = [claim for claim in claims if claim["llm"] == llm.name]
-        ends = [(pair["low"], pair["high"]) for claim in own for pair in claim["pairs"]]
-        place = drawing_scale([*sum(ends, ()), *(claim["margin"] for claim in own)])
+        pairs = [(claim["margin"], pair) for claim in own for pair in claim["pairs"]]
+        place = drawing_scale(
+            end for margin, pair in pairs for end in (margin, pair["ci_low"], pair["ci_high"])
+        )
         rows = []
         for claim in own:
             pairs = []
             for pair in claim["pairs"]:
-                mean, low, high = (pair[key] for key in ("difference", "low", "high"))
-                ends = {"margin": claim["margin"], "low": low, "high": high, "mean": mean}
                 sides = [papers(llm.name, pair[side]) for side in ("higher", "lower")]
                 printed = f"{sides[0]['mean'] - sides[1]['mean']:+.2f}" if all(sides) else ""
+                drawing = {key: place(pair[key]) for key in ("mean", "ci_low", "ci_high")}
                 pairs.append(
                     {
+                        **pair,
                         "name": _pair_name(pair),
-                        "verdict": pair["verdict"],
-                        "mean": mean,
-                        "ci_low": low,
-                        "ci_high": high,
                         "margin": claim["margin"],
-                        "above": pair["above"],
                         "paper": printed,
-                        "drawing": {key: place(end) for key, end in ends.items()},
+                        "drawing": {**drawing, "margin": place(claim["margin"])},
                     }
                 )
             rows.append({**claim, "pairs": pairs})

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from mend.configuration.choices import STAGES
 from mend.configuration.specs.reporting import Table5Spec
 from mend.display_names import method_display_name
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.pages import page, render, write_table
-from mend.reporting.training_costs import STAGES
 
 TITLE = "Table 5: hyperparameters"
 COLUMNS = ["source", "stage", "llm", "method", "hyperparameter", "value"]
