@@ -31,7 +31,8 @@ PANELS = (
     ("peak_memory_bytes", "Peak memory above weights", {"GB": 1e9, "MB": 1e6, "kB": 1e3}),
     ("seconds", "Time", {"s": 1.0, "ms": 1e-3}),
 )
-READINGS = {"cached": ("-", "read once"), "reread": ("--", "read again")}
+#: Of the context: once for all queries, or again for each.
+PREFILLS = {"cached": ("-", "read once"), "reread": ("--", "read again")}
 DRAWN = ["llm", "panel", "partition", "method", "part", "queries", "value"]
 
 
@@ -145,12 +146,12 @@ def _bars(
 
 def _many_queries(axis: Axes, table: pd.DataFrame) -> pd.DataFrame:
     """Draw operations by the number of queries, mean over the partitions, and mark break-even."""
-    rows = table[table["part"].isin(READINGS)]
+    rows = table[table["part"].isin(PREFILLS)]
     means = rows.groupby(["llm", "method", "part", "queries"], as_index=False)["flops"].mean()
     name, unit = _unit(means["flops"].max(), PANELS[0][2])
     parts = table[table["queries"] == 1].groupby(["method", "part"])["flops"].mean()
     found = []
-    for part, (line, meaning) in READINGS.items():
+    for part, (line, meaning) in PREFILLS.items():
         for method in METHODS:
             values = means[(means["method"] == method) & (means["part"] == part)]
             axis.plot(
@@ -187,10 +188,10 @@ def _many_queries(axis: Axes, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([means.assign(panel="queries", value=means["flops"]), marks])
 
 
-def _once_and_each(parts: pd.Series, reading: str) -> tuple[float, float]:
-    """Return what a method's context costs once, and each query, for one way of reading."""
+def _once_and_each(parts: pd.Series, prefill: str) -> tuple[float, float]:
+    """Return what a method's context costs once, and each query, for one way of prefilling."""
     distillation, context, query = (parts[name] for name in ("distillation", "context", "query"))
-    if reading == "cached":
+    if prefill == "cached":
         return distillation + context, query
     return distillation, context + query
 
@@ -208,7 +209,7 @@ def _legend(figure, table: pd.DataFrame) -> None:
     ]
     handles += [
         Line2D([], [], color="black", linestyle=style, linewidth=1, label=f"context {meaning}")
-        for style, meaning in READINGS.values()
+        for style, meaning in PREFILLS.values()
     ]
     circle = {"marker": "o", "markersize": 7, "markerfacecolor": "none"}
     handles.append(Line2D([], [], color="black", linestyle="", label="break-even", **circle))

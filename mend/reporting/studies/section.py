@@ -53,15 +53,19 @@ def study_section(
     partitions = list(dict.fromkeys(table["partition"]))
     *between, last = axes
     by_partition = partition_grid(spec, table)
+    rows, columns = points_of(axes), [({}, partition) for partition in partitions]
     grids = {"main": by_partition}
     if between:
-        columns = [({last: value}, partitions[-1]) for value in axes[last]]
         rows = points_of({axis: axes[axis] for axis in between})
+        columns = [({last: value}, partitions[-1]) for value in axes[last]]
         grids["main"] = _grid(spec, values, _paper(spec, table), rows, columns)
         if len(partitions) > 1:
             grids["partitions"] = by_partition
     if spec.reference:
-        grids["differences"] = _only_compared(grids["main"])
+        # Without what is nothing but the reference itself.
+        rows = [row for row in rows if not spec.reference.items() <= row.items()]
+        columns = [at for at in columns if not spec.reference.items() <= at[0].items()]
+        grids["differences"] = _grid(spec, values, {}, rows, columns)
     elif spec.layout == "matrix":
         grids["differences"] = _claimed(spec, table, grids["main"]["heads"])
     return render(
@@ -158,42 +162,20 @@ def _grid(
                 cell = {**values[place], "paper": paper_text(paper.get(place))}
                 cells[-1].append({**cell, "average": partition == AVERAGE and not point})
         lines = zip(*cells, strict=True) if len(rows) > 1 else cells
-        for line in lines if len(rows) > 1 or columns[0][0] else ():
+        for line in lines if len(rows) > 1 or any(point for point, _ in columns) else ():
             for cell, mark in zip(line, marks([cell["mean"] for cell in line]), strict=True):
                 cell["mark"] = mark
         names = map(point_text, rows)
         lines = [{"name": name, "cells": line} for name, line in zip(names, cells, strict=True)]
         blocks.append({"name": llm.name, "paper": llm.paper_llm, "rows": lines})
+    tasks = {row["partition"]: row["tasks"] for row in values.values()}
     heads = [
-        {
-            "name": value_text(*point.values()) if point else partition_display_name(name),
-            "tasks": None if point else blocks[0]["rows"][0]["cells"][place]["tasks"],
-        }
-        for place, (point, name) in enumerate(columns)
+        {"name": value_text(*point.values()), "tasks": None}
+        if point
+        else {"name": partition_display_name(partition), "tasks": tasks[partition]}
+        for point, partition in columns
     ]
     return {"heads": heads, "blocks": blocks}
-
-
-def _only_compared(grid: Mapping[str, Any]) -> dict[str, Any]:
-    """A grid without the rows and columns that are nothing but the reference itself."""
-
-    def compared(cell: Mapping[str, Any]) -> bool:
-        return not pd.isna(cell["difference"])
-
-    rows = [row for block in grid["blocks"] for row in block["rows"]]
-    kept = [i for i in range(len(grid["heads"])) if any(compared(row["cells"][i]) for row in rows)]
-    blocks = [
-        {
-            **block,
-            "rows": [
-                {**row, "cells": [row["cells"][i] for i in kept]}
-                for row in block["rows"]
-                if any(map(compared, row["cells"]))
-            ],
-        }
-        for block in grid["blocks"]
-    ]
-    return {"heads": [grid["heads"][i] for i in kept], "blocks": blocks}
 
 
 def _claimed(
