@@ -11,9 +11,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM, longest_input, pad_left, pad_right
-from mend.models.kernels import enabled
 from mend.models.kernels.activations import fuse_activations
-from mend.models.kernels.partial_prefill import partial_prefill
+from mend.models.kernels.partial_prefill import last_states
 from mend.progress import logger
 
 
@@ -79,44 +78,28 @@ class Distiller(nn.Module):
 
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
-        device = self.placeholders.device
         if self.decodes:
             return self._decode(demonstrations)
+        device = self.placeholders.device
         if self.padded_length is None:
             ids, mask = pad_left(demonstrations, device)
-            positions = None
         else:
             ids, mask = pad_right(demonstrations, device)
             missing = max(0, self.padded_length - ids.shape[1])
             ids = nn.functional.pad(ids, (0, missing))
             mask = nn.functional.pad(mask, (0, missing))
-            positions = torch.arange(ids.shape[1] + self.length, device=device)[None]
-        rows = len(demonstrations)
         words = self.backbone.get_input_embeddings()(ids)
-        placeholders = self.placeholders.expand(rows, -1, -1).to(self.backbone.dtype)
-        whole_mask = torch.cat([mask, mask.new_ones(rows, self.length)], dim=1)
-        if positions is None:
+        placeholders = self.placeholders.expand(len(ids), -1, -1).to(self.backbone.dtype)
+        mask = torch.cat([mask, mask.new_ones(len(ids), self.length)], dim=1)
+        positions = None
+        if self._takes_positions and self.padded_length is None:
             # Only real tokens count: the vectors do not depend on the batch's padding.
-            positions = whole_mask.cumsum(1).sub(1).clamp(min=0)
-        positions = positions.expand(rows, -1)
-
-        def inputs(of: slice) -> dict[str, Tensor]:
-            return {"position_ids": positions[:, of]} if self._takes_positions else {}
-
-        before = ids.shape[1]
-        partial = enabled("partial_prefill") and not self.backbone.config.is_encoder_decoder
-        if before and partial:
-            # Only the placeholders' states are used: the demonstrations are only attended to.
-            cache = partial_prefill(self.backbone, words, mask, **inputs(slice(before)))
-            embeddings, later = placeholders, {"past_key_values": cache, "use_cache": True}
-            later |= inputs(slice(before, None))
-        else:
-            embeddings = torch.cat([words, placeholders], dim=1)
-            later = {"use_cache": False, **inputs(slice(None))}
-        states = self.backbone(
-            inputs_embeds=embeddings, attention_mask=whole_mask, **later
-        ).last_hidden_state
-        return self.projection(states[:, -self.length :].float())
+            positions = mask.cumsum(1).sub(1).clamp(min=0)
+        elif self._takes_positions:
+            positions = torch.arange(mask.shape[1], device=device).expand(len(ids), -1)
+        embeddings = torch.cat([words, placeholders], dim=1)
+        states = last_states(self.backbone, embeddings, mask, positions, self.length)
+        return self.projection(states.float())
 
     def _decode(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         # Attention needs something to attend to: no demonstrations are one end of text.

@@ -13,6 +13,8 @@ from contextlib import suppress
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from mend.models.kernels import enabled
+
 
 class _CacheComplete(Exception):  # noqa: N818 (not an error: how a forward pass is left early)
     """The last layer's keys and values are in the cache."""
@@ -51,3 +53,24 @@ def partial_prefill(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs)
     kept = DynamicCache(config=base.config)
     kept.layers = cache.layers
     return kept
+
+
+def last_states(
+    base: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor | None, number: int
+) -> Tensor:
+    """Return the hidden states of the last `number` tokens, (sequences, number, width).
+
+    base, embeddings, mask: as of `partial_prefill`, of all tokens, or one stack of an
+    encoder-decoder. positions: (sequences, n); None for a model that takes none.
+    """
+    inputs = {"attention_mask": mask, "use_cache": False}
+    before = embeddings.shape[1] - number
+    if before and enabled("partial_prefill") and not base.config.is_encoder_decoder:
+        earlier = {} if positions is None else {"position_ids": positions[:, :before]}
+        cache = partial_prefill(base, embeddings[:, :before], mask[:, :before], **earlier)
+        inputs |= {"past_key_values": cache, "use_cache": True}
+        embeddings = embeddings[:, before:]
+        positions = None if positions is None else positions[:, before:]
+    if positions is not None:
+        inputs["position_ids"] = positions
+    return base(inputs_embeds=embeddings, **inputs).last_hidden_state[:, -number:]
