@@ -5,7 +5,7 @@ import pytest
 from helpers.studies import LLMS, TASKS, predictions_of, study, study_spec
 
 from mend.errors import UserError
-from mend.paper import paper_numbers, paper_table
+from mend.paper import paper_table
 from mend.reporting.studies import numbers
 
 
@@ -214,19 +214,23 @@ def test_points_that_would_be_confused_are_refused():
         compute_study(spec, predictions)
 
 
-def test_the_papers_tables_in_long_form():
-    table = paper_numbers("table3")
+def test_the_papers_tables_are_as_those_of_studies():
+    table = paper_table("table3")
     assert list(table.columns) == ["llm", "run", "demonstrations", "partition", "mean", "std"]
     row = row_of(table, run="MEND", demonstrations="BM25")
     assert (row["llm"], row["partition"], row["mean"]) == ("gpt2-large", "class_to_class", 46.82)
-    row = row_of(paper_numbers("table4"), run="Without prediction loss", partition="AVG")
+    row = row_of(paper_table("table4"), run="Without prediction loss", partition="AVG")
     assert row["mean"] == 40.41
-    row = row_of(paper_numbers("table6"), llm="opt-6.7b", run="MEND")
+    row = row_of(paper_table("table6"), llm="opt-6.7b", run="MEND")
     assert (row["partition"], row["mean"], row["std"]) == ("class_to_class", 44.27, 1.12)
-    row = row_of(paper_numbers("table7"), run="Vanilla ICL", template="newline")
+    row = row_of(paper_table("table7"), run="Vanilla ICL", template="newline")
     assert (row["mean"], row["std"]) == (38.90, 2.21)
-    for name, columns in (("table3", 7), ("table4", 5), ("table6", 1), ("table7", 2)):
-        assert len(paper_numbers(name)) == len(paper_table(name)) * columns
-        assert paper_numbers(name)["mean"].notna().all()
-    with pytest.raises(UserError, match="table5"):
-        paper_numbers("table5")
+    for name, rows in (
+        ("table2", 120),
+        ("table3", 21),
+        ("table4", 35),
+        ("table6", 8),
+        ("table7", 6),
+    ):
+        assert len(paper_table(name)) == rows
+        assert paper_table(name)["mean"].notna().all()

@@ -13,7 +13,7 @@ from mend.configuration.specs.reporting import StudySpec
 from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
 from mend.evaluation.statistics import AVERAGE, BOOTSTRAP_SAMPLES
-from mend.paper import paper_llms, paper_numbers
+from mend.paper import paper_llms, paper_table
 from mend.reporting.pages import (
     drawing_scale,
     marks,
@@ -128,7 +128,7 @@ def _paper(spec: StudySpec, table: pd.DataFrame) -> Places:
             f"paper_llm: the paper has no {', '.join(sorted(unknown))}; "
             f"choose {', '.join(paper_llms())}, or null"
         )
-    numbers, axes = paper_numbers(spec.paper), list(spec.axis_values)
+    numbers, axes = paper_table(spec.paper), list(spec.axis_values)
     if set(axes) - set(numbers.columns) or len(numbers.columns) != len(axes) + 4:
         return {}
     printed = set(numbers["partition"]) - {AVERAGE}
