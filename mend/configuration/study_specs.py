@@ -32,7 +32,7 @@ def study_specification(configuration: Configuration, study: str) -> StudySpec:
         title=content.get("title", study),
         command=command(configuration, f"{configuration.results}/{study}.csv"),
         benchmark=benchmark["tasks"]["source"],
-        layout=content.get("layout", "list"),
+        layout=content.get("layout", "matrix" if study == "table2" else "list"),
         llms=[
             {"name": name, "paper_llm": configuration["llms"][name].get("paper_llm")}
             for name in content["llms"]
