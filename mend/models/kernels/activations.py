@@ -1,4 +1,9 @@
-"""Parts of models in fewer kernels: the same function, the same weights."""
+"""GELU's approximation by tanh as one operation: the same function, the same weights.
+
+Processor time without it over that with it (benchmarks/kernel_gains.py, 2 busy processors,
+float32): a training step at GPT-2's shape 1.2 to 1.35, scoring there 1.05 to 1.3, a training step
+of the pocket T5 1.06 to 1.09. The pocket GPT-2s are configured with it, and gain nothing.
+"""
 
 from __future__ import annotations
 

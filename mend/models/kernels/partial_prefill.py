@@ -3,7 +3,12 @@
 Later tokens attend to a token's keys and values. A token that predicts nothing itself therefore
 needs no last layer beyond them: no attention of its own, no feed-forward part, no final norm, and
 no gradients through those. Of a distiller with 2 layers that is two fifths of the work on the
-demonstrations, of a language model with 36 layers a fortieth. The numbers stay the same.
+demonstrations, of a language model with 36 layers a fortieth.
+
+Processor time without it over that with it (benchmarks/kernel_gains.py, 2 busy processors,
+float32): a training step of the pocket GPT-2 1.15 to 1.25, at GPT-2's shape with 6 layers and a
+distiller of 2 1.17; scoring with a context for each item 1.3 and 1.1 to 1.2, with a shared one 1.0
+to 1.1. Encoder-decoders do without.
 """
 
 from __future__ import annotations

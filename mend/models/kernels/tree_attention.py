@@ -5,6 +5,11 @@ options. A mask lets each token see the context, its own query and, in an option
 alone; its position is the one that it would have right after the context. So nothing of the context
 is copied for each option, and little for each query: copying a long context's keys and values
 takes longer than a forward pass over a short query.
+
+Processor time without it over that with it (benchmarks/kernel_gains.py, 2 busy processors,
+float32): scoring 64 pocket items after one context 1.7 (vectors) and 5.5 (tokens), after a context
+each 1.2 and 1.7; at GPT-2's shape, 4 items after one context 2.0 (tokens), after a context each 1.1
+and 1.3. Encoder-decoders do without.
 """
 
 from __future__ import annotations
