@@ -95,11 +95,12 @@ def main() -> None:
     """Print a table; the obvious way is the one without the kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", nargs="+", choices=KERNELS, default=KERNELS)
+    options = parser.parse_args()
     print(HEADER)
     models = {"pocket GPT-2": lambda: pocket("gpt2"), "pocket T5": lambda: pocket("t5")}
     for name, build in (models | {"GPT-2's shape": large}).items():
-        for kernel in KERNELS:
+        for kernel in options.only:
             with_it, without = ",".join(KERNELS), ",".join(set(KERNELS) - {kernel})
             ways = {}
             for chosen in (with_it, without):
@@ -108,7 +109,7 @@ def main() -> None:
                 ways[chosen] = {part: within(chosen, run) for part, run in build().items()}
             for part, ours in ways[with_it].items():
                 title = f"{kernel}: {name}, {part}"
-                compare(title, ours, ways[without][part], difference, 1e-3, repeats=repeats)
+                compare(title, ours, ways[without][part], difference, 1e-3, repeats=options.repeats)
 
 
 def within(chosen: str, run: Callable) -> Callable:

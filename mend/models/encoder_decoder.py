@@ -26,6 +26,8 @@ from mend.models.frozen_llm import (
     pad_right,
     select_cache,
 )
+from mend.models.kernels import enabled
+from mend.models.kernels.cross_attention import prefill_cross_attention
 from mend.models.sharding import is_sharded
 
 #: Architectures whose positions are relative, so that padding on the left changes nothing.
@@ -97,24 +99,11 @@ class EncoderDecoderLLM(FrozenLLM):
         embeddings, mask = torch.where(last[..., None], end, embeddings), mask | last
         encoded = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
         states = encoded.last_hidden_state
-        return EncodedContext(states, mask, self._keys_and_values(states), mask[:, :0], None)
-
-    def _keys_and_values(self, encoded: Tensor) -> EncoderDecoderCache:
-        """Return a cache with what the decoder's blocks attend to of the encoder's states.
-
-        So it is computed once for all the queries that share a context, not once for each.
-        """
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        if is_sharded(self.model):
-            return cache  # a block is put together for its own forward pass alone
-        for number, block in enumerate(self.model.decoder.block):
-            attention = block.layer[1].EncDecAttention
-            shape = (*encoded.shape[:2], -1, attention.key_value_proj_dim)
-            projected = (part(encoded).view(shape) for part in (attention.k, attention.v))
-            keys, values = (part.transpose(1, 2) for part in projected)
-            cache.cross_attention_cache.update(keys, values, number)
-            cache.is_updated[number] = True
-        return cache
+        if enabled("cross_attention") and not is_sharded(self.model):
+            cache = prefill_cross_attention(self.model.decoder, states)
+        else:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        return EncodedContext(states, mask, cache, mask[:, :0], None)
 
     def extend(
         self, prefilled: EncodedContext, sequences: Sequence[Sequence[int]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-KERNELS = ("activations", "partial_prefill", "tree_attention")
+KERNELS = ("activations", "cross_attention", "partial_prefill", "tree_attention")
 
 
 def enabled(kernel: str) -> bool:
