@@ -97,10 +97,11 @@ def evaluation_episodes(options: argparse.Namespace) -> None:
 def teacher(options: argparse.Namespace) -> None:
     """Keep what the frozen LLM makes of training examples, for every run that distils it."""
     _limit_threads(options.threads)
+    from mend.configuration.specs.teacher import TeacherSpec
     from mend.training.teacher import write_teacher_states
 
     write_teacher_states(
-        read_json(options.spec),
+        read_spec(options.spec, TeacherSpec),
         options.output,
         chunks=options.chunks,
         episodes=options.episodes,
@@ -113,10 +114,11 @@ def train(options: argparse.Namespace) -> None:
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
         _start_processes(options.processes)
     _limit_threads(options.threads)
+    from mend.configuration.specs.training import TrainingSpec
     from mend.training.job import run_training
 
     run_training(
-        read_json(options.spec),
+        read_spec(options.spec, TrainingSpec),
         options.output,
         chunks=options.chunks,
         episodes=options.episodes,
@@ -130,10 +132,15 @@ def train(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     """Score every option of every test row."""
     _limit_threads(options.threads)
+    from mend.configuration.specs.prediction import PredictionSpec
     from mend.evaluation.predict import run_prediction
 
     run_prediction(
-        read_json(options.spec), options.episodes, options.tasks, options.output, options.weights
+        read_spec(options.spec, PredictionSpec),
+        options.episodes,
+        options.tasks,
+        options.output,
+        options.weights,
     )
 
 
@@ -141,17 +148,24 @@ def efficiency(options: argparse.Namespace) -> None:
     """Measure what inference costs with one LLM, on a CPU with one thread."""
     _limit_threads(1)
     from mend.analysis.efficiency import measure
+    from mend.configuration.specs.analysis import EfficiencySpec
 
-    measure(read_json(options.spec), options.episodes, options.tasks, options.output)
+    spec = read_spec(options.spec, EfficiencySpec)
+    measure(spec, options.episodes, options.tasks, options.output)
 
 
 def attention(options: argparse.Namespace) -> None:
     """Find one LLM's induction heads and where they look."""
     _limit_threads(options.threads)
     from mend.analysis.induction_heads import run_attention
+    from mend.configuration.specs.analysis import AttentionSpec
 
     run_attention(
-        read_json(options.spec), options.episodes, options.tasks, options.weights, options.output
+        read_spec(options.spec, AttentionSpec),
+        options.episodes,
+        options.tasks,
+        options.weights,
+        options.output,
     )
 
 
@@ -243,11 +257,11 @@ def report(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Say what a configuration's tables would cost; nothing is run."""
-    from mend.configuration.loading import load_configuration
-    from mend.planning.plan import configuration_values, plan_text
+    from mend.configuration.loading import read_configuration
+    from mend.data.preflight import with_present_tasks
+    from mend.planning.plan import plan_text
 
-    files = [str(file) for file in options.configfile]
-    configuration = load_configuration(configuration_values(*files), files)
+    configuration = with_present_tasks(read_configuration(*options.configfile))
     print(plan_text(configuration, options.targets, options.device))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow
 import torch
-from transformers import AutoConfig, GPT2Config
+from transformers import AutoConfig, GPT2Config, PretrainedConfig
 
 from mend.analysis.profiling import (
     PARTS,
@@ -29,11 +29,12 @@ from mend.analysis.profiling import (
     one_query,
 )
 from mend.atomic_io import write_parquet
+from mend.configuration.specs.analysis import EfficiencySpec
+from mend.configuration.specs.run import DistillerSource, LLMSource, MethodSource
 from mend.data.examples import read_items
 from mend.data.template import Template
 from mend.errors import UserError
-from mend.methods import build_method
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.paper import paper_table
@@ -72,12 +73,11 @@ EFFICIENCY_SCHEMA = pyarrow.schema(
 )
 
 
-def measure(spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, output: Path) -> None:
+def measure(
+    spec: EfficiencySpec, episodes: str | Path, tasks: str | Path, output: str | Path
+) -> None:
     """Measure one LLM and write Parquet in long form, one row for each part of each cost.
 
-    spec: llm (as of a run, and optionally paper_llm), method (of MEND: length, distiller),
-    protocol (as of a prediction), efficiency {tasks: {partition: meta-test task}, seed (whose
-    rows), prompt_length (of prompt tuning)}.
     episodes: evaluation episodes with the demonstrations to measure. Lengths are means over rows.
 
     Parts, in operations, peak memory above the weights (bytes) and seconds:
@@ -91,29 +91,29 @@ def measure(spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, ou
     Rows with the device `counted` are from configurations alone, in float16, with the paper's
     lengths of demonstrations. Raises UserError if a task has no rows.
     """
-    wanted = spec["efficiency"]
-    llm = load_llm(spec["llm"])
+    wanted = spec.efficiency
+    llm = load_llm(spec.llm)
     methods = _methods(llm, spec)
-    config, distiller = _configuration(spec["llm"]), _configuration(spec["method"]["distiller"])
+    config, distiller = _configuration(spec.llm), _configuration(spec.distiller)
     records: list[dict] = []
-    progress = Progress(f"efficiency {spec['llm']['name']}", len(wanted["tasks"]))
+    progress = Progress(f"efficiency {spec.llm.name}", len(wanted.tasks))
     device = torch.cuda.get_device_name(llm.device) if llm.device.type == "cuda" else "cpu"
-    for done, (partition, task) in enumerate(wanted["tasks"].items(), start=1):
+    for done, (partition, task) in enumerate(wanted.tasks.items(), start=1):
         lengths = row_lengths(llm, spec, episodes, tasks, task)
         for name, method in methods.items():
-            vectors = None if name == "vanilla-icl" else _vectors(spec, name)
+            vectors = method.method.vectors
             made_by = distiller if name == "mend" else None
             flops = forward_flops(
                 config,
                 lengths,
                 vectors=vectors,
                 distiller=made_by,
-                distiller_part=spec["method"]["distiller"].get("part"),
-                protocol=spec["protocol"],
-                query_in=spec["llm"].get("query_in"),
+                distiller_source=spec.distiller,
+                padded_length=spec.reading.longest_context.distiller,
+                query_in=spec.llm.query_in,
             )
             same = {
-                "llm": spec["llm"]["name"],
+                "llm": spec.llm.name,
                 "partition": partition,
                 "task": task,
                 "context_tokens": vectors or lengths.demonstrations,
@@ -125,17 +125,17 @@ def measure(spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, ou
             weights = _weight_bytes(llm.model, method)
             records.append({**same, "part": "weights", "peak_memory_bytes": weights})
         progress.update(done)
-    records += paper_records(spec["llm"].get("paper_llm"))
+    records += paper_records(wanted.paper_llm)
     write_parquet(pyarrow.Table.from_pylist(records, schema=EFFICIENCY_SCHEMA), output)
 
 
 def row_lengths(
-    llm: FrozenLLM, spec: Mapping[str, Any], episodes: str | Path, tasks: str | Path, task: str
+    llm: FrozenLLM, spec: EfficiencySpec, episodes: str | Path, tasks: str | Path, task: str
 ) -> Lengths:
     """Return the mean lengths, in tokens, of a task's demonstrations, queries and right answers."""
-    template = Template(llm.tokenizer, spec["protocol"], llm.positions)
+    template = Template(llm.tokenizer, spec.reading, llm.positions)
     found = {}
-    for reader, limit in spec["protocol"]["longest_context"].items():
+    for reader, limit in spec.reading.longest_context:
         rows, items = read_items(
             episodes,
             tasks,
@@ -143,12 +143,12 @@ def row_lengths(
             template,
             limit,
             [task],
-            seeds=[spec["efficiency"]["seed"]],
+            seeds=[spec.efficiency.seed],
             rows_per_task=ROWS,
         )
         if not rows:
             raise UserError(
-                f"{episodes}: no rows of {task} for seed {spec['efficiency']['seed']}; choose one "
+                f"{episodes}: no rows of {task} for seed {spec.efficiency.seed}; choose one "
                 "of benchmark.seeds"
             )
         found[reader] = round(mean(len(item.demonstrations) for item in items))
@@ -242,30 +242,29 @@ def paper_records(paper_llm: str | None) -> list[dict[str, Any]]:
     return records
 
 
-def _methods(llm: FrozenLLM, spec: Mapping[str, Any]) -> dict[str, Method]:
+def _methods(llm: FrozenLLM, spec: EfficiencySpec) -> dict[str, BuiltMethod]:
+    sources = {
+        "vanilla-icl": MethodSource(name="vanilla-icl"),
+        "prompt-tuning": MethodSource(
+            name="prompt-tuning", settings={"length": spec.efficiency.prompt_length}
+        ),
+        "mend": spec.method,
+    }
     built = {}
-    for name in ("vanilla-icl", "prompt-tuning", "mend"):
-        method = {**spec["method"], "name": name, "length": _vectors(spec, name)}
-        built[name] = build_method(llm, method, spec["protocol"]).requires_grad_(False).eval()
+    for name, source in sources.items():
+        method = build_method(llm, spec.model_copy(update={"method": source}))
+        built[name] = method.requires_grad_(False).eval()
     return built
 
 
-def _vectors(spec: Mapping[str, Any], name: str) -> int:
-    if name == "prompt-tuning":
-        return spec["efficiency"]["prompt_length"]
-    return spec["method"]["length"]
-
-
-def _configuration(source: Mapping[str, Any]):
+def _configuration(source: LLMSource | DistillerSource) -> PretrainedConfig:
     return AutoConfig.from_pretrained(
-        source["path"],
-        revision=source.get("revision"),
-        local_files_only=bool(source.get("local_files_only")),
+        source.path, revision=source.revision, local_files_only=source.local_files_only
     )
 
 
 def _memory_and_seconds(
-    llm: FrozenLLM, method: Method, lengths: Lengths
+    llm: FrozenLLM, method: BuiltMethod, lengths: Lengths
 ) -> tuple[dict[str, int], dict[str, float]]:
     tokens = lengths.distilled if method.distils else lengths.demonstrations
     run = partial(one_query, llm, partial(method.contexts, llm), tokens, lengths)

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool1d
 
 from mend.atomic_io import write_parquet
+from mend.configuration.specs.analysis import AttentionSpec
+from mend.configuration.specs.run import MethodSource
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.predict import items_for
-from mend.methods import build_method
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import Attentions, FrozenLLM
 from mend.models.loading import load_llm
 from mend.progress import Progress, logger
@@ -92,7 +93,7 @@ def best_heads(scores: Tensor, count: int = HEADS) -> list[tuple[int, int]]:
 
 
 def run_attention(
-    spec: Mapping[str, Any],
+    spec: AttentionSpec,
     episodes: str | Path,
     tasks: str | Path,
     weights: str | Path,
@@ -100,9 +101,6 @@ def run_attention(
 ) -> None:
     """Measure one LLM's heads with vanilla ICL and with MEND, and write Parquet in long form.
 
-    spec: llm, method (of MEND: name, length, distiller), protocol (as of a prediction),
-    attention {partition, tasks (its meta-test tasks), seed (whose demonstrations), and optionally
-    copy_length (of `induction_scores`, for an LLM that never saw texts of 1,000 tokens)}.
     weights: the folder that MEND's training job wrote.
 
     Columns: llm, partition, kind, task, rows, method, layer, head, region (context or query),
@@ -116,41 +114,41 @@ def run_attention(
       example: one row with the tokens of its query.
     Raises UserError if the spec names no rows.
     """
-    wanted = spec["attention"]
-    llm = load_llm(spec["llm"])
-    logger.info("attention %s: induction scores", spec["llm"]["name"])
-    scores = induction_scores(llm, wanted.get("copy_length", LONGEST_COPY))
+    wanted = spec.attention
+    llm = load_llm(spec.llm)
+    logger.info("attention %s: induction scores", spec.llm.name)
+    scores = induction_scores(llm, wanted.copy_length or LONGEST_COPY)
     heads = best_heads(scores)
     records = [
         {"kind": "induction", "layer": layer, "head": head, "value": float(scores[layer, head])}
         for layer in range(scores.shape[0])
         for head in range(scores.shape[1])
     ]
-    rows_per_task = max(1, round(ROWS / max(1, len(wanted["tasks"]))))
+    rows_per_task = max(1, round(ROWS / max(1, len(wanted.tasks))))
     for name in ("vanilla-icl", "mend"):
-        method = build_method(llm, {**spec["method"], "name": name}, spec["protocol"])
+        source = spec.method if name == "mend" else MethodSource(name=name)
+        method = build_method(llm, spec.model_copy(update={"method": source}))
         if name == "mend":
             method.load(Path(weights) / "weights.safetensors")
         rows, items = items_for(
             llm,
             method,
-            spec["protocol"],
             episodes,
             tasks,
             "test",
-            wanted["tasks"],
-            seeds=[wanted["seed"]],
+            wanted.tasks,
+            seeds=[wanted.seed],
             rows_per_task=rows_per_task,
         )
         if not rows:
             raise UserError(
-                f"{episodes}: no test rows of {', '.join(wanted['tasks'])} for seed "
-                f"{wanted['seed']}; choose tasks of the partition and one of benchmark.seeds"
+                f"{episodes}: no test rows of {', '.join(wanted.tasks)} for seed "
+                f"{wanted.seed}; choose tasks of the partition and one of benchmark.seeds"
             )
-        maps = attention_maps(llm, method.eval(), items, heads, spec["llm"]["name"])
+        maps = attention_maps(llm, method.eval(), items, heads, spec.llm.name)
         for record in summaries(llm, rows, items, maps, heads):
             records.append({**record, "method": name})
-    same = {"llm": spec["llm"]["name"], "partition": wanted["partition"]}
+    same = {"llm": spec.llm.name, "partition": wanted.partition}
     table = pyarrow.Table.from_pylist(
         [{**same, **record} for record in records], schema=ATTENTION_SCHEMA
     )
@@ -160,7 +158,7 @@ def run_attention(
 @torch.no_grad()
 def attention_maps(
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod,
     items: Sequence[MultipleChoiceItem],
     heads: Sequence[tuple[int, int]],
     name: str = "",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
+from mend.configuration.specs.run import DistillerSource
 from mend.models.distiller import Distiller, distilling_part
 from mend.models.frozen_llm import Context, FrozenLLM
 from mend.models.loading import frozen_llm
@@ -165,8 +166,8 @@ def fake_models(
     lengths: Lengths,
     vectors: int | None = None,
     distiller: PretrainedConfig | None = None,
-    distiller_part: str | None = None,
-    protocol: Mapping | None = None,
+    distiller_source: DistillerSource | None = None,
+    padded_length: int | None = None,
     dtype: torch.dtype = torch.float32,
     query_in: str | None = None,
 ) -> Iterator[Run]:
@@ -175,8 +176,8 @@ def fake_models(
     A model of any size is counted in seconds.
     vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
     distiller: the configuration of the model that makes the vectors (MEND); None: they are there
-    (prompt tuning); distiller_part: see `mend.models.distiller.distilling_part`.
-    protocol: a run's, for the distiller's projection and placeholders.
+    (prompt tuning); distiller_source: how it is built; padded_length: see
+    `mend.models.distiller.Distiller`.
     query_in: as of the LLM, see `mend.models.loading.frozen_llm`.
     """
     with FakeTensorMode(), torch.no_grad():
@@ -184,7 +185,7 @@ def fake_models(
         contexts: Contexts = llm.token_context
         tokens = lengths.demonstrations
         if distiller is not None:
-            made = _fake_distiller(distiller, distiller_part, vectors, llm.width, protocol or {})
+            made = _fake_distiller(distiller, distiller_source, vectors, llm.width, padded_length)
             contexts, tokens = (lambda ids: llm.vector_context(made(ids))), lengths.distilled
         elif vectors is not None:
             prompt = torch.zeros(1, vectors, llm.width)
@@ -199,16 +200,25 @@ def _fake_llm(config: PretrainedConfig, dtype: torch.dtype, query_in: str | None
 
 
 def _fake_distiller(
-    config: PretrainedConfig, part: str | None, length: int, llm_width: int, protocol: Mapping
+    config: PretrainedConfig,
+    source: DistillerSource | None,
+    length: int,
+    llm_width: int,
+    padded_length: int | None,
 ) -> Distiller:
     backbone = AutoModel.from_config(config, attn_implementation="eager")
+    options = {}
+    if source:
+        options = {
+            "projection": source.projection,
+            "placeholder_position": source.placeholder_position,
+        }
     distiller = Distiller(
-        distilling_part(backbone, part),
+        distilling_part(backbone, source.part if source else None),
         length=length,
         llm_width=llm_width,
-        projection=protocol.get("projection", "linear-tanh"),
-        placeholder_position=protocol.get("placeholder_position", "after-demonstrations"),
-        padded_length=protocol.get("longest_context", {}).get("distiller"),
+        padded_length=padded_length,
+        **options,
     )
     # The counter follows modules, and stumbles on what could have a gradient and has none.
     return distiller.requires_grad_(False).eval()

@@ -1,166 +1,172 @@
-"""Checks of a configuration beyond its schema: that its parts fit each other and the models."""
+"""Checks of a configuration beyond its types: that its parts fit each other and the models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mend.configuration.runs import uses_distiller
-from mend.configuration.schema import closest
-from mend.configuration.study_checks import check_studies, longest_lengths
-from mend.data.template import check_room
+from mend.configuration.choices import POCKET_SEEDS, STAGES
+from mend.configuration.messages import closest
+from mend.configuration.methods import method_class
+from mend.configuration.room import check_room
+from mend.configuration.schema import ConfigurationValues, Settings
+from mend.configuration.study_checks import longest_lengths, study_problems
 from mend.errors import UserError
 
-METHODS = Path(__file__).parents[1] / "methods"
 
-
-def check_values(values: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the key, for a value that does not fit another one."""
-    _check_tasks(values)
-    _check_corpus(values["benchmark"])
-    _check_names(values)
-    _check_stages(values)
-    check_studies(values)
+def check_values(values: ConfigurationValues) -> None:
+    """Raise UserError, listing the keys, for values that do not fit other ones."""
+    _raise(_tasks(values), _corpus(values), _names(values), _stages(values))
+    _raise(study_problems(values))
     lengths = longest_lengths(values)
-    studies = values["studies"].values()
-    for name in dict.fromkeys(name for study in studies for name in study["llms"]):
-        _check_llm(values, name, lengths)
+    studies = values.studies.values()
+    names = dict.fromkeys(name for study in studies for name in study.llms)
+    _raise(*(_llm(values, name, lengths) for name in names))
 
 
-def _check_tasks(values: Mapping[str, Any]) -> None:
-    benchmark = values["benchmark"]
-    tasks = benchmark["tasks"]
-    if tasks["source"] == "pocket":
-        from mend.pocket.world import SEEDS
+def _raise(*checks: Iterable[str]) -> None:
+    if problems := [problem for check in checks for problem in check]:
+        raise UserError("\n".join(problems))
 
-        if "pocket" not in values:
-            raise UserError("pocket: missing, and benchmark.tasks.source: pocket needs it")
-        if unknown := sorted(set(benchmark["seeds"]) - set(SEEDS)):
-            raise UserError(
-                f"benchmark.seeds: the pocket tasks have the seeds {_listed(SEEDS)}, "
+
+def _tasks(values: ConfigurationValues) -> Iterator[str]:
+    tasks, seeds = values.benchmark.tasks, values.benchmark.seeds
+    if tasks.source == "pocket":
+        if values.pocket is None:
+            yield "pocket: missing, and benchmark.tasks.source: pocket needs it"
+        if unknown := sorted(set(seeds) - set(POCKET_SEEDS)):
+            yield (
+                f"benchmark.seeds: the pocket tasks have the seeds {_listed(POCKET_SEEDS)}, "
                 f"not {_listed(unknown)}"
             )
-    elif tasks["source"] == "hub":
-        _require(tasks, "benchmark.tasks", "repository", "revision")
+    elif tasks.source == "hub":
+        yield from _required(tasks, "benchmark.tasks", "repository", "revision")
     else:
-        _require(tasks, "benchmark.tasks", "folder")
-        if not Path(tasks["folder"]).is_dir():
-            raise UserError(
-                f"benchmark.tasks.folder: there is no folder {tasks['folder']}; name the one that "
+        yield from _required(tasks, "benchmark.tasks", "folder")
+        if tasks.folder and not Path(tasks.folder).is_dir():
+            yield (
+                f"benchmark.tasks.folder: there is no folder {tasks.folder}; name the one that "
                 "holds data/TASK/TASK_16_SEED_SPLIT.jsonl in the configuration file, or with "
                 "--config 'benchmark={tasks: {folder: PATH}}'"
             )
 
 
-def _check_corpus(benchmark: Mapping[str, Any]) -> None:
-    corpus = benchmark["corpus"]
-    if corpus["source"] == "hub":
-        _require(corpus, "benchmark.corpus", "repository", "revision", "files")
-    elif corpus["source"] == "folder":
-        _require(corpus, "benchmark.corpus", "files")
-        if benchmark["tasks"]["source"] != "folder":
-            _require(corpus, "benchmark.corpus", "folder")
-    elif benchmark["tasks"]["source"] != "pocket":
-        raise UserError(
+def _corpus(values: ConfigurationValues) -> Iterator[str]:
+    corpus, tasks = values.benchmark.corpus, values.benchmark.tasks
+    if corpus.source == "hub":
+        yield from _required(corpus, "benchmark.corpus", "repository", "revision", "files")
+    elif corpus.source == "folder":
+        yield from _required(corpus, "benchmark.corpus", "files")
+        if tasks.source != "folder":
+            yield from _required(corpus, "benchmark.corpus", "folder")
+    elif tasks.source != "pocket":
+        yield (
             "benchmark.corpus.source: the pocket corpus comes with the pocket tasks only "
             "(benchmark.tasks.source: pocket)"
         )
 
 
-def _require(part: Mapping[str, Any], place: str, *keys: str) -> None:
+def _required(part: Settings, place: str, *keys: str) -> Iterator[str]:
     for key in keys:
-        if key not in part:
-            raise UserError(f"{place}.{key}: missing, and source {part['source']} needs it")
+        if getattr(part, key) is None:
+            yield f"{place}.{key}: missing, and source {part.source} needs it"
 
 
-def _check_names(values: Mapping[str, Any]) -> None:
+def _names(values: ConfigurationValues) -> Iterator[str]:
     """Check that what is named is defined."""
-    known = sorted(file.stem.replace("_", "-") for file in METHODS.glob("*.py"))
-    known = [name for name in known if name not in ("--init--", "base")]
-    for name in values["methods"]:
-        if name not in known:
-            raise UserError(
-                f"methods.{name}: no such method{closest(name, known)}; "
-                f"mend/methods/ has {_listed(known)}"
-            )
-    for study, content in values["studies"].items():
-        defined = {
-            "llms": values["llms"],
-            "methods": values["methods"],
-            "partitions": values["benchmark"]["partitions"],
-        }
+    defined = {
+        "llms": list(values.llms),
+        "methods": values.methods.names(),
+        "partitions": values.benchmark.partitions,
+    }
+    for study, content in values.studies.items():
         for kind, names in defined.items():
-            for name in content.get(kind, ()):
+            for name in getattr(content, kind) or ():
                 if name not in names:
                     where = "benchmark.partitions" if kind == "partitions" else kind
-                    raise UserError(
+                    yield (
                         f"studies.{study}.{kind}: {name} is not in {where}"
                         f"{closest(name, names)}; there are {_listed(names)}"
                     )
 
 
-def _check_stages(values: Mapping[str, Any]) -> None:
+def _stages(values: ConfigurationValues) -> Iterator[str]:
     """Check the training stages of the methods."""
-    for name, method in values["methods"].items():
-        stages = [stage for stage in ("pretrain", "finetune") if stage in method]
-        if stages and "length" not in method:
-            raise UserError(f"methods.{name}.length: missing, and a trained method needs it (l)")
-        for stage in stages:
-            if not any(method[stage]["losses"].values()):
-                raise UserError(f"methods.{name}.{stage}.losses: all weights are 0")
-        if method.get("pretrain", {}).get("losses", {}).get("pred"):
-            raise UserError(
-                f"methods.{name}.pretrain.losses.pred: pretraining text has no answers; use clm"
+    for name in values.methods.names():
+        method = values.methods[name]
+        for stage in STAGES:
+            losses = getattr(getattr(method, stage), "losses", None)
+            if losses and not any((losses.distill, losses.clm, losses.pred)):
+                yield f"methods.{name}.{stage}.losses: all weights are 0"
+        if method.pretrain and method.pretrain.losses.pred:
+            yield f"methods.{name}.pretrain.losses.pred: pretraining text has no answers; use clm"
+    seeds = values.benchmark.seeds
+    for stage in STAGES:
+        stopping = getattr(values.training, stage).early_stopping
+        if stopping and stopping.seed not in seeds:
+            yield (
+                f"training.{stage}.early_stopping.seed: {stopping.seed} is not in "
+                f"benchmark.seeds, {_listed(seeds)}"
             )
-    for stage in ("pretrain", "finetune"):
-        stopping = values["training"][stage]["early_stopping"]
-        if stopping and stopping["seed"] not in values["benchmark"]["seeds"]:
-            raise UserError(
-                f"training.{stage}.early_stopping.seed: {stopping['seed']} is not in "
-                f"benchmark.seeds, {_listed(values['benchmark']['seeds'])}"
-            )
-    if "partition" in (values["training"]["finetune"]["early_stopping"] or {}):
-        raise UserError(
+    pretraining, finetuning = (
+        values.training.pretrain.early_stopping,
+        values.training.finetune.early_stopping,
+    )
+    if finetuning and finetuning.partition:
+        yield (
             "training.finetune.early_stopping.partition: finetuning stops by the dev rows of its "
             "own partition; leave this key out"
         )
+    partitions = values.benchmark.partitions
+    if pretraining and pretraining.partition not in partitions:
+        yield (
+            f"training.pretrain.early_stopping.partition: {pretraining.partition} is not among the "
+            f"partitions that can run, {_listed(partitions)}"
+        )
 
 
-def _check_llm(values: Mapping[str, Any], name: str, lengths: Mapping[str, int]) -> None:
+def _llm(values: ConfigurationValues, name: str, lengths: dict[str, int]) -> Iterator[str]:
     """Check that an LLM and its distiller are there and have room for what they will read."""
-    llm = values["llms"][name]
-    if llm.get("int8") and llm.get("sharded"):
-        raise UserError(f"llms.{name}.sharded: not together with int8; choose one")
-    positions = _positions(values, f"llms.{name}.path", llm["path"])
-    distiller_positions = _positions(
-        values, f"llms.{name}.distiller.path", llm["distiller"]["path"]
-    )
+    llm = values.llms[name]
+    if llm.int8 and llm.sharded:
+        yield f"llms.{name}.sharded: not together with int8; choose one"
+    try:
+        positions = _positions(values, f"llms.{name}.path", llm.path)
+        distiller = _positions(values, f"llms.{name}.distiller.path", llm.distiller.path)
+    except UserError as error:
+        yield str(error)
+        return
     if positions is None:
         return
-    window = values["benchmark"]["corpus"]["window"]
+    window = values.benchmark.corpus.window
     if window > positions:
-        raise UserError(
+        yield (
             f"benchmark.corpus.window: chunks of {window} tokens exceed the {positions} positions "
             f"of {name}"
         )
-    for method, settings in values["methods"].items():
-        check_room(
-            values["protocol"],
-            positions,
-            length=max(settings.get("length", 0), lengths.get(method, 0)) or None,
-            distiller_positions=distiller_positions if uses_distiller(method) else None,
-            run=f"llms.{name}, methods.{method}",
-        )
+    for method in values.methods.names():
+        length = max(values.methods[method].vectors or 0, lengths.get(method, 0)) or None
+        distils = method_class(method).distils
+        try:
+            check_room(
+                values.protocol.longest_context,
+                positions,
+                length=length,
+                distiller_positions=distiller if distils else None,
+                run=f"llms.{name}, methods.{method}",
+            )
+        except UserError as error:
+            yield str(error)
 
 
-def _positions(values: Mapping[str, Any], key: str, path: str) -> int | None:
+def _positions(values: ConfigurationValues, key: str, path: str) -> int | None:
     """Return the longest input of a model in a folder; None if it has no end or is on the hub."""
-    if path.startswith(f"{values['results'].rstrip('/')}/local-models/"):
-        if "local_models" not in values:
+    if path.startswith(f"{values.results.rstrip('/')}/local-models/"):
+        if values.local_models is None:
             raise UserError(f"local_models: missing, and {key} names a model that it makes")
-        return values["local_models"]["positions"]
+        return values.local_models.positions
     folder = Path(path)
     if not folder.is_dir():
         # Hub names are `name` or `owner/name`; anything else is meant as a folder.

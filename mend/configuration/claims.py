@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mend.configuration.settings import Settings, Text
 from mend.errors import UserError
@@ -12,6 +14,9 @@ Value = int | float | str
 
 Measured = Literal["vanilla-icl", "prompt-tuning", "mend"]
 """Methods whose costs figure 3 has."""
+
+PaperTable = Literal["table2", "table3", "table4", "table6", "table7"]
+"""The paper's tables that can stand beside a study."""
 
 Point = dict[str, Value]
 """A value of each axis, or of some."""
@@ -29,7 +34,7 @@ class Claim(Settings):
     lower: dict[str, Value | list[Value]]
     """Values of the same axes."""
 
-    margin: float = 0
+    margin: float = 0.0
     """By how many points the first is to be above the second."""
 
     @property
@@ -80,5 +85,5 @@ class CostClaim(Settings):
     higher: Measured
     """The method that it is compared with."""
 
-    times: float = 1.0
+    times: Annotated[float, Field(gt=0)] = 1.0
     """How many times the other's cost is the bar."""

@@ -1,91 +1,103 @@
 """Specifications: what each job is told, and no more, so that a change reruns only what it must.
 
 A specification's path, relative to the results folder and without `.spec.json`, says which job it
-is for; it is written beside what the job makes.
+is for (`mend.configuration.paths`); it is written beside what the job makes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
+from mend.configuration.choices import ALL_PARTITIONS
 from mend.configuration.loading import Configuration
+from mend.configuration.methods import method_class
+from mend.configuration.paths import DEFAULT, JobPath, parse_job_path, parse_settings
 from mend.configuration.report_spec import report_specification
-from mend.configuration.runs import (
-    DEFAULT,
-    UNTRAINED,
-    draw_of,
-    method_settings,
-    parse_settings,
-    uses_distiller,
-)
+from mend.configuration.runs import MethodSetup, method_setup
 from mend.configuration.settings import Settings
+from mend.configuration.specs.analysis import (
+    AttentionSettings,
+    AttentionSpec,
+    EfficiencySettings,
+    EfficiencySpec,
+)
+from mend.configuration.specs.prediction import PredictionSettings, PredictionSpec
+from mend.configuration.specs.reading import LongestContext, ReadingSettings
+from mend.configuration.specs.run import (
+    DistillerSettings,
+    DistillerSource,
+    LLMSource,
+    MethodSource,
+    RunSpec,
+    ScoringSettings,
+)
+from mend.configuration.specs.teacher import TeacherSpec
+from mend.configuration.specs.training import (
+    EarlyStopping,
+    LossSettings,
+    TrainingSettings,
+    TrainingSpec,
+)
 from mend.configuration.study_specs import (
-    only,
     study_specification,
     table1_specification,
     table5_specification,
 )
-from mend.configuration.teachers import finetuning_teacher, pretraining_teacher
+from mend.configuration.teachers import teacher_examples
 from mend.errors import UserError
 
-_READING = (
-    "longest_context",
-    "separators",
-    "demonstration_overflow",
-    "example_truncation",
-    "longest_example",
-)
-_DISTILLING = ("projection", "placeholder_position", "placeholder_initialisation")
-_LEARNING = ("llm_dropout_in_training", "distill_first_token", "prediction_loss")
-_SCORING = ("option_score",)
-#: Settings of a stage that decide what its job is given, and not what it does.
-_NOT_OF_THE_JOB = ("queries_per_episode", "teacher_cache")
 
-
-def specification(configuration: Configuration, path: str) -> Any:
+def specification(configuration: Configuration, path: str) -> Settings | dict[str, Any]:
     """Return the specification of the job at a path; raises UserError if there is no such job."""
-    match path.split("/"):
-        case ["data", "benchmark"]:
+    job = parse_job_path(path)
+    values = configuration.values
+    for kind, name, names in (
+        ("llms", job.llm, values.llms),
+        ("methods", job.method, values.methods.names()),
+        ("studies", job.study, values.studies),
+        ("partitions", job.partition, [*configuration.needs, ALL_PARTITIONS]),
+    ):
+        if name and name not in names:
+            raise UserError(f"there is no job for {path}.spec.json: {name} is not in {kind}")
+    match job.kind:
+        case "pocket-world":
             return _benchmark(configuration)
-        case ["data", "corpus"]:
-            return _corpus(configuration)
-        case ["data", "tasks"]:
+        case "download-corpus":
+            corpus = values.benchmark.corpus
+            return {key: getattr(corpus, key) for key in ("repository", "revision", "files")}
+        case "tasks":
             return _tasks(configuration)
-        case ["data", "chunks", llm]:
-            return _chunks(configuration, llm)
-        case ["data", "episodes", "train", partition]:
-            return _training_episodes(configuration, partition)
-        case ["data", "episodes", draw, split] if draw == draw_of(draw):
-            return _evaluation_episodes(configuration, draw, split)
-        case ["data", "teacher", llm, "pretrain", beta] if llm in configuration["llms"]:
-            wanted = pretraining_teacher(configuration, llm, parse_settings(beta)["beta"])
-            return {**_frozen(configuration, llm), "teacher": wanted}
-        case ["data", "teacher", llm, "finetune", partition] if llm in configuration["llms"]:
-            wanted = finetuning_teacher(configuration, llm, partition)
-            return {**_frozen(configuration, llm), "teacher": wanted}
-        case ["local-models"]:
-            return {**configuration["local_models"], **_tasks(configuration)}
-        case ["runs", llm, method, variant, "pretrain"]:
-            return _training(configuration, llm, method, variant, None)
-        case ["runs", llm, method, variant, partition, "finetune"]:
-            return _training(configuration, llm, method, variant, partition)
-        case ["runs", llm, method, variant, partition, condition, "predict"]:
-            return _prediction(configuration, llm, method, variant, partition, condition)
-        case ["efficiency", llm] if llm in configuration["llms"]:
-            return _efficiency(configuration, llm)
-        case ["attention", llm] if llm in configuration["llms"]:
-            return _attention(configuration, llm)
-        case ["table1"]:
-            return table1_specification(configuration, only(configuration["protocol"], _READING))
-        case ["table5"]:
+        case "local-models":
+            return {**values.local_models.model_dump(), **_tasks(configuration)}
+        case "chunks":
+            return _chunks(configuration, job.llm)
+        case "train-episodes":
+            return _training_episodes(configuration, job.partition)
+        case "evaluation-episodes":
+            return _evaluation_episodes(configuration, job.sampling, job.split)
+        case "teacher":
+            return TeacherSpec(
+                llm=_llm(configuration, job.llm),
+                reading=values.protocol.subset(ReadingSettings),
+                teacher=teacher_examples(values, job),
+            )
+        case "train":
+            return _training(configuration, job)
+        case "predict":
+            return _prediction(configuration, job)
+        case "efficiency":
+            return _efficiency(configuration, job.llm)
+        case "attention":
+            return _attention(configuration, job.llm)
+        case "table1":
+            return table1_specification(configuration)
+        case "table5":
             return table5_specification(configuration)
-        case ["report"]:
+        case "report":
             return report_specification(configuration)
-        case [study] if study in configuration["studies"]:
-            return study_specification(configuration, study)
-    raise UserError(f"there is no job for {path}.spec.json")
+    return study_specification(configuration, job.study)
 
 
 def specification_json(configuration: Configuration, path: str) -> str:
@@ -98,7 +110,7 @@ def specification_json(configuration: Configuration, path: str) -> str:
 def test_tasks(configuration: Configuration, partition: str) -> list[str]:
     """Return the meta-test tasks of a partition, or of all, in the order of the task list."""
     needs = configuration.needs
-    chosen = needs.values() if partition == UNTRAINED else [needs[partition]]
+    chosen = needs.values() if partition == ALL_PARTITIONS else [needs[partition]]
     return _in_order(configuration, (roles["test"] for roles in chosen))
 
 
@@ -108,15 +120,12 @@ def _in_order(configuration: Configuration, lists: Iterable[Iterable[str]]) -> l
 
 
 def _benchmark(configuration: Configuration) -> dict[str, Any]:
-    benchmark = configuration["benchmark"]
-    source = benchmark["tasks"]
-    if source["source"] == "pocket":
-        return {**configuration["pocket"], **_pool(benchmark)}
-    return {**only(source, ("repository", "revision")), **_tasks(configuration)}
-
-
-def _corpus(configuration: Configuration) -> dict[str, Any]:
-    return only(configuration["benchmark"]["corpus"], ("repository", "revision", "files"))
+    values = configuration.values
+    source = values.benchmark.tasks
+    if source.source == "pocket":
+        return {**values.pocket.model_dump(), **_pool(configuration)}
+    found = {"repository": source.repository, "revision": source.revision}
+    return {**found, **_tasks(configuration)}
 
 
 def _tasks(configuration: Configuration) -> dict[str, Any]:
@@ -124,175 +133,175 @@ def _tasks(configuration: Configuration) -> dict[str, Any]:
     return {
         "train_tasks": _in_order(configuration, (roles["train"] for roles in needs)),
         "test_tasks": _in_order(configuration, (roles["test"] for roles in needs)),
-        "seeds": configuration["benchmark"]["seeds"],
-        **_pool(configuration["benchmark"]),
+        "seeds": configuration.values.benchmark.seeds,
+        **_pool(configuration),
     }
 
 
-def _pool(benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    return {"pool": benchmark["pool"]} if benchmark.get("pool") else {}
+def _pool(configuration: Configuration) -> dict[str, Any]:
+    pool = configuration.values.benchmark.pool
+    return {"pool": pool} if pool else {}
 
 
 def _chunks(configuration: Configuration, llm: str) -> dict[str, Any]:
-    corpus = configuration["benchmark"]["corpus"]
-    source = _llm(configuration, llm)
-    spec = {
-        "llm": only(source, ("path", "revision", "local_files_only")),
-        "window": corpus["window"],
-        "documents": corpus.get("documents"),
-        "pretraining_chunks": configuration["protocol"]["pretraining_chunks"],
+    corpus = configuration.values.benchmark.corpus
+    source = configuration.values.llms[llm]
+    return {
+        "llm": {key: getattr(source, key) for key in ("path", "revision", "local_files_only")},
+        "window": corpus.window,
+        "documents": corpus.documents,
+        "pretraining_chunks": configuration.values.protocol.pretraining_chunks,
+        "column": corpus.column,
     }
-    return {**spec, **only(corpus, ("column",))}
 
 
 def _training_episodes(configuration: Configuration, partition: str) -> dict[str, Any]:
-    benchmark = configuration["benchmark"]
+    values = configuration.values
     stages = [
-        method_settings(configuration, llm, method, DEFAULT).get("finetune")
-        for llm in configuration["llms"]
-        for method in configuration["methods"]
+        method_setup(values, llm, method, DEFAULT).stages.get("finetune")
+        for llm in values.llms
+        for method in values.methods.names()
     ]
     return {
         "tasks": list(configuration.needs[partition]["train"]),
-        "shots": benchmark["shots"],
-        "queries_per_episode": configuration["training"]["finetune"]["queries_per_episode"],
-        "episodes": max(stage["steps"] * stage["batch_size"] for stage in stages if stage),
-        "seed": benchmark["seed"],
-        "task_sampling": configuration["protocol"]["task_sampling"],
+        "shots": values.benchmark.shots,
+        "queries_per_episode": values.training.finetune.queries_per_episode,
+        "episodes": max(stage.steps * stage.batch_size for stage in stages if stage),
+        "seed": values.benchmark.seed,
+        "task_sampling": values.protocol.task_sampling,
     }
 
 
-def _evaluation_episodes(configuration: Configuration, draw: str, split: str) -> dict[str, Any]:
-    benchmark = configuration["benchmark"]
+def _evaluation_episodes(configuration: Configuration, sampling: str, split: str) -> dict[str, Any]:
+    benchmark = configuration.values.benchmark
     spec = {
-        "tasks": test_tasks(configuration, UNTRAINED),
-        "shots": benchmark["shots"],
-        "seeds": benchmark["seeds"],
-        "demonstrations_at_test": configuration["protocol"]["demonstrations_at_test"],
-        "rows": benchmark.get("test_rows") if split == "test" else None,
-        "seed": benchmark["seed"],
-        **parse_settings(draw),
+        "tasks": test_tasks(configuration, ALL_PARTITIONS),
+        "shots": benchmark.shots,
+        "seeds": benchmark.seeds,
+        "demonstrations_at_test": configuration.values.protocol.demonstrations_at_test,
+        "rows": benchmark.test_rows if split == "test" else None,
+        "seed": benchmark.seed,
+        **parse_settings(sampling),
     }
     if "selection" in spec:
-        spec.update(_pool(benchmark))
+        spec.update(_pool(configuration))
     if spec.get("selection") == "dense":
-        spec["dense"] = benchmark["dense_retrieval"]
+        spec["dense"] = benchmark.dense_retrieval.model_dump()
     return spec
 
 
-def _training(
-    configuration: Configuration, llm: str, method: str, variant: str, partition: str | None
-) -> dict[str, Any]:
-    name = "finetune" if partition else "pretrain"
-    settings = method_settings(configuration, llm, method, variant)
-    if name not in settings:
-        raise UserError(f"methods.{method} has no stage {name}")
-    stage = settings[name]
-    training = {
-        **only(stage, (key for key in stage if key not in _NOT_OF_THE_JOB)),
-        "stage": name,
-        "seed": configuration["training"]["seed"],
-        "partition": partition,
-        "variant": variant,
-    }
-    keys = [*_LEARNING]
-    if stopping := stage["early_stopping"]:
-        whose = partition or stopping["partition"]
+def _training(configuration: Configuration, job: JobPath) -> TrainingSpec:
+    values = configuration.values
+    setup = method_setup(values, job.llm, job.method, job.variant)
+    if job.stage not in setup.stages:
+        raise UserError(f"methods.{job.method} has no stage {job.stage}")
+    stage = setup.stages[job.stage]
+    stopping = stage.early_stopping
+    if stopping:
         # The dev score needs each task's type to know its metric.
-        types = {task: configuration.tasks[task].type for task in test_tasks(configuration, whose)}
-        wanted = ("every", "patience", "rows_per_task", "seed")
-        training["early_stopping"] = {**only(stopping, wanted), "tasks": types}
-        keys += [*_SCORING, "metrics"]
-    if partition:
-        keys.append("distill_in_finetuning")
-    return {**_run(configuration, llm, method, settings, keys), "training": training}
+        tasks = test_tasks(configuration, job.partition or stopping.partition)
+        stopping = EarlyStopping(
+            every=stopping.every,
+            patience=stopping.patience,
+            rows_per_task=stopping.rows_per_task,
+            seed=stopping.seed,
+            tasks={task: configuration.tasks[task].type for task in tasks},
+            metrics=values.protocol.metrics,
+            option_score=values.protocol.option_score,
+        )
+    own = {key: getattr(stage, key) for key in TrainingSettings.model_fields if hasattr(stage, key)}
+    training = TrainingSettings(
+        **{
+            **own,
+            "early_stopping": stopping,
+            "stage": job.stage,
+            "seed": values.training.seed,
+            "partition": job.partition or None,
+            "variant": job.variant,
+        }
+    )
+    run = _run(configuration, job.llm, setup)
+    objective = values.protocol.subset(LossSettings)
+    if job.stage == "pretrain":
+        objective = objective.model_copy(update={"distill_in_finetuning": None})
+    return TrainingSpec(**dict(run), objective=objective, training=training)
 
 
-def _prediction(
-    configuration: Configuration,
-    llm: str,
-    method: str,
-    variant: str,
-    partition: str,
-    condition: str,
-) -> dict[str, Any]:
-    settings = method_settings(configuration, llm, method, variant)
-    how = parse_settings(condition)
-    predict = {
-        "tasks": test_tasks(configuration, partition),
-        "partition": partition,
-        "variant": variant,
-        "condition": condition,
-        **only(how, ("perturbation", "group")),
-    }
-    if "perturbation" in how:
-        predict["seed"] = configuration["benchmark"]["seed"]
-    spec = {**_run(configuration, llm, method, settings, _SCORING), "predict": predict}
+def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:
+    values = configuration.values
+    how = parse_settings(job.condition)
+    predict = PredictionSettings(
+        tasks=test_tasks(configuration, job.partition),
+        partition=job.partition,
+        variant=job.variant,
+        condition=job.condition,
+        perturbation=how.get("perturbation"),
+        seed=values.benchmark.seed if "perturbation" in how else None,
+        group=how.get("group"),
+    )
+    setup = method_setup(values, job.llm, job.method, job.variant)
+    run = _run(configuration, job.llm, setup)
+    changed = {}
     if "template" in how:
-        spec["protocol"]["separators"] = configuration["templates"][how["template"]]
-    if "longest_context" in how:
-        longest = how["longest_context"]
-        spec["protocol"]["longest_context"] = {"llm": longest, "distiller": longest}
-    return spec
+        changed["separators"] = values.templates[how["template"]]
+    if longest := how.get("longest_context"):
+        changed["longest_context"] = LongestContext(llm=longest, distiller=longest)
+    parts = {**dict(run), "reading": run.reading.model_copy(update=changed)}
+    scoring = values.protocol.subset(ScoringSettings)
+    return PredictionSpec(**parts, scoring=scoring, predict=predict)
 
 
-def _efficiency(configuration: Configuration, llm: str) -> dict[str, Any]:
-    needs = {
-        partition: test_tasks(configuration, partition)[0]
-        for partition in configuration["efficiency"]["partitions"]
-        if partition in configuration.needs
-    }
-    spec = _run(configuration, llm, "mend", configuration["methods"]["mend"], _SCORING)
-    spec["llm"]["paper_llm"] = configuration["llms"][llm].get("paper_llm")
-    spec["efficiency"] = {
-        "tasks": needs,
-        "seed": configuration["benchmark"]["seeds"][0],
-        "prompt_length": configuration["methods"]["prompt-tuning"]["length"],
-    }
-    return spec
+def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:
+    values = configuration.values
+    run = _run(configuration, llm, method_setup(values, llm, "mend", DEFAULT))
+    settings = EfficiencySettings(
+        tasks={
+            partition: test_tasks(configuration, partition)[0]
+            for partition in values.efficiency.partitions
+            if partition in configuration.needs
+        },
+        seed=values.benchmark.seeds[0],
+        prompt_length=values.methods["prompt-tuning"].vectors,
+        paper_llm=values.llms[llm].paper_llm,
+    )
+    return EfficiencySpec(**dict(run), efficiency=settings)
 
 
-def _attention(configuration: Configuration, llm: str) -> dict[str, Any]:
-    wanted = configuration["attention"]
-    spec = _run(configuration, llm, "mend", configuration["methods"]["mend"], _SCORING)
-    spec["attention"] = {
-        "partition": wanted["partition"],
-        "tasks": test_tasks(configuration, wanted["partition"]),
-        "seed": configuration["benchmark"]["seeds"][0],
-        **only(wanted, ("copy_length",)),
-    }
-    return spec
+def _attention(configuration: Configuration, llm: str) -> AttentionSpec:
+    values = configuration.values
+    run = _run(configuration, llm, method_setup(values, llm, "mend", DEFAULT))
+    settings = AttentionSettings(
+        partition=values.attention.partition,
+        tasks=test_tasks(configuration, values.attention.partition),
+        seed=values.benchmark.seeds[0],
+        copy_length=values.attention.copy_length,
+    )
+    scoring = values.protocol.subset(ScoringSettings)
+    return AttentionSpec(**dict(run), scoring=scoring, attention=settings)
 
 
-def _run(
-    configuration: Configuration,
-    llm: str,
-    method: str,
-    settings: Mapping[str, Any],
-    protocol_keys: Sequence[str],
-) -> dict[str, Any]:
-    """Return the parts llm, method and protocol of a run."""
-    source = _llm(configuration, llm)
+def _run(configuration: Configuration, llm: str, setup: MethodSetup) -> RunSpec:
+    """Return what every job of a run is told: its LLM, its method, and how both read."""
+    values, source = configuration.values, _llm(configuration, llm)
     distiller = None
-    keys = [*_READING, *protocol_keys]
-    if uses_distiller(method):
-        distiller = {"revision": None, **configuration["llms"][llm]["distiller"]}
-        distiller["local_files_only"] = source["local_files_only"]
-        keys += _DISTILLING
-    return {
-        "llm": source,
-        "method": {"name": method, "length": settings.get("length"), "distiller": distiller},
-        "protocol": only(configuration["protocol"], keys),
-    }
+    if method_class(setup.name).distils:
+        small = values.llms[llm].distiller
+        distiller = DistillerSource(
+            path=small.path,
+            part=small.part,
+            revision=small.revision,
+            local_files_only=source.local_files_only,
+            **dict(values.protocol.subset(DistillerSettings)),
+        )
+    return RunSpec(
+        llm=source,
+        method=MethodSource(name=setup.name, settings=setup.own.model_dump()),
+        distiller=distiller,
+        reading=values.protocol.subset(ReadingSettings),
+    )
 
 
-def _frozen(configuration: Configuration, llm: str) -> dict[str, Any]:
-    """Return the parts llm and protocol of a job in which the LLM reads demonstrations alone."""
-    protocol = only(configuration["protocol"], _READING)
-    return {"llm": _llm(configuration, llm), "protocol": protocol}
-
-
-def _llm(configuration: Configuration, name: str) -> dict[str, Any]:
-    defaults = {"revision": None, "dtype": "float32", "local_files_only": False}
-    keys = ("path", "revision", "dtype", "int8", "local_files_only", "query_in", "sharded")
-    return {"name": name, **defaults, **only(configuration["llms"][name], keys)}
+def _llm(configuration: Configuration, name: str) -> LLMSource:
+    llm = configuration.values.llms[name]
+    keys = (key for key in LLMSource.model_fields if key != "name")
+    return LLMSource(name=name, **{key: getattr(llm, key) for key in keys})

@@ -1,22 +1,21 @@
-"""The configuration: loaded, checked in every way that needs no job, and filled in."""
+"""The configuration: read, filled in, checked in every way that needs no data, and typed."""
 
 from __future__ import annotations
 
 import glob
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mend.configuration.checks import check_values
-from mend.configuration.presets import with_preset
-from mend.configuration.schema import check_schema
-from mend.configuration.task_list import Task, partition_needs, read_task_list
-from mend.data.tasks import check_benchmark, describe_missing, remaining_needs
-from mend.errors import UserError
+import yaml
 
-logger = logging.getLogger(__name__)
+from mend.configuration.checks import check_values
+from mend.configuration.messages import validated
+from mend.configuration.presets import with_preset
+from mend.configuration.schema import ConfigurationValues, configuration_type
+from mend.configuration.task_list import Task, partition_needs, read_task_list
+from mend.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,98 +29,95 @@ class Configuration:
     files: the configuration files, in the order in which they were merged.
     """
 
-    values: Mapping[str, Any]
+    values: ConfigurationValues
     tasks: Mapping[str, Task]
     needs: Mapping[str, Mapping[str, Sequence[str]]]
     listed_test_tasks: Mapping[str, Sequence[str]]
     files: Sequence[str] = ()
 
     def __getitem__(self, key: str) -> Any:
-        """Return a top-level section of the values."""
+        """Return a top-level section; for what is not yet converted to attributes."""
         return self.values[key]
 
     @property
     def results(self) -> str:
         """The folder for everything that is made, without a slash at the end."""
-        return self.values["results"].rstrip("/")
+        return self.values.results.rstrip("/")
 
     @property
     def benchmark_folder(self) -> str:
         """The folder that holds data/TASK: the user's own, or the one that a job fills."""
-        source = self["benchmark"]["tasks"]
-        return (
-            source["folder"] if source["source"] == "folder" else f"{self.results}/data/benchmark"
-        )
+        tasks = self.values.benchmark.tasks
+        return tasks.folder if tasks.source == "folder" else f"{self.results}/data/benchmark"
 
     @property
     def corpus_files(self) -> list[str]:
         """The files of the corpus, which a job may yet have to make."""
-        corpus = self["benchmark"]["corpus"]
-        if corpus["source"] == "pocket":
+        corpus = self.values.benchmark.corpus
+        if corpus.source == "pocket":
             return [f"{self.benchmark_folder}/corpus/part-00000.jsonl"]
-        if corpus["source"] == "hub":
-            return [f"{self.results}/data/corpus/{name}" for name in corpus["files"]]
-        folder = glob.escape(corpus.get("folder", self.benchmark_folder))
-        patterns = [f"{folder}/{pattern}" for pattern in corpus["files"]]
+        if corpus.source == "hub":
+            return [f"{self.results}/data/corpus/{name}" for name in corpus.files]
+        folder = glob.escape(corpus.folder or self.benchmark_folder)
+        patterns = [f"{folder}/{pattern}" for pattern in corpus.files]
         return [file for pattern in patterns for file in sorted(glob.glob(pattern))]
 
 
 def load_configuration(
     values: Mapping[str, Any], files: Iterable[str | Path] = ()
 ) -> Configuration:
-    """Check and complete a configuration.
+    """Type, complete and check a configuration; rows of tasks are not read.
 
     values: the merged configuration; files: where it came from, for messages.
-    Raises UserError for whatever is wrong, naming the file and key, or the file and line of a
-    task's row.
+    Raises UserError listing whatever is wrong, each with its file and key.
     """
     files = [str(file) for file in files]
-    check_schema(values, files)
-    values = with_preset(values)
+    typed = validated(configuration_type(), with_preset(values), files)
     try:
-        check_values(values)
+        check_values(typed)
+        tasks = read_task_list(typed.benchmark.task_list)
+        needs = partition_needs(
+            tasks,
+            typed.benchmark.partitions,
+            typed.protocol.excluded_test_tasks,
+            typed.protocol.drop_tasks_in_both,
+        )
     except UserError as error:
         where = f"{', '.join(files)}: " if files else ""
-        raise UserError(f"{where}{error}") from None
-    tasks = read_task_list(values["benchmark"]["task_list"])
-    listed = partition_needs(tasks, values["benchmark"]["partitions"], values["protocol"])
-    needs = _present_tasks(values, tasks, listed)
-    test_tasks = {partition: roles["test"] for partition, roles in listed.items()}
-    configuration = Configuration(values, tasks, needs, test_tasks, files)
+        lines = str(error).splitlines()
+        raise UserError("\n".join(f"{where}{line}" for line in lines)) from None
+    test_tasks = {partition: roles["test"] for partition, roles in needs.items()}
+    configuration = Configuration(typed, tasks, needs, test_tasks, files)
     if not configuration.corpus_files:
         raise UserError("benchmark.corpus.files: no file has such a name")
-    stopping = values["training"]["pretrain"]["early_stopping"]
-    if stopping and stopping["partition"] not in needs:
-        raise UserError(
-            f"training.pretrain.early_stopping.partition: {stopping['partition']} is not among the "
-            f"partitions that can run, {', '.join(needs)}"
-        )
     return configuration
 
 
-def _present_tasks(
-    values: Mapping[str, Any], tasks: Mapping[str, Task], listed: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """Return what each partition reads, without tasks whose files are not there."""
-    benchmark = values["benchmark"]
-    if benchmark["tasks"]["source"] != "folder":
-        return listed
-    folder = benchmark["tasks"]["folder"]
-    missing = check_benchmark(
-        folder,
-        tasks,
-        listed,
-        benchmark["seeds"],
-        stamp=Path(values["results"]) / "data" / "checked.json",
-        missing_tasks=benchmark.get("missing_tasks", "error"),
-        pool=benchmark.get("pool"),
-    )
-    needs = remaining_needs(listed, missing)
-    if missing:
-        logger.warning("%s", describe_missing(folder, missing))
-    if gone := [name for name in listed if name not in needs]:
-        names = ", ".join(gone)
-        logger.warning("partitions without any meta-train or meta-test task: %s", names)
-    if not set(needs) & set(values["studies"]["table2"]["partitions"]):
-        raise UserError("benchmark.missing_tasks: skip leaves no partition of studies.table2")
-    return needs
+def read_configuration(*files: str | Path) -> Configuration:
+    """Load configuration files; raises UserError as `read_values` and `load_configuration`."""
+    return load_configuration(read_values(*files), files)
+
+
+def read_values(*files: str | Path) -> dict[str, Any]:
+    """Return what configuration files hold, the later over the earlier, as Snakemake merges them.
+
+    Raises UserError if one cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{file}: not a configuration: it has no keys")
+        _merge(values, found)
+    return values
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value

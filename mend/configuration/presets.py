@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-PRESETS = ("default", "paper", "authors-code")
+from mend.configuration.choices import PRESETS
 
 NOTES = """\
 Row 11: an encoder-decoder LLM reads the context in its encoder, query and answer in its
@@ -43,7 +43,10 @@ def fidelity() -> dict[str, dict[str, Any]]:
 def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with the keys that it leaves out filled in from its preset."""
     values = copy.deepcopy(values)
-    preset = values["protocol"].get("preset", "default")
+    protocol = values.get("protocol")
+    preset = protocol.get("preset", "default") if isinstance(protocol, dict) else "default"
+    if preset not in PRESETS:
+        preset = "default"  # the types refuse it
     for key, entry in fidelity().items():
         place = key.split(".") if "." in key else ["protocol", key]
         for parent in _places(values, place[:-1]):

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mend.configuration.loading import Configuration
+from mend.configuration.paths import DEFAULT
 from mend.configuration.presets import fidelity
-from mend.configuration.runs import DEFAULT, trained_stages
+from mend.configuration.runs import trained_stages
 from mend.configuration.specs.reporting import ReportPart, ReportSpec
 from mend.configuration.study_specs import command, study_stages
 
@@ -37,19 +38,22 @@ def report_specification(configuration: Configuration) -> ReportSpec:
     parts = list(_parts(configuration))
     names = {part.name for part in parts}
     report = f"{configuration.results}/report.html"
+    efficiency = configuration.values.efficiency
     return ReportSpec(
         command=command(configuration, report),
         rulegraph_command=command(configuration, report, "--rulegraph", "mermaid-js"),
         results=configuration.results,
-        benchmark=configuration["benchmark"]["tasks"]["source"],
+        benchmark=configuration.values.benchmark.tasks.source,
         files=list(configuration.files),
-        preset=configuration["protocol"].get("preset", "default"),
+        preset=configuration.values.protocol.preset,
         differences=list(_differences(configuration)),
         parts=parts,
         absent=[name for name in PAPER_ORDER if name not in names],
         stages=report_stages(configuration),
-        study_stages={name: study_stages(configuration, name) for name in configuration["studies"]},
-        cost_claims=configuration.values.get("efficiency", {}).get("claims", []),
+        study_stages={
+            name: study_stages(configuration, name) for name in configuration.values.studies
+        },
+        cost_claims=efficiency.claims if efficiency else [],
     )
 
 
@@ -69,20 +73,22 @@ def report_files(configuration: Configuration) -> list[str]:
 def report_stages(configuration: Configuration) -> list[str]:
     """Return the folder of each stage that anything needs trained."""
     stages = [
-        stage for name in configuration["studies"] for stage in study_stages(configuration, name)
+        stage
+        for name in configuration.values.studies
+        for stage in study_stages(configuration, name)
     ]
-    attention = configuration.values.get("attention", {})
-    for llm in attention.get("llms", ()):
-        stages += trained_stages(configuration, llm, "mend", DEFAULT, attention["partition"])
+    values = configuration.values
+    for llm in values.attention.llms if values.attention else ():
+        stages += trained_stages(values, llm, "mend", DEFAULT, values.attention.partition)
     return list(dict.fromkeys(stages))
 
 
 def _pictures(configuration: Configuration) -> tuple[dict[str, list[str]], list[str]]:
     """Return figures with their studies, and the studies that are a picture of their own."""
-    figures = configuration.values.get("figures", {})
+    figures = configuration.values.figures
     drawn = {study for studies in figures.values() for study in studies}
-    studies = configuration["studies"]
-    alone = [name for name in studies if "vary" in studies[name] and name not in drawn]
+    studies = configuration.values.studies
+    alone = [name for name in studies if studies[name].vary and name not in drawn]
     return figures, alone
 
 
@@ -90,9 +96,9 @@ def _parts(configuration: Configuration) -> Iterator[ReportPart]:
     figures, alone = _pictures(configuration)
     in_figures = [study for studies in figures.values() for study in studies]
     found = {name: _part(configuration, name, [name], []) for name in TABLES}
-    if configuration.values.get("efficiency"):
+    if configuration.values.efficiency:
         found["figure3"] = _part(configuration, "figure3", [], ["figure3"])
-    if configuration.values.get("attention"):
+    if configuration.values.attention:
         for name in ("figure5", "figure8"):
             found[name] = _part(configuration, name, [], [name])
     shown: set[str] = set()
@@ -101,7 +107,7 @@ def _parts(configuration: Configuration) -> Iterator[ReportPart]:
         tables = [study for study in studies if study not in shown]
         shown.update(tables)
         found[name] = _part(configuration, name, tables, [name], studies)
-    for name in configuration["studies"]:
+    for name in configuration.values.studies:
         if name not in in_figures and name not in TABLES:
             found[name] = _part(configuration, name, [name], [name] if name in alone else [])
     first = [name for name in PAPER_ORDER if name in found]
@@ -118,7 +124,7 @@ def _part(
     targets = [f"{configuration.results}/{picture}.png" for picture in pictures]
     return ReportPart(
         name=name,
-        title=configuration["studies"].get(name, {}).get("title"),
+        title=getattr(configuration.values.studies.get(name), "title", None),
         tables=list(tables),
         pictures=list(pictures),
         studies=list(studies),
@@ -130,7 +136,7 @@ def _differences(configuration: Configuration) -> Iterator[dict[str, Any]]:
     """Yield the choices of docs/fidelity.md that are not those of the preset `default`."""
     for key, entry in fidelity().items():
         names = key.split(".") if "." in key else ["protocol", key]
-        for place, value in _values_at(configuration.values, names):
+        for place, value in _values_at(configuration.values.model_dump(by_alias=True), names):
             if value != entry["default"]:
                 yield {"key": ".".join(place), "value": value, "default": entry["default"]}
 
@@ -141,5 +147,5 @@ def _values_at(values: Any, names: list[str]) -> Iterator[tuple[list[str], Any]]
         yield [], values
     elif isinstance(values, Mapping):
         for key in values if names[0] == "*" else [names[0]]:
-            for place, value in _values_at(values[key], names[1:]) if key in values else ():
+            for place, value in _values_at(values[key], names[1:]) if values.get(key) else ():
                 yield [key, *place], value

@@ -1,177 +1,724 @@
-"""Checking a configuration against its JSON schema, in words that a person can act on."""
+"""The configuration file as types: every key, what it may be, and a sentence on it.
+
+Editors read the JSON schema that is made of these types: `python -m mend.configuration.schema`
+writes workflow/schemas/configuration.schema.json.
+"""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, create_model
 
-from mend.errors import UserError
+from mend.configuration.choices import (
+    Dtype,
+    Metrics,
+    Partition,
+    Perturbation,
+    Preset,
+    Selection,
+    TaskMean,
+)
+from mend.configuration.claims import Claim, CostClaim, PaperTable
+from mend.configuration.methods import MethodSettings, method_classes
+from mend.configuration.presets import fidelity
+from mend.configuration.settings import Count, Distinct, Seed, Settings, Text
+from mend.configuration.specs.reading import ReadingSettings, Separators
+from mend.configuration.specs.run import DistillerSettings, ScoringSettings
+from mend.configuration.specs.training import (
+    Checkpointing,
+    Losses,
+    LossSettings,
+    Optimisation,
+    PretrainingSettings,
+)
 
-SCHEMA = Path(__file__).parents[2] / "workflow/schemas/configuration.schema.json"
+FILE = Path(__file__).parents[2] / "workflow/schemas/configuration.schema.json"
 
-_ABSENT = object()
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Names = Annotated[list[str], Field(min_length=1), Distinct]
+Partitions = Annotated[
+    list[Partition], Field(min_length=1, description="Partitions (MetaICL's names)."), Distinct
+]
+Share = Annotated[float, Field(ge=0, le=1)]
 
-_KINDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "text",
-    "boolean": "true or false",
-    "array": "a list",
-    "object": "a mapping of keys",
-    "null": "null",
+
+class Protocol(ReadingSettings, DistillerSettings, LossSettings, ScoringSettings):
+    """Choices that decide what is measured; see docs/fidelity.md."""
+
+    preset: Preset = "default"
+    """Whose choices fill in what is not set here; see docs/fidelity.md."""
+
+    distill_in_finetuning: Literal["input-and-output", "input"]
+    """What the distillation loss covers in finetuning: the query's input and output, or input."""
+
+    demonstrations_at_test: Literal["per-row", "per-seed"]
+    """Sample demonstrations for each test row, or use one fixed set for each seed."""
+
+    task_sampling: Literal["uniform", "proportional"]
+    """Meta-train tasks are equally likely, or in proportion to their rows."""
+
+    pretraining_chunks: Literal["fixed-windows", "per-document"]
+    """Windows of joined documents, or each document cut at the window's length."""
+
+    metrics: Metrics
+    """Macro-F1 for classification and accuracy for the rest (metaicl), or swapped (paper)."""
+
+    task_mean: TaskMean
+    """The plain mean over a partition's tasks, or the authors'."""
+
+    excluded_test_tasks: dict[Partition, list[str]]
+    """Meta-test tasks to leave out, for each partition."""
+
+    drop_tasks_in_both: bool
+    """Leave a task of a partition's meta-train and meta-test out of the meta-train."""
+
+
+class Pocket(Settings):
+    """The generated benchmark."""
+
+    seed: Seed
+    """Seed of the generated text and tasks."""
+
+    documents: Count
+    """Documents of the corpus."""
+
+    wrong_answers: Share
+    """Share of rows with a wrong label in the corpus's lists: how much the text contradicts
+    itself."""
+
+
+class Tasks(Settings):
+    """Where MetaICL's rows come from."""
+
+    source: Literal["pocket", "folder", "hub"]
+    """Made here (pocket), a local folder in MetaICL's layout, or the Hugging Face hub."""
+
+    folder: Text | None = None
+    """source folder: holds data/TASK/TASK_16_SEED_SPLIT.jsonl."""
+
+    repository: Text | None = None
+    """source hub: data set repository."""
+
+    revision: Text | None = None
+    """source hub: commit or tag; pin it."""
+
+
+class Corpus(Settings):
+    """Where running text for pretraining comes from."""
+
+    source: Literal["pocket", "folder", "hub"]
+    """Made here (pocket), local files, or the Hugging Face hub."""
+
+    folder: Text | None = None
+    """source folder: where `files` are; left out, the folder of benchmark.tasks."""
+
+    files: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Text files (.jsonl, .json.gz, .txt): patterns below the folder, or names in the
+    repository."""
+
+    column: Text = "text"
+    """Which key of a JSON row holds the text."""
+
+    repository: Text | None = None
+    """source hub: data set repository."""
+
+    revision: Text | None = None
+    """source hub: commit or tag; pin it."""
+
+    window: Annotated[int, Field(ge=16)]
+    """Tokens in a pretraining chunk."""
+
+    documents: Count | None = None
+    """Read at most so many documents; null reads all."""
+
+
+class DenseRetrieval(Settings):
+    """What embeds inputs for selection: dense."""
+
+    model: Text
+    """Folder or hub name."""
+
+    revision: Text | None = None
+    """Commit or tag on the hub."""
+
+    kind: Literal["sentence-transformers", "language-model"]
+    """A sentence-transformers model, or the mean of a causal language model's last states."""
+
+
+class Benchmark(Settings):
+    """Tasks, text, and how episodes are made of them."""
+
+    tasks: Tasks
+    """Where MetaICL's rows come from."""
+
+    task_list: Text
+    """CSV of tasks, their types and their part in each partition."""
+
+    corpus: Corpus
+    """Where running text for pretraining comes from."""
+
+    partitions: Partitions
+    missing_tasks: Literal["error", "skip"] = "error"
+    """What to do if a partition names a task that is not there."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
+    """Seeds of the meta-test files."""
+
+    shots: Annotated[int, Field(ge=1, le=16)]
+    """K, demonstrations in a context."""
+
+    test_rows: Count | None = None
+    """At most so many test rows for each task and seed; null is all."""
+
+    seed: Seed
+    """Seed of the samples of episodes."""
+
+    pool: Annotated[int, Field(ge=17)] | None = None
+    """Rows of each meta-test task and seed that bm25, dense and pool choose demonstrations from
+    (files TASK_{pool}_SEED_train.jsonl); null: the training rows of all seeds."""
+
+    dense_retrieval: DenseRetrieval | None = None
+    """What embeds inputs for selection: dense."""
+
+
+class ModelSize(Settings):
+    """The size of a Transformer."""
+
+    layers: Count
+    """Transformer blocks."""
+
+    width: Count
+    """Hidden size."""
+
+    heads: Count
+    """Attention heads."""
+
+
+class LocalModels(Settings):
+    """A small tokenizer and GPT-2 pair, trained here on the tasks' own text into
+    RESULTS/local-models/{gpt2,gpt2-small}: to try the path, not for scores."""
+
+    vocabulary: Annotated[int, Field(ge=257)]
+    """Tokens of the byte-level BPE tokenizer."""
+
+    positions: Annotated[int, Field(ge=32)]
+    """Longest input in tokens."""
+
+    llm: ModelSize
+    """The LLM's size."""
+
+    distiller: ModelSize
+    """The distiller's size."""
+
+    steps: Count
+    """Training steps of each model."""
+
+    batch_size: Count
+    """Windows in a step."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+
+    seed: Seed
+    """Seed of the weights and of the order of text."""
+
+
+class EarlyStoppingSettings(Settings):
+    """Stop when dev rows no longer improve and keep the best weights; null trains all steps."""
+
+    every: Count
+    """Training steps between two scores on meta-test dev rows."""
+
+    patience: Count
+    """Scores in a row without a new best after which training stops."""
+
+    rows_per_task: Count
+    """Dev rows of each task that are scored."""
+
+    seed: Seed
+    """Whose dev rows and demonstrations are used; one of benchmark.seeds."""
+
+    partition: Partition | None = None
+    """Whose meta-test dev rows stop pretraining (the paper: class_to_class). Finetuning uses its
+    own partition's."""
+
+
+class StageSettings(Settings):
+    """What both stages have besides their optimisation."""
+
+    early_stopping: EarlyStoppingSettings | None
+    """Stop when dev rows no longer improve and keep the best weights; null trains all steps."""
+
+    teacher_cache: bool = False
+    """Whether the teacher's states are computed once, kept in data/teacher and shared by all runs
+    that distil the LLM; false runs the teacher at each step. It changes time and disk, not
+    results."""
+
+
+class Episodes(Settings):
+    """What finetuning alone has."""
+
+    queries_per_episode: Count
+    """Queries asked after the same demonstrations."""
+
+
+# Bases from last to first: the order in which tables show the settings.
+class Pretrain(Checkpointing, StageSettings, PretrainingSettings, Optimisation):
+    """Pretraining on chunks of text."""
+
+
+class Finetune(Checkpointing, StageSettings, Episodes, Optimisation):
+    """Finetuning on episodes of meta-train tasks."""
+
+
+class Training(Settings):
+    """How every method is trained, as far as it does not say otherwise."""
+
+    seed: Seed
+    """Seed of new weights and of the order of chunks."""
+
+    pretrain: Pretrain
+    """Pretraining on chunks of text."""
+
+    finetune: Finetune
+    """Finetuning on episodes of meta-train tasks."""
+
+
+def _partial(kind: type[Settings], name: str, *without: str, **more: Any) -> type[Settings]:
+    """Return a type whose fields are those of another, none of which must be there."""
+    fields: dict[str, Any] = {
+        key: (field.rebuild_annotation(), Field(default=None, description=field.description))
+        for key, field in kind.model_fields.items()
+        if key not in without
+    }
+    return create_model(name, __base__=Settings, __doc__=kind.__doc__, **fields, **more)
+
+
+_LLM_PRETRAIN = _partial(Pretrain, "LLMPretrain")
+_LLM_FINETUNE = _partial(Finetune, "LLMFinetune", "queries_per_episode")
+_OF_ALL_METHODS = ("early_stopping", "queries_per_episode")
+MethodPretrain = _partial(Pretrain, "MethodPretrain", *_OF_ALL_METHODS, losses=(Losses, ...))
+MethodFinetune = _partial(Finetune, "MethodFinetune", *_OF_ALL_METHODS, losses=(Losses, ...))
+RunPretrain = create_model("RunPretrain", __base__=Pretrain, losses=(Losses, ...))
+RunFinetune = create_model("RunFinetune", __base__=Finetune, losses=(Losses, ...))
+RUN_STAGES: Mapping[str, type[Settings]] = {"pretrain": RunPretrain, "finetune": RunFinetune}
+"""The complete settings of a run's stages."""
+
+
+class LLMTraining(Settings):
+    """What differs from `training` for this LLM."""
+
+    pretrain: _LLM_PRETRAIN | None = None
+    """Pretraining settings that differ from `training`."""
+
+    finetune: _LLM_FINETUNE | None = None
+    """Finetuning settings that differ from `training`."""
+
+
+class LLMDistiller(Settings):
+    """The small language model that the distiller starts as."""
+
+    path: Text
+    """Folder or hub name of the small LM that the distiller starts as; same tokenizer as the
+    LLM."""
+
+    part: Literal["encoder", "decoder"] | None = None
+    """Of an encoder-decoder distiller: its encoder reads the demonstrations and the placeholders
+    (encoder, the default), or its decoder reads the placeholders (decoder)."""
+
+    revision: Text | None = None
+    """Commit or tag on the hub."""
+
+
+class LLM(Settings):
+    """A frozen LLM."""
+
+    path: Text
+    """Folder or hub name of the LLM."""
+
+    revision: Text | None = None
+    """Commit or tag on the hub."""
+
+    distiller: LLMDistiller
+    """The small language model that the distiller starts as."""
+
+    dtype: Dtype = "float32"
+    """Precision of the frozen LLM."""
+
+    int8: bool
+    """Load the frozen LLM in 8 bit; needs bitsandbytes and a GPU."""
+
+    sharded: bool = False
+    """Spread the frozen LLM over the GPUs that train together (docs/training.md); not with
+    int8."""
+
+    local_files_only: bool = False
+    """Never look on the network."""
+
+    query_in: Literal["decoder", "encoder"] | None = None
+    """Where an encoder-decoder LLM gets its query: decoder is the default."""
+
+    paper_llm: Text | None = None
+    """Whose numbers of the paper's table 2 stand beside."""
+
+    training: LLMTraining | None = None
+    """What differs from `training` for this LLM."""
+
+    methods: dict[Name, LLMTraining] = {}
+    """What differs from `methods` for this LLM."""
+
+
+def _point_value(value: Any) -> Any:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(
+        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in values
+    ):
+        raise ValueError(
+            f"{json.dumps(value, default=str)} is not text, a number, or a list of them"
+        )
+    return value
+
+
+def _axis_points(value: Any) -> Any:
+    if not isinstance(value, (list, dict)):
+        raise ValueError(f"{json.dumps(value, default=str)} is not a list or a mapping of keys")
+    return value
+
+
+_AXIS_VALUE = {"type": ["string", "number"], "description": "A value of this axis."}
+_AXIS_VALUES = {
+    "type": ["string", "number", "array"],
+    "items": {"type": ["string", "number"]},
+    "minItems": 1,
+    "description": "A value of this axis, or a list of values: the first of all lists of a claim "
+    "are one comparison, and so on.",
 }
 
 
-def check_schema(values: Mapping[str, Any], files: Sequence[str | Path] = ()) -> None:
-    """Raise UserError listing everything in a configuration that its schema does not allow.
-
-    files: the configuration files in the order in which they were merged, to name where a key
-    comes from; a value that none of them holds came from --config.
-    """
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    contents = [(str(file), _read_yaml(file)) for file in files]
-    errors = Draft202012Validator(schema).iter_errors(_with_text_keys(values))
-    lines = []
-    for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path]):
-        for path, problem in _problems(error, schema):
-            lines.append(f"{_origin(path, values, contents)}: {_dotted(path)}: {problem}")
-    if lines:
-        raise UserError("\n".join(lines))
+Point = Annotated[
+    dict[str, Annotated[Any, AfterValidator(_point_value), WithJsonSchema(_AXIS_VALUES)]],
+    Field(
+        min_length=1,
+        description="Values of axes; at every value of the axes that it leaves out.",
+    ),
+]
 
 
-def check_settings(settings: Mapping[str, Any], place: Sequence[str]) -> None:
-    """Raise UserError for settings of a run that the schema does not allow; place: their key."""
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    rule = {"$ref": "#/$defs/settings", "$defs": schema["$defs"]}
-    for error in Draft202012Validator(rule).iter_errors(_with_text_keys(settings, tuple(place))):
-        for path, problem in _problems(error, schema):
-            raise UserError(f"{_dotted([*place, *path])}: {problem}")
+class StudyClaim(Claim):
+    """What a study is to show: one point is above another."""
+
+    higher: Point
+    lower: Point
 
 
-def closest(name: str, names: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" for the name most like `name`, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+class Study(Settings):
+    """A list of runs, and what of them is shown."""
 
+    title: Text | None = None
+    """What its table is headed with."""
 
-def _problems(error: ValidationError, schema: Mapping[str, Any]) -> list[tuple[list[Any], str]]:
-    """Return (place, what is wrong and what is allowed) for one error of the validator."""
-    path, given, rule = list(error.absolute_path), error.instance, error.schema
-    if error.validator == "additionalProperties":
-        if "patternProperties" in rule:
-            pattern = re.compile(next(iter(rule["patternProperties"])))
-            message = (
-                "a name may hold letters, digits, dots, _ and -, and begins with none of these"
-            )
-            return [([*path, key], message) for key in given if not pattern.search(key)]
-        known = rule["properties"]
-        return [
-            ([*path, key], f"unknown key{closest(key, known)}; keys here: {', '.join(known)}")
-            for key in given
-            if key not in known
+    llms: Names
+    """Names from `llms`."""
+
+    methods: Names | None = None
+    """Names from `methods`."""
+
+    partitions: Partitions
+    vary: Annotated[
+        dict[
+            str,
+            Annotated[
+                Any,
+                AfterValidator(_axis_points),
+                WithJsonSchema(
+                    {
+                        "type": ["array", "object"],
+                        "additionalProperties": True,
+                        "description": "A list of values, or {name: settings}.",
+                    }
+                ),
+            ],
+        ],
+        Field(
+            description="Axes: a setting and its values, or a name and named groups of settings."
+        ),
+    ] = {}
+    reference: (
+        Annotated[
+            dict[str, Annotated[Any, AfterValidator(_point_value), WithJsonSchema(_AXIS_VALUE)]],
+            Field(min_length=1, max_length=1),
         ]
-    if error.validator == "required":
-        # The validator reports each missing key by an error of its own.
-        key = next(key for key in error.validator_value if error.message.startswith(f"'{key}' "))
-        described = rule.get("properties", {}).get(key, {})
-        if "$ref" in described:
-            described = schema["$defs"][described["$ref"].rpartition("/")[2]]
-        text = described.get("description")
-        return [([*path, key], "missing" + (f": {text}" if text else ""))]
-    if error.validator == "type":
-        return [(path, f"{_shown(given)} is not {_allowed(rule)}{_hint(given, rule)}")]
-    if error.validator == "enum":
-        choices = ", ".join(map(str, error.validator_value))
-        near = closest(given, map(str, error.validator_value)) if isinstance(given, str) else ""
-        return [(path, f"{_shown(given)} is not one of: {choices}{near}")]
-    if error.validator in ("minItems", "minLength", "minProperties"):
-        return [(path, "must not be empty" if not given else f"{_shown(given)} is too short")]
-    if error.validator == "uniqueItems":
-        return [(path, f"{_shown(given)} holds something twice")]
-    return [(path, f"{_shown(given)} is not allowed: {_allowed(rule)}")]
+        | None
+    ) = None
+    """What differences are taken to: a value of an axis, such as {run: MEND}."""
+
+    score: Literal["mean", "rank"] = "mean"
+    """What its figure shows: the mean score, or the average rank of the last axis' values."""
+
+    context_share_of: Text | None = None
+    """A run: the figure shows scores against how much the LLM reads before a query, in per cent of
+    this run's longest context."""
+
+    claims: list[StudyClaim] = []
+    """What the study is to show, each told to hold, not to hold, or not to be clear."""
+
+    layout: Literal["list", "matrix"] | None = None
+    """list: a row for each point. matrix: methods and then the differences that are claimed, a row
+    for each partition. null is matrix for table2, and list for any other."""
+
+    paper: PaperTable | None = None
+    """The paper's table to set beside."""
 
 
-def _allowed(rule: Mapping[str, Any]) -> str:
-    kinds = rule["type"] if isinstance(rule.get("type"), list) else [rule.get("type")]
-    words = " or ".join(_KINDS.get(kind, str(kind)) for kind in kinds)
-    limits = {
-        "minimum": "at least",
-        "exclusiveMinimum": "more than",
-        "maximum": "at most",
-        "exclusiveMaximum": "less than",
-        "maxItems": "entries at most",
-    }
-    bounds = [f"{word} {rule[key]}" for key, word in limits.items() if key in rule]
-    return ", ".join([words, *bounds])
+class Efficiency(Settings):
+    """Figure 3: what inference costs."""
+
+    llms: Names
+    """Names from `llms`."""
+
+    partitions: Partitions
+    claims: list[CostClaim] = []
+    """What figure 3 is to show: one method's cost is below so many times another's."""
 
 
-def _hint(given: Any, rule: Mapping[str, Any]) -> str:
-    """Say how to write what was probably meant, where text stands for something else."""
-    kinds = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-    if not isinstance(given, str):
-        return ""
-    if {"array", "object"} & set(kinds):
-        return "; lists and mappings belong into a configuration file: --config passes text"
-    try:
-        number = float(given)
-    except ValueError:
-        return ""
-    if "e" in given.lower() and "." not in given:
-        digits, exponent = given.lower().split("e")
-        return f"; YAML reads {given} as text: write {digits}.0e{exponent}"
-    if {"integer", "number"} & set(kinds):
-        return f"; write {number:g} without quotes, and not within a list given with --config"
-    return ""
+class Attention(Settings):
+    """Figures 5 and 8: induction heads and where they look."""
+
+    llms: Names
+    """Names from `llms`."""
+
+    copy_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of the random sequence that is repeated to find induction heads; 500 if left out, as
+    in the paper."""
+
+    partition: Partition
+    """Whose MEND and meta-test rows are looked at."""
 
 
-def _with_text_keys(values: Any, path: tuple = ()) -> Any:
-    """Return the values as they are; raises UserError for a key that is not text."""
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            if not isinstance(key, str):
-                raise UserError(f"{_dotted([*path, key])}: the key {key!r} must be text: quote it")
-            _with_text_keys(value, (*path, key))
-    return values
+class ConfigurationValues(Settings):
+    """The content of a configuration file, but for what depends on the methods that there are."""
+
+    results: Text
+    """Folder for everything that is made."""
+
+    environment: Literal["cpu", "cuda"] = "cpu"
+    """Which pinned environment of envs/ --sdm conda uses."""
+
+    protocol: Protocol
+    """Choices that decide what is measured; see docs/fidelity.md."""
+
+    pocket: Pocket | None = None
+    """The generated benchmark."""
+
+    benchmark: Benchmark
+    """Tasks, text, and how episodes are made of them."""
+
+    local_models: LocalModels | None = None
+    """A small pair of models, trained here on the tasks' own text."""
+
+    llms: Annotated[dict[Name, LLM], Field(min_length=1)]
+    """The frozen LLMs, by name."""
+
+    training: Training
+    """How every method is trained."""
+
+    templates: dict[Name, Separators] = {}
+    """Other separators than protocol.separators, by name; runs choose one with `template`."""
+
+    figures: dict[Name, Names] = {}
+    """Pictures RESULTS/NAME.png of studies that vary something, side by side. Such a study that no
+    figure names gets one of its own."""
+
+    efficiency: Efficiency | None = None
+    """Figure 3: what inference costs."""
+
+    attention: Attention | None = None
+    """Figures 5 and 8: induction heads and where they look."""
 
 
-def _origin(path: Sequence[Any], values: Any, contents: Sequence[tuple[str, Any]]) -> str:
-    """Return the last file that holds the value at `path`, or its parent if it is missing."""
-    given = _get(values, path)
-    while path and given is _ABSENT:
-        path = path[:-1]
-        given = next((found for _, held in contents if (found := _get(held, path))), _ABSENT)
-    for file, held in reversed(contents):
-        if _get(held, path) == given:
-            return file
-    return "--config" if contents else "configuration"
+class Methods(Settings):
+    """The methods of mend/methods/, their stages, and what in them differs from `training`."""
+
+    def __getitem__(self, name: str) -> MethodSettings:
+        """Return a method as it is configured: its own settings, `pretrain` and `finetune`."""
+        return getattr(self, _identifier(name))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the methods that are configured."""
+        return iter(self.names())
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a method is configured."""
+        return name in self.names()
+
+    def names(self) -> list[str]:
+        """Return the names of the methods that are configured."""
+        by_field = {_identifier(name): name for name in method_classes()}
+        return [by_field[field] for field in self.__dict__ if field in self.model_fields_set]
 
 
-def _get(values: Any, path: Sequence[Any]) -> Any:
-    for part in path:
-        try:
-            values = values[part]
-        except (KeyError, IndexError, TypeError):
-            return _ABSENT
-    return values
+EVALUATION = {
+    "shots": (Count, "K, demonstrations in a context, at evaluation."),
+    "selection": (
+        Selection,
+        "Where an evaluation's demonstrations come from: the seed's own 16 rows (train), at random "
+        "from the pool, or the nearest of the pool by BM25 or by embeddings.",
+    ),
+    "perturbation": (
+        Literal["none"] | Perturbation | None,
+        "What is done to the demonstrations at evaluation (row 22 of docs/fidelity.md).",
+    ),
+    "template": (Text | None, "Separators at evaluation: a name from `templates`."),
+    "longest_context": (
+        Count | None,
+        "Tokens of demonstrations that LLM and distiller read at most, at evaluation.",
+    ),
+    "group": (Count | None, "Distil so many demonstrations at a time and join the vectors."),
+}
+"""Settings of a run that decide how it is evaluated: its condition."""
+
+NOT_OF_RUNS = (
+    "micro_batch_size",
+    "early_stopping",
+    "teacher_cache",
+    "checkpoint_every",
+    "log_every",
+    "queries_per_episode",
+)
+"""Settings of a stage that runs of one study do not differ in."""
 
 
-def _dotted(path: Sequence[Any]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.lstrip(".") or "the whole configuration"
+@cache
+def run_settings() -> type[Settings]:
+    """Return the type of the settings by which runs of a study differ, by dotted keys.
+
+    They are the methods' own settings, those of their stages, and those of `EVALUATION`.
+    """
+    fields: dict[str, tuple] = {}
+
+    def add(key: str, kind: Any, description: str | None) -> None:
+        field = Field(default=None, alias=key, description=description)
+        fields.setdefault(_identifier(key), (kind, field))
+
+    for method in method_classes().values():
+        for key, field in method.model_fields.items():
+            add(key, field.rebuild_annotation(), field.description)
+    for stage, kind, without in (("pretrain", Pretrain, "pred"), ("finetune", Finetune, "")):
+        add(stage, Literal["none"] | None, "none leaves this stage out.")
+        for key, field in kind.model_fields.items():
+            if key not in NOT_OF_RUNS:
+                add(f"{stage}.{key}", field.rebuild_annotation(), field.description)
+        for key, field in Losses.model_fields.items():
+            if key != without:
+                add(f"{stage}.losses.{key}", field.rebuild_annotation(), field.description)
+    for key, (kind, description) in EVALUATION.items():
+        add(key, kind, description)
+    description = "Settings of a run that differ from its method's configuration."
+    return create_model("RunSettings", __base__=Settings, __doc__=description, **fields)
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+@cache
+def configuration_type() -> type[ConfigurationValues]:
+    """Return the type of a whole configuration, with what the methods' files add to it."""
+    entries = {}
+    for name, method in method_classes().items():
+        entry = create_model(
+            f"{method.__name__}Entry",
+            __base__=method,
+            __doc__=method.__doc__,
+            pretrain=(MethodPretrain | None, Field(None, description=Pretrain.__doc__)),
+            finetune=(MethodFinetune | None, Field(None, description=Finetune.__doc__)),
+        )
+        field = Field(default=None, alias=name, description=method.__doc__)
+        entries[_identifier(name)] = (entry, field)
+    methods = create_model("Methods", __base__=Methods, __doc__=Methods.__doc__, **entries)
+    settings = run_settings()
+    run = create_model(
+        "StudyRun",
+        __base__=settings,
+        __doc__="A row of a study's table: a method, and settings.",
+        method=(Text, Field(description="Name from `methods`.")),
+    )
+    described = "Instead of methods: the rows of the table, by name, each a method and settings."
+    study = create_model(
+        "Study",
+        __base__=Study,
+        __doc__=Study.__doc__,
+        runs=(dict[str, run] | None, Field(None, min_length=1, description=described)),
+        set=(settings, Field(settings(), description=settings.__doc__)),
+    )
+    told = "Lists of runs; each becomes RESULTS/NAME.csv, .parquet and .html."
+    return create_model(
+        "Configuration",
+        __base__=ConfigurationValues,
+        methods=(methods, Field(description=Methods.__doc__)),
+        studies=(dict[Name, study], Field(description=told)),
+    )
 
 
-def _read_yaml(file: str | Path) -> Any:
-    with open(file, encoding="utf-8") as stream:
-        return yaml.safe_load(stream)
+def given(settings: Settings) -> dict[str, Any]:
+    """Return settings that are set, and not left to their defaults, by their keys."""
+    return settings.model_dump(by_alias=True, exclude_unset=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema that editors read: what a preset fills in may be left out."""
+    schema = configuration_type().model_json_schema()
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    for rule in _rules(schema):
+        rule.pop("title", None)
+        if rule.get("default", "") is None:
+            del rule["default"]
+    for key in fidelity():
+        place = key.split(".") if "." in key else ["protocol", key]
+        for rule in _at(schema, schema, place[:-1]):
+            required = [name for name in rule.get("required", ()) if name != place[-1]]
+            rule.pop("required", None)
+            rule |= {"required": required} if required else {}
+    return schema
+
+
+def _rules(rule: Any) -> Iterable[dict[str, Any]]:
+    """Yield a rule of a JSON schema and all rules within it."""
+    if isinstance(rule, dict):
+        yield rule
+        for key, child in rule.items():
+            if key in ("properties", "$defs", "patternProperties"):
+                for inner in child.values():
+                    yield from _rules(inner)
+            elif key in ("items", "additionalProperties"):
+                yield from _rules(child)
+            elif key == "anyOf":
+                for inner in child:
+                    yield from _rules(inner)
+
+
+def _at(schema: dict[str, Any], rule: dict[str, Any], place: list[str]) -> list[dict[str, Any]]:
+    """Return the rules at a dotted place of a schema, `*` standing for every key."""
+    while "$ref" in rule:
+        rule = schema["$defs"][rule["$ref"].rpartition("/")[2]]
+    if "anyOf" in rule:
+        return [found for inner in rule["anyOf"] for found in _at(schema, inner, place)]
+    if not place:
+        return [rule] if "properties" in rule else []
+    name, *rest = place
+    properties = rule.get("properties", {})
+    children = [properties[key] for key in properties if name in ("*", key)]
+    if name == "*" and "patternProperties" in rule:
+        children += rule["patternProperties"].values()
+    return [found for child in children for found in _at(schema, child, rest)]
+
+
+def _identifier(key: str) -> str:
+    """Return a key as the name of a field: those of methods and of dotted settings are none."""
+    return key.replace("-", "_").replace(".", "__")
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")

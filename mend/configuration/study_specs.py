@@ -7,66 +7,78 @@ from typing import Any
 
 from mend.configuration.claims import Claim, Value
 from mend.configuration.loading import Configuration
+from mend.configuration.paths import DEFAULT
 from mend.configuration.runs import (
-    DEFAULT,
-    STAGES,
-    method_settings,
+    method_setup,
     study_axes,
     study_points,
     study_runs,
     trained_stages,
 )
-from mend.configuration.specs.reporting import StudySpec, Table1Spec, Table5Spec
+from mend.configuration.schema import given
+from mend.configuration.specs.reading import ReadingSettings
+from mend.configuration.specs.reporting import (
+    StageSettings,
+    StudyRun,
+    StudySpec,
+    Table1Spec,
+    Table5Spec,
+    TokenizerSource,
+)
 
 
 def study_specification(configuration: Configuration, study: str) -> StudySpec:
     """Return the specification of a study's table: its axes, its runs, and what is compared."""
-    content = configuration["studies"][study]
-    benchmark, protocol = configuration["benchmark"], configuration["protocol"]
-    axes = {name: _alike(values) for name, values in study_axes(configuration, study).items()}
-    partitions = content["partitions"]
+    values = configuration.values
+    content, protocol = values.studies[study], values.protocol
+    axes = {name: _alike(points) for name, points in study_axes(values, study).items()}
+    partitions = content.partitions
     tasks = {name: list(configuration.needs.get(name, {}).get("test", ())) for name in partitions}
     listed = {name: configuration.listed_test_tasks.get(name, ()) for name in partitions}
     return StudySpec(
         name=study,
-        title=content.get("title", study),
+        title=content.title or study,
         command=command(configuration, f"{configuration.results}/{study}.csv"),
-        benchmark=benchmark["tasks"]["source"],
-        layout=content.get("layout", "matrix" if study == "table2" else "list"),
-        llms=[
-            {"name": name, "paper_llm": configuration["llms"][name].get("paper_llm")}
-            for name in content["llms"]
-        ],
+        benchmark=values.benchmark.tasks.source,
+        layout=content.layout or ("matrix" if study == "table2" else "list"),
+        llms=[{"name": name, "paper_llm": values.llms[name].paper_llm} for name in content.llms],
         partitions=partitions,
         test_tasks=tasks,
         task_types={
             name: configuration.tasks[name].type for names in tasks.values() for name in names
         },
-        seeds=benchmark["seeds"],
-        axes=[{"name": name, "values": values} for name, values in axes.items()],
+        seeds=values.benchmark.seeds,
+        axes=[{"name": name, "values": points} for name, points in axes.items()],
         runs=[
-            {
-                "llm": llm,
-                "method": method,
-                "variant": variant,
-                "condition": condition,
-                "values": _place(point, axes),
-            }
-            for llm, method, variant, condition, point in study_points(configuration, study)
+            StudyRun(
+                llm=llm,
+                method=method,
+                variant=variant,
+                condition=condition,
+                values=_place(point, axes),
+            )
+            for llm, method, variant, condition, point in study_points(values, study)
         ],
-        shared=content.get("set", {}),
-        reference=_place(content.get("reference") or {}, axes),
+        shared=given(content.set),
+        reference=_place(content.reference or {}, axes),
         claims=[
-            {**claim, **{side: _place(claim[side], axes) for side in ("higher", "lower")}}
-            for claim in content.get("claims", ())
+            Claim(
+                text=claim.text,
+                higher=_place(claim.higher, axes),
+                lower=_place(claim.lower, axes),
+                margin=claim.margin,
+            )
+            for claim in content.claims
             if _is_of(claim, axes)
         ],
-        score=content.get("score", "mean"),
-        context_share_of=content.get("context_share_of"),
-        paper=content.get("paper"),
-        **only(protocol, ("metrics", "task_mean", "drop_tasks_in_both")),
+        score=content.score,
+        context_share_of=content.context_share_of,
+        paper=content.paper,
+        metrics=protocol.metrics,
+        task_mean=protocol.task_mean,
+        drop_tasks_in_both=protocol.drop_tasks_in_both,
         skipped=_named({name: sorted({*listed[name]} - {*tasks[name]}) for name in partitions}),
-        excluded=_named(protocol.get("excluded_test_tasks", {})),
+        excluded=_named(protocol.excluded_test_tasks),
         in_both=_named(
             {
                 partition: [
@@ -96,10 +108,10 @@ def _place(point: Mapping[str, Any], axes: Mapping[str, Sequence[Value]]) -> dic
     return {axis: alike(axis, point[axis]) for axis in axes if axis in point}
 
 
-def _is_of(claim: Mapping[str, Any], axes: Mapping[str, Sequence[Value]]) -> bool:
+def _is_of(claim: Claim, axes: Mapping[str, Sequence[Value]]) -> bool:
     """Whether the study has the runs that a claim is about: it may leave methods out."""
-    pairs = Claim(**claim).pairs()
-    return all(side.get("run", axes["run"][0]) in axes["run"] for pair in pairs for side in pair)
+    sides = [side for pair in claim.pairs() for side in pair]
+    return all(side.get("run", axes["run"][0]) in axes["run"] for side in sides)
 
 
 def _named(names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -111,47 +123,51 @@ def study_stages(configuration: Configuration, study: str) -> list[str]:
     folders = [
         folder
         for run in study_runs(configuration, study)
-        for folder in trained_stages(configuration, run.llm, run.method, run.variant, run.partition)
+        for folder in trained_stages(
+            configuration.values, run.llm, run.method, run.variant, run.partition
+        )
     ]
     return list(dict.fromkeys(folders))
 
 
-def table1_specification(configuration: Configuration, reading: Mapping[str, Any]) -> Table1Spec:
+def table1_specification(configuration: Configuration) -> Table1Spec:
     """Return the specification of table 1: each side of each partition and what reads its rows."""
-    llms = configuration["studies"]["table2"]["llms"]
+    values = configuration.values
     keys = ("path", "revision", "local_files_only")
     return Table1Spec(
         command=command(configuration, f"{configuration.results}/table1.csv"),
-        benchmark=configuration["benchmark"]["tasks"]["source"],
-        llms=[{"name": name, **only(configuration["llms"][name], keys)} for name in llms],
+        benchmark=values.benchmark.tasks.source,
+        llms=[
+            TokenizerSource(name=name, **{key: getattr(values.llms[name], key) for key in keys})
+            for name in values.studies["table2"].llms
+        ],
         partitions=list(configuration.needs),
         tasks={
             partition: {side: list(names) for side, names in roles.items()}
             for partition, roles in configuration.needs.items()
         },
-        seeds=configuration["benchmark"]["seeds"],
-        reading=reading,
+        seeds=values.benchmark.seeds,
+        reading=values.protocol.subset(ReadingSettings),
     )
 
 
 def table5_specification(configuration: Configuration) -> Table5Spec:
     """Return the specification of table 5: the settings of each stage of table 2's methods."""
-    study = configuration["studies"]["table2"]
-    runs = []
-    for llm in study["llms"]:
-        source = configuration["llms"][llm]
-        shared = {"dtype": source.get("dtype", "float32"), "int8": source.get("int8", False)}
-        for method in study["methods"]:
-            settings = method_settings(configuration, llm, method, DEFAULT)
-            for stage in (name for name in STAGES if name in settings):
-                of_stage = {"length": settings["length"], **settings[stage], **shared}
+    values, runs = configuration.values, []
+    for llm in values.studies["table2"].llms:
+        source = values.llms[llm]
+        for method in values.studies["table2"].methods:
+            setup = method_setup(values, llm, method, DEFAULT)
+            for stage, settings in setup.stages.items():
+                of_stage = setup.own.model_dump() | given(settings)
+                of_stage |= {"dtype": source.dtype, "int8": source.int8}
                 runs.append(
-                    {"llm": llm, "method": method, "stage": stage, "settings": flat(of_stage)}
+                    StageSettings(llm=llm, method=method, stage=stage, settings=flat(of_stage))
                 )
     return Table5Spec(
         command=command(configuration, f"{configuration.results}/table5.csv"),
         runs=runs,
-        seed=configuration["training"]["seed"],
+        seed=values.training.seed,
     )
 
 
@@ -172,8 +188,3 @@ def command(configuration: Configuration, target: str, *options: str) -> str:
     if configuration.files and list(configuration.files) != ["config.yaml"]:
         text += f" --configfile {' '.join(configuration.files)}"
     return text
-
-
-def only(values: Any, keys: Iterable[str]) -> dict[str, Any]:
-    """Return the part of a mapping with these keys, as far as they are there."""
-    return {key: values[key] for key in keys if key in values}

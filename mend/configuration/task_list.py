@@ -14,19 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mend.configuration.choices import PARTITIONS, TASK_TYPES
 from mend.errors import UserError
-
-PARTITIONS = (
-    "class_to_class",
-    "non_class_to_class",
-    "non_nli_to_nli",
-    "non_qa_to_qa",
-    "qa_to_qa",
-    "hr_to_lr",
-    "non_paraphrase_to_paraphrase",
-)
-
-TASK_TYPES = ("classification", "multi-choice", "free-form")
 
 METAICL_TASK_LIST = Path(__file__).parents[1] / "data/metaicl_tasks.csv"
 """The 142 tasks of MetaICL with their types, options and partitions."""
@@ -121,40 +110,43 @@ def _read_task(cells: Mapping[str, str], where: str) -> Task:
 
 
 def train_tasks(
-    tasks: Mapping[str, Task], partition: str, protocol: Mapping[str, Any] | None = None
+    tasks: Mapping[str, Task],
+    partition: str,
+    excluded_test_tasks: Mapping[str, Sequence[str]] | None = None,
+    drop_tasks_in_both: bool = False,
 ) -> tuple[str, ...]:
-    """Names of the meta-train tasks of a partition, in the order of the task list.
+    """Return the names of a partition's meta-train tasks, in the order of the task list.
 
-    Of `protocol`, the key drop_tasks_in_both leaves out a task that the partition also has in its
-    meta-test (faithfulness: sick in non_nli_to_nli).
+    drop_tasks_in_both: leave out a task that the partition also has in its meta-test (in MetaICL's
+    list, sick in non_nli_to_nli); excluded_test_tasks: as of `test_tasks`.
     """
     in_both = set()
-    if (protocol or {}).get("drop_tasks_in_both", False):
-        in_both = set(test_tasks(tasks, partition, protocol))
+    if drop_tasks_in_both:
+        in_both = set(test_tasks(tasks, partition, excluded_test_tasks))
     return tuple(name for name in _with_role(tasks, partition, "train") if name not in in_both)
 
 
 def test_tasks(
     tasks: Mapping[str, Task],
     partition: str,
-    protocol: Mapping[str, Any] | None = None,  # noqa: PT028 (no test of pytest's)
+    excluded_test_tasks: Mapping[str, Sequence[str]] | None = None,  # noqa: PT028 (no test)
 ) -> tuple[str, ...]:
-    """Names of the meta-test tasks of a partition, in the order of the task list.
+    """Return the names of a partition's meta-test tasks, in the order of the task list.
 
-    Of `protocol`, the key excluded_test_tasks ({partition: [task, ...]}) leaves tasks out;
-    names that a task list lacks are ignored, as a preset serves every task list.
+    excluded_test_tasks: {partition: tasks to leave out}; names that a task list lacks are ignored,
+    as a preset serves every task list.
     """
-    names = _with_role(tasks, partition, "test")
-    excluded = (protocol or {}).get("excluded_test_tasks", {}).get(partition, ())
-    return tuple(name for name in names if name not in excluded)
+    excluded = (excluded_test_tasks or {}).get(partition, ())
+    return tuple(name for name in _with_role(tasks, partition, "test") if name not in excluded)
 
 
 def partition_needs(
     tasks: Mapping[str, Task],
     partitions: Sequence[str],
-    protocol: Mapping[str, Any] | None = None,
+    excluded_test_tasks: Mapping[str, Sequence[str]] | None = None,
+    drop_tasks_in_both: bool = False,
 ) -> dict[str, dict[str, tuple[str, ...]]]:
-    """What each partition reads: {partition: {"train": task names, "test": task names}}.
+    """Return what each partition reads: {partition: {"train": task names, "test": task names}}.
 
     Raises:
         UserError: if the task list gives a partition no meta-train or no meta-test task.
@@ -162,8 +154,8 @@ def partition_needs(
     needs = {}
     for partition in partitions:
         needs[partition] = {
-            "train": train_tasks(tasks, partition, protocol),
-            "test": test_tasks(tasks, partition, protocol),
+            "train": train_tasks(tasks, partition, excluded_test_tasks, drop_tasks_in_both),
+            "test": test_tasks(tasks, partition, excluded_test_tasks),
         }
         for role, names in needs[partition].items():
             if not names:

@@ -8,92 +8,40 @@ functions of a tokenizer: this module imports no tokenizer itself, so the Snakef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from mend.configuration.room import SHORTEST_QUERY, check_room
+from mend.configuration.specs.reading import ReadingSettings
 from mend.errors import UserError
-
-SHORTEST_QUERY = 8
-"""Tokens that a query must have room for after the longest context."""
-
-
-def check_room(
-    protocol: Mapping[str, Any],
-    positions: int,
-    length: int | None = None,
-    distiller_positions: int | None = None,
-    run: str = "",
-) -> None:
-    """Check that contexts, vectors and a query fit the models (`protocol.longest_context`).
-
-    Args:
-        protocol: its key longest_context = {"llm", "distiller"}, in tokens, is read.
-        positions: how many tokens the LLM can read.
-        length: l, the number of vectors; None for a method without vectors.
-        distiller_positions: how many tokens the distiller can read; None without a distiller.
-        run: what the message calls the run, such as "gpt2-large, mend".
-
-    Raises:
-        UserError: naming the keys, and values that would work.
-    """
-    llm = protocol["longest_context"]["llm"]
-    start = f"{run}: " if run else ""
-    longest = positions - SHORTEST_QUERY - 1
-    if llm > longest:
-        raise UserError(
-            f"{start}protocol.longest_context.llm is {llm}, but the LLM has {positions} positions: "
-            f"demonstrations leave no room for a query of {SHORTEST_QUERY} tokens and its answer "
-            f"(at most {longest} works)"
-        )
-    if length is None:
-        return
-    if length > longest:
-        raise UserError(
-            f"{start}length (l) is {length}, but the LLM has {positions} positions: the vectors "
-            f"leave no room for a query of {SHORTEST_QUERY} tokens and its answer "
-            f"(at most {longest} works)"
-        )
-    if length > llm:
-        raise UserError(
-            f"{start}length (l) is {length}, but queries are cut to follow at most "
-            f"protocol.longest_context.llm = {llm} tokens (a length of at most {llm} works, or a "
-            f"longest_context.llm from {length} to {longest})"
-        )
-    if distiller_positions is not None and length >= distiller_positions:
-        raise UserError(
-            f"{start}length (l) is {length}, but the distiller has {distiller_positions} "
-            "positions: they leave no room for demonstrations "
-            f"(at most {distiller_positions - 1} works)"
-        )
 
 
 class Template:
-    """Turns rows into token ids, by the protocol.
+    """Turns rows into token ids, as the protocol says.
 
     A separator is tokenized with the text after it, so that a byte-level BPE gives " y" its own
     token; no special tokens are added. Token ids are kept for texts that come again.
     """
 
-    def __init__(self, tokenizer: Any, protocol: Mapping[str, Any], positions: int) -> None:
+    def __init__(self, tokenizer: Any, reading: ReadingSettings, positions: int) -> None:
         """Set up for one tokenizer.
 
         Args:
             tokenizer: a transformers tokenizer.
-            protocol: keys longest_context, separators, demonstration_overflow,
-                example_truncation, longest_example.
+            reading: how rows become tokens.
             positions: how many tokens the LLM can read.
 
         Raises:
             UserError: if the longest context leaves no room for a query.
         """
-        check_room(protocol, positions)
-        self._before_output = protocol["separators"]["input_output"]
-        self._before_input = protocol["separators"]["demonstrations"]
-        self._omit = protocol["demonstration_overflow"] == "omit"
-        self._counts_output = protocol["example_truncation"] == "input-and-output"
-        self._longest_example = protocol["longest_example"]
-        self._longest_context = protocol["longest_context"]["llm"]
+        check_room(reading.longest_context, positions)
+        self._before_output = reading.separators.input_output
+        self._before_input = reading.separators.demonstrations
+        self._omit = reading.demonstration_overflow == "omit"
+        self._counts_output = reading.example_truncation == "input-and-output"
+        self._longest_example = reading.longest_example
+        self._longest_context = reading.longest_context.llm
         self._positions = positions
         self._room = positions - self._longest_context  # for a query and its answer
 

@@ -7,39 +7,47 @@ Methods know nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from mend.errors import UserError
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import Context, FrozenLLM
 
 
-class GroupedMethod(Method):
-    """A method that distils, for contexts that are sequences of groups of demonstrations."""
+class GroupedMethod:
+    """A built method that distils, for contexts that are sequences of groups of demonstrations."""
 
-    distils = True
+    reads_demonstrations = has_context = distils = True
 
-    def __init__(self, method: Method, length: int, protocol: Mapping[str, Any]) -> None:
-        """Wrap a built method.
-
-        length: l, the vectors of one group; protocol: its longest context is read.
-        Raises UserError if the method does not distil.
-        """
-        super().__init__(None, {}, {})
+    def __init__(self, method: BuiltMethod) -> None:
+        """Wrap a method; raises UserError if it does not distil."""
         if not method.distils:
             raise UserError(
                 f"group: {method.name} does not distil demonstrations, so it has no vectors to "
                 "join; leave `group` out for it"
             )
-        self.method, self.length = method, length
-        self.room = protocol["longest_context"]["llm"]
+        self.method, self.name, self.reading = method, method.name, method.reading
+        self.length = method.method.vectors
+        self.room = method.reading.longest_context.llm
 
-    def longest_context(self, protocol: dict) -> int:
+    @property
+    def training(self) -> bool:
+        """Whether the method is in training mode."""
+        return self.method.training
+
+    def train(self, mode: bool = True) -> None:
+        """Set the training mode."""
+        self.method.train(mode)
+
+    def eval(self) -> None:
+        """Leave the training mode."""
+        self.method.eval()
+
+    def longest_context(self) -> int:
         """Return how many tokens of one group are read at most."""
-        return self.method.longest_context(protocol)
+        return self.method.longest_context()
 
     def check_groups(self, groups: int) -> None:
         """Raise UserError if the LLM has no room for the vectors of so many groups."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 
 from mend.atomic_io import write_parquet
+from mend.configuration.specs.prediction import PredictionSpec
+from mend.configuration.specs.run import RunSpec
 from mend.data.examples import MultipleChoiceItem, read_items
 from mend.data.template import Template
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import score_items
-from mend.methods import build_method
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.progress import Progress, logger
@@ -37,45 +39,44 @@ PREDICTION_SCHEMA = pyarrow.schema(
 
 
 def run_prediction(
-    spec: dict, episodes: str | Path, tasks: str | Path, output: str | Path, weights: Path | None
+    spec: PredictionSpec,
+    episodes: str | Path,
+    tasks: str | Path,
+    output: str | Path,
+    weights: Path | None,
 ) -> None:
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
 
     context_length is how many positions (tokens or vectors) the LLM read before the row's query.
 
-    spec: llm, method, protocol, predict {tasks, partition, variant, condition}; predict may also
-    have perturbation (with seed, that of the draws; see `mend.data.perturbation`) and group (so
-    many demonstrations are distilled at a time; see `mend.evaluation.grouping`).
     weights: the folder that a training job wrote; None for a method that trains nothing.
     Raises UserError for a group where the method does not distil or the vectors do not fit.
     """
-    llm = load_llm(spec["llm"])
-    method = build_method(llm, spec["method"], spec["protocol"])
+    llm = load_llm(spec.llm)
+    method = build_method(llm, spec)
     if weights:
         method.load(Path(weights) / "weights.safetensors")
-    wanted = spec["predict"]
-    shown: dict = {}
-    if wanted.get("perturbation"):
-        shown |= {"perturbation": wanted["perturbation"], "sampling_seed": wanted["seed"]}
-    if wanted.get("group"):
-        method = GroupedMethod(method, spec["method"]["length"], spec["protocol"])
-        shown["group"] = wanted["group"]
-    rows, items = items_for(
-        llm, method, spec["protocol"], episodes, tasks, "test", wanted["tasks"], **shown
-    )
-    if wanted.get("group"):
+    wanted = spec.predict
+    changes: dict[str, Any] = {}
+    if wanted.perturbation:
+        changes = {"perturbation": wanted.perturbation, "sampling_seed": wanted.seed}
+    if wanted.group:
+        method = GroupedMethod(method)
+        changes["group"] = wanted.group
+    rows, items = items_for(llm, method, episodes, tasks, "test", wanted.tasks, **changes)
+    if wanted.group:
         method.check_groups(max(len(item.demonstrations) for item in items))
-    name = f"predict {llm_name(spec)} {wanted['partition']}"
+    name = f"predict {run_name(spec)} {wanted.partition}"
     logger.info("%s: %d rows", name, len(rows))
     lengths: dict[int, int] = {}
     progress = Progress(name, len(rows))
-    scores = score_deduplicated(llm, method, items, spec["protocol"], progress, lengths)
+    scores = score_deduplicated(llm, method, items, spec.scoring.option_score, progress, lengths)
     same = {
-        "llm": spec["llm"]["name"],
-        "method": spec["method"]["name"],
-        "variant": wanted["variant"],
-        "condition": wanted["condition"],
-        "partition": wanted["partition"],
+        "llm": spec.llm.name,
+        "method": spec.method.name,
+        "variant": wanted.variant,
+        "condition": wanted.condition,
+        "partition": wanted.partition,
     }
     records = [
         {**same, **row, "context_length": lengths[item.context], "scores": values}
@@ -86,8 +87,7 @@ def run_prediction(
 
 def items_for(
     llm: FrozenLLM,
-    method: Method,
-    protocol: dict,
+    method: BuiltMethod | GroupedMethod,
     episodes: str | Path,
     tasks: str | Path,
     split: str,
@@ -95,13 +95,13 @@ def items_for(
     **others,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
     """Read evaluation rows as `method` sees them; see `mend.data.examples.read_items`."""
-    template = Template(llm.tokenizer, protocol, llm.positions)
+    template = Template(llm.tokenizer, method.reading, llm.positions)
     return read_items(
         episodes,
         tasks,
         split,
         template,
-        method.longest_context(protocol),
+        method.longest_context(),
         only,
         after_context=method.has_context,
         reads_demonstrations=method.reads_demonstrations,
@@ -111,9 +111,9 @@ def items_for(
 
 def score_deduplicated(
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod | GroupedMethod,
     items: Sequence[MultipleChoiceItem],
-    protocol: dict,
+    option_score: str,
     progress: Progress | None = None,
     context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
@@ -132,13 +132,11 @@ def score_deduplicated(
             different.append(item)
         where.append(first[key])
     scores = score_items(
-        *(llm, method, different, protocol["option_score"]),
-        progress=progress,
-        context_lengths=context_lengths,
+        llm, method, different, option_score, progress=progress, context_lengths=context_lengths
     )
     return [scores[index] for index in where]
 
 
-def llm_name(spec: dict) -> str:
+def run_name(spec: RunSpec) -> str:
     """Return how progress names a run: its LLM and method."""
-    return f"{spec['llm']['name']} {spec['method']['name']}"
+    return f"{spec.llm.name} {spec.method.name}"

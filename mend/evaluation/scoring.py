@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
-from mend.methods.base import Method
+from mend.evaluation.grouping import GroupedMethod
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM, pad_right
 from mend.models.kernels.tree_attention import (
     collate_trees,
@@ -27,7 +28,7 @@ LOGITS_BATCH_SIZE = 512
 @torch.no_grad()
 def score_items(
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod | GroupedMethod,
     items: Sequence[MultipleChoiceItem],
     option_score: str = "mean",
     context_batch_size: int = 64,
@@ -79,7 +80,7 @@ def score_items(
 
 def _score_group(
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod | GroupedMethod,
     items: Sequence[MultipleChoiceItem],
     group: list[list[int]],
     option_score: str,

@@ -1,53 +1,49 @@
-"""What every method is: a way to turn demonstrations into the context that the LLM reads."""
+"""What every method is: a way to turn demonstrations into the context that the LLM reads.
+
+A method's file is imported while the workflow is parsed, so nothing in it imports torch outside of
+a function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from safetensors.torch import load_model, save_model
-from torch import nn
+from pydantic import Field
 
-from mend.errors import UserError
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.configuration.methods import MethodSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mend.configuration.specs.reading import ReadingSettings
+    from mend.configuration.specs.run import RunSpec
+    from mend.models.frozen_llm import Context, FrozenLLM
+
+Length = Annotated[int, Field(ge=1, description="l, vectors that stand for the demonstrations.")]
 
 
-class Method(nn.Module):
+class Method(MethodSettings):
     """A method of in-context learning.
 
-    To add one, put a file into this folder with a subclass that sets `name` and defines
-    `contexts`; what it trains are its parameters. Losses and steps are in the configuration.
+    To add one, put a file into this folder with a subclass that sets `display_name`, has its
+    settings as fields, and defines `contexts` and, if it trains anything, `trained`. Its name in
+    the configuration is the file's, with `-` for `_`. Losses and steps are in the configuration.
     """
 
-    #: The name in the configuration, tables and paths.
-    name: ClassVar[str]
-    #: Whether contexts depend on the demonstrations at all.
-    reads_demonstrations: ClassVar[bool] = True
-    #: Whether the demonstrations go to a distiller, whose own longest context then holds.
-    distils: ClassVar[bool] = False
-    #: Whether the LLM reads anything before the query.
-    has_context: ClassVar[bool] = True
+    def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module | nn.Parameter]:
+        """Return what is trained, by name, as it is before training; nothing by default."""
+        return {}
 
-    def __init__(self, llm: FrozenLLM, method: dict, protocol: dict) -> None:
-        """Build from the `method` and `protocol` parts of a run's specification."""
-        super().__init__()
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Context:
+        """Return one context for each sequence of demonstration tokens.
 
-    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
-        """Return one context for each sequence of demonstration tokens."""
+        trained: has what `trained` returned as attributes, as far as it is trained by now.
+        """
         raise NotImplementedError
 
-    def longest_context(self, protocol: dict) -> int:
-        """Return the most tokens of demonstrations (`protocol.longest_context`)."""
-        return protocol["longest_context"]["llm"]
-
-    def save(self, path: str | Path) -> None:
-        """Write the trained weights as safetensors."""
-        save_model(self, str(path))  # tensors that are shared are written once
-
-    def load(self, path: str | Path) -> None:
-        """Read weights that `save` wrote; raises UserError if they are another method's."""
-        try:
-            load_model(self, path)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{path}: not weights of {self.name} as configured: {error}") from error
+    def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
+        """Return how many tokens of demonstrations are read at most (protocol.longest_context)."""
+        return reading.longest_context.llm

@@ -12,4 +12,4 @@ from mend.methods.mend import Mend
 class HyperTuning(Mend):
     """MEND's architecture, trained without distillation."""
 
-    name = "hypertuning"
+    display_name = "HyperTuning"

@@ -1,29 +1,39 @@
-"""MEND: meta demonstration distillation (section 3), and what it shares with HyperTuning."""
+"""MEND: meta demonstration distillation (section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from mend.methods.base import Method
-from mend.models.distiller import load_distiller
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.methods.base import Length, Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mend.configuration.specs.reading import ReadingSettings
+    from mend.configuration.specs.run import RunSpec
+    from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class Mend(Method):
     """l vectors that a distiller makes of the demonstrations (equation 2)."""
 
-    name = "mend"
+    display_name = "MEND"
     distils = True
+    length: Length
 
-    def __init__(self, llm: FrozenLLM, method: dict, protocol: dict) -> None:
-        """Load the distiller's pretrained language model."""
-        super().__init__(llm, method, protocol)
-        self.distiller = load_distiller(method, protocol, llm)
+    def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module]:
+        """Return the distiller, which starts as a pretrained language model."""
+        from mend.models.distiller import load_distiller
 
-    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
+        return {"distiller": load_distiller(run.distiller, self.length, run.reading, llm)}
+
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Context:
         """Return the distilled vectors of each sequence."""
-        return llm.vector_context(self.distiller(demonstrations))
+        return llm.vector_context(trained.distiller(demonstrations))
 
-    def longest_context(self, protocol: dict) -> int:
+    def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
         """Return how many tokens the distiller reads at most before its l placeholders."""
-        return self.distiller.longest_context(protocol)
+        return trained.distiller.longest_context(reading)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from mend.methods.base import Length, Method
 
-from mend.methods.base import Method
-from mend.models.frozen_llm import Context, FrozenLLM
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mend.configuration.specs.run import RunSpec
+    from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class PromptTuning(Method):
     """One prompt, trained on the meta-training tasks' answers; it sees no demonstrations."""
 
-    name = "prompt-tuning"
+    display_name = "Prompt tuning"
     reads_demonstrations = False
+    length: Length
 
-    def __init__(self, llm: FrozenLLM, method: dict, protocol: dict) -> None:
-        """Start from the embeddings of random vocabulary tokens, as Lester et al. do."""
-        super().__init__(llm, method, protocol)
-        words = torch.randint(len(llm.tokenizer), (method["length"],), device="cpu")
-        self.prompt = nn.Parameter(llm.embedding.weight[words.to(llm.device)].clone().float())
+    def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Parameter]:
+        """Return the prompt: embeddings of random vocabulary tokens, as Lester et al. start."""
+        import torch
 
-    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
+        words = torch.randint(len(llm.tokenizer), (self.length,), device="cpu")
+        start = llm.embedding.weight[words.to(llm.device)].clone().float()
+        return {"prompt": torch.nn.Parameter(start)}
+
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Context:
         """Return the prompt, once for each sequence."""
-        return llm.vector_context(self.prompt.expand(len(demonstrations), -1, -1))
+        return llm.vector_context(trained.prompt.expand(len(demonstrations), -1, -1))

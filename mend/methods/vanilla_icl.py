@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mend.methods.base import Method
-from mend.models.frozen_llm import Context, FrozenLLM
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class VanillaICL(Method):
     """The demonstrations as they are."""
 
-    name = "vanilla-icl"
+    display_name = "Vanilla ICL"
 
-    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Context:
         """Return the demonstrations' word embeddings."""
         return llm.token_context(demonstrations)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mend.methods.base import Method
-from mend.models.frozen_llm import Context, FrozenLLM
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mend.models.frozen_llm import Context, FrozenLLM
 
 
 class ZeroShot(Method):
     """An empty context."""
 
-    name = "zero-shot"
+    display_name = "Zero-shot"
     reads_demonstrations = False
     has_context = False
 
-    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Context:
         """Return contexts of no tokens."""
         return llm.token_context([[] for _ in demonstrations])

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from mend.configuration.specs.reading import ReadingSettings
+from mend.configuration.specs.run import DistillerSource
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM, longest_input, pad_left, pad_right
 from mend.models.kernels.activations import fuse_activations
@@ -72,9 +74,9 @@ class Distiller(nn.Module):
         """l, the number of distilled vectors."""
         return self.placeholders.shape[0]
 
-    def longest_context(self, protocol: dict) -> int:
+    def longest_context(self, reading: ReadingSettings) -> int:
         """Return how many tokens fit before the placeholders, at most the protocol's longest."""
-        return min(protocol["longest_context"]["distiller"], self.positions - self.length)
+        return min(reading.longest_context.distiller, self.positions - self.length)
 
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
@@ -130,47 +132,47 @@ def distilling_part(backbone: nn.Module, part: str | None) -> nn.Module:
     return backbone
 
 
-def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
-    """Build the distiller that a specification's `method` part describes.
+def load_distiller(
+    source: DistillerSource, length: int, reading: ReadingSettings, llm: FrozenLLM
+) -> Distiller:
+    """Build a distiller of `length` vectors for an LLM.
 
     Raises UserError if its model cannot be loaded, is of another vocabulary than the LLM's, or has
     no position left beside l placeholders.
     """
-    source = method["distiller"]
     try:
         backbone = AutoModel.from_pretrained(
-            source["path"],
-            revision=source.get("revision"),
-            local_files_only=source.get("local_files_only", False),
+            source.path,
+            revision=source.revision,
+            local_files_only=source.local_files_only,
             dtype=torch.float32,
         )
     except OSError as error:
-        raise UserError(f"llms: cannot load the distiller {source['path']!r}: {error}") from error
-    backbone = distilling_part(backbone, source.get("part"))
+        raise UserError(f"llms: cannot load the distiller {source.path!r}: {error}") from error
+    backbone = distilling_part(backbone, source.part)
     if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
         raise UserError(
-            f"llms: the distiller {source['path']!r} knows fewer tokens than the LLM's tokenizer; "
+            f"llms: the distiller {source.path!r} knows fewer tokens than the LLM's tokenizer; "
             "both must share one tokenizer"
         )
     _check_tokenizer(source, llm)
+    longest = reading.longest_context.distiller
     distiller = Distiller(
         backbone,
-        length=method["length"],
+        length=length,
         llm_width=llm.width,
-        projection=protocol["projection"],
-        placeholder_initialisation=protocol["placeholder_initialisation"],
-        placeholder_position=protocol["placeholder_position"],
-        padded_length=min(
-            protocol["longest_context"]["distiller"],
-            longest_input(backbone.config) - method["length"],
-        ),
+        projection=source.projection,
+        placeholder_initialisation=source.placeholder_initialisation,
+        placeholder_position=source.placeholder_position,
+        padded_length=min(longest, longest_input(backbone.config) - length),
     )
-    if distiller.longest_context(protocol) < 1:
+    limit = distiller.longest_context(reading)
+    if limit < 1:
         raise UserError(
-            f"length: {method['length']} vectors leave no room for demonstrations: the distiller "
-            f"{source['path']!r} has {distiller.positions} positions"
+            f"length: {length} vectors leave no room for demonstrations: the distiller "
+            f"{source.path!r} has {distiller.positions} positions"
         )
-    if (limit := distiller.longest_context(protocol)) < protocol["longest_context"]["distiller"]:
+    if limit < longest:
         logger.info(
             "the distiller reads at most %d tokens of demonstrations: its %d positions less l",
             limit,
@@ -179,13 +181,11 @@ def load_distiller(method: dict, protocol: dict, llm: FrozenLLM) -> Distiller:
     return distiller.to(llm.device)
 
 
-def _check_tokenizer(source: dict, llm: FrozenLLM) -> None:
+def _check_tokenizer(source: DistillerSource, llm: FrozenLLM) -> None:
     """Raise UserError if the distiller came with another tokenizer than the LLM's."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source["path"],
-            revision=source.get("revision"),
-            local_files_only=source.get("local_files_only", False),
+            source.path, revision=source.revision, local_files_only=source.local_files_only
         )
     except (OSError, ValueError):
         return  # it came with none
@@ -193,7 +193,7 @@ def _check_tokenizer(source: dict, llm: FrozenLLM) -> None:
     differing = next((word for word, index in other.items() if own.get(word) != index), None)
     if differing is not None:
         raise UserError(
-            f"llms: the distiller {source['path']!r} has another tokenizer than the LLM: "
+            f"llms: the distiller {source.path!r} has another tokenizer than the LLM: "
             f"{differing!r} is token {other[differing]} of the LLM and "
             f"{own.get(differing, 'none')} of the distiller; choose a distiller of the same family"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
 from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.devices import choose_device
@@ -33,34 +34,27 @@ def frozen_llm(
     return DecoderOnlyLLM(model, tokenizer, dropout)
 
 
-def load_llm(spec: dict, dropout: bool = False) -> FrozenLLM:
-    """Load the LLM that a specification's `llm` part names.
-
-    Keys: path (a local folder or a hub name), revision, dtype, int8, local_files_only, query_in.
-    Raises UserError if it cannot be loaded.
-    """
+def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
+    """Load an LLM; `dropout` leaves its dropout on. Raises UserError if it cannot be loaded."""
     device = choose_device()
-    options: dict = {"dtype": getattr(torch, spec["dtype"])}
-    if spec.get("int8"):
+    options: dict = {"dtype": getattr(torch, source.dtype)}
+    if source.int8:
         from transformers import BitsAndBytesConfig
 
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
         options["device_map"] = {"": device}
-    where = {
-        "revision": spec.get("revision"),
-        "local_files_only": spec.get("local_files_only", False),
-    }
+    where = {"revision": source.revision, "local_files_only": source.local_files_only}
     try:
-        config = AutoConfig.from_pretrained(spec["path"], **where)
-        tokenizer = AutoTokenizer.from_pretrained(spec["path"], **where)
+        config = AutoConfig.from_pretrained(source.path, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **where)
         model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = model_class.from_pretrained(spec["path"], **where, **options)
+        model = model_class.from_pretrained(source.path, **where, **options)
     except OSError as error:
-        raise UserError(f"llms: cannot load {spec['path']!r}: {error}") from error
-    if spec.get("sharded"):
+        raise UserError(f"llms: cannot load {source.path!r}: {error}") from error
+    if source.sharded:
         from mend.models.sharding import shard_blocks
 
         shard_blocks(model, device)
-    if not spec.get("int8"):
+    if not source.int8:
         model = model.to(device)
-    return frozen_llm(model, tokenizer, dropout, spec.get("query_in"))
+    return frozen_llm(model, tokenizer, dropout, source.query_in)

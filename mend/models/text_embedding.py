@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
 from mend.models.frozen_llm import pad_right
 from mend.models.loading import load_llm
@@ -59,7 +60,7 @@ def _language_model(model: str, revision: str | None) -> Embed:
     without tokens has the vector zero.
     """
     try:
-        llm = load_llm({"path": model, "revision": revision, "dtype": "float32"})
+        llm = load_llm(LLMSource(name=model, path=model, revision=revision))
     except UserError as error:
         raise UserError(f"benchmark.dense_retrieval.model: {error}") from error
     encodes = llm.model.config.is_encoder_decoder

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mend.configuration.schema import ConfigurationValues
 from mend.errors import UserError
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -168,23 +169,23 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
-def find_architecture(values: Mapping[str, Any], key: str, path: str) -> Architecture:
+def find_architecture(values: ConfigurationValues, key: str, path: str) -> Architecture:
     """Return the sizes of a model of a configuration, without asking the network.
 
     values: the configuration's; key: of the model, for messages; path: a folder or a hub name.
     Raises UserError if they are nowhere.
     """
-    made = f"{values['results'].rstrip('/')}/local-models/"
+    made = f"{values.results.rstrip('/')}/local-models/"
     if path.startswith(made):
-        local = values["local_models"]
-        sizes = local["llm" if path.removeprefix(made) == "gpt2" else "distiller"]
+        local = values.local_models
+        sizes = local.llm if path.removeprefix(made) == "gpt2" else local.distiller
         config = {
             "model_type": "gpt2",
-            "n_embd": sizes["width"],
-            "n_layer": sizes["layers"],
-            "n_head": sizes["heads"],
-            "n_positions": local["positions"],
-            "vocab_size": local["vocabulary"],
+            "n_embd": sizes.width,
+            "n_layer": sizes.layers,
+            "n_head": sizes.heads,
+            "n_positions": local.positions,
+            "vocab_size": local.vocabulary,
         }
         return architecture(config)
     try:

@@ -8,13 +8,13 @@ is counted once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mend.configuration.loading import Configuration
-from mend.configuration.runs import draw_of, study_runs, trained_stages
+from mend.configuration.paths import JobPath, parse_job_path, sampling_of
+from mend.configuration.runs import Run, study_runs, trained_stages
+from mend.configuration.teachers import teacher_of
 from mend.errors import UserError
 from mend.planning.architectures import BYTES
 from mend.planning.costs import DEVICES, LAYER_SECONDS, UTILISATION, Work
@@ -26,7 +26,6 @@ from mend.planning.jobs import (
     Models,
     prediction_job,
     teacher_job,
-    teacher_of,
     training_job,
 )
 
@@ -83,18 +82,20 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
     studies = _studies(configuration, targets)
     runs = [run for study in studies for run in study_runs(configuration, study)]
     models = Models(configuration.values)
-    trainings = {
-        stage: run.method
+    trainings = dict.fromkeys(
+        parse_job_path(stage)
         for run in runs
         for stage in trained_stages(
             configuration.values, run.llm, run.method, run.variant, run.partition
         )
-    }
-    teachers = dict.fromkeys(filter(None, (teacher_of(configuration, path) for path in trainings)))
-    jobs = [teacher_job(configuration, models, path) for path in teachers]
-    jobs += [training_job(configuration, models, path) for path in trainings]
-    paths = dict.fromkeys(f"{run.folder}/predict" for run in runs)
-    jobs += [prediction_job(configuration, models, path) for path in paths]
+    )
+    teachers = dict.fromkeys(
+        filter(None, (teacher_of(configuration.values, job) for job in trainings))
+    )
+    predictions = dict.fromkeys(run.path for run in runs)
+    jobs = [teacher_job(configuration, models, job) for job in teachers]
+    jobs += [training_job(configuration, models, job) for job in trainings]
+    jobs += [prediction_job(configuration, models, job) for job in predictions]
     rows = [
         _row(llm, stage, group, device)
         for llm in dict.fromkeys(run.llm for run in runs)
@@ -108,7 +109,7 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
         total=_row("all", "", jobs, device),
         data_jobs=_data_jobs(configuration, runs, trainings),
         models=_download(configuration, models, {run.llm for run in runs}),
-        data=DATA_BYTES if configuration["benchmark"]["tasks"]["source"] == "hub" else 0.0,
+        data=DATA_BYTES if configuration.values.benchmark.tasks.source == "hub" else 0.0,
         checkpoints=max((job.meanwhile for job in jobs), default=0.0),
         risks=_risks(jobs, rows, device),
     )
@@ -155,7 +156,7 @@ def plan_text(
 
 def _studies(configuration: Configuration, targets: Iterable[str]) -> list[str]:
     """Return the studies behind targets."""
-    studies, figures = configuration["studies"], configuration.values.get("figures", {})
+    studies, figures = configuration.values.studies, configuration.values.figures
     names = [target.rsplit("/", 1)[-1].partition(".")[0] for target in targets]
     if not names or {"all", "tables"} & set(names):
         return list(studies)
@@ -183,26 +184,27 @@ def _row(llm: str, stage: str, jobs: Sequence[Job], device: str) -> Row:
     )
 
 
-def _data_jobs(configuration: Configuration, runs: Sequence, trainings: Mapping[str, str]) -> int:
+def _data_jobs(
+    configuration: Configuration, runs: Sequence[Run], trainings: Iterable[JobPath]
+) -> int:
     """Count the jobs that make what training and prediction read."""
-    pretrained = {path.split("/")[1] for path in trainings if path.endswith("/pretrain")}
-    finetuned = {path.split("/")[4] for path in trainings if path.endswith("/finetune")}
-    draws = {draw_of(run.condition) for run in runs}
-    sources = [configuration["benchmark"][name]["source"] for name in ("tasks", "corpus")]
+    pretrained = {job.llm for job in trainings if job.stage == "pretrain"}
+    finetuned = {job.partition for job in trainings if job.stage == "finetune"}
+    samplings = {sampling_of(run.condition) for run in runs}
+    benchmark, training = configuration.values.benchmark, configuration.values.training
+    sources = [benchmark.tasks.source, benchmark.corpus.source]
     made = sum(source in ("hub", "pocket") for source in sources[: 1 if "pocket" in sources else 2])
-    stages = (configuration["training"][stage] for stage in ("pretrain", "finetune"))
-    stopping = any(stage["early_stopping"] for stage in stages)
-    return made + 1 + len(pretrained) + len(finetuned) + len(draws) + stopping
+    stopping = any((training.pretrain.early_stopping, training.finetune.early_stopping))
+    return made + 1 + len(pretrained) + len(finetuned) + len(samplings) + stopping
 
 
 def _download(configuration: Configuration, models: Models, llms: Iterable[str]) -> float:
     """Return the bytes of the models that a configuration names."""
     paths = {}
     for name in llms:
-        llm = configuration["llms"][name]
-        paths[llm["path"]] = models(f"llms.{name}.path", llm["path"])
-        distiller = llm["distiller"]["path"]
-        paths[distiller] = models(f"llms.{name}.distiller.path", distiller)
+        llm = configuration.values.llms[name]
+        paths[llm.path] = models(f"llms.{name}.path", llm.path)
+        paths[llm.distiller.path] = models(f"llms.{name}.distiller.path", llm.distiller.path)
     return sum(model.parameters * BYTES.get(model.published, 4) for model in paths.values())
 
 
@@ -249,26 +251,6 @@ def _number(value: float) -> str:
 
 
 def _assumed_rows(configuration: Configuration) -> str:
-    if configuration["benchmark"].get("test_rows"):
+    if configuration.values.benchmark.test_rows:
         return ""
     return f"; a meta-test task to have {TEST_ROWS:,} rows"
-
-
-def configuration_values(*files: str) -> dict[str, Any]:
-    """Return what configuration files hold, the later over the earlier, as Snakemake merges them.
-
-    Raises UserError if one cannot be read.
-    """
-    import yaml
-    from snakemake.utils import update_config
-
-    values: dict[str, Any] = {}
-    for file in files:
-        try:
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{file}: not a configuration: it has no keys")
-        update_config(values, found)
-    return values

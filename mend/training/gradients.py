@@ -10,9 +10,10 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.flop_counter import FlopCounterMode
 
+from mend.configuration.specs.training import LossSettings, TrainingSettings
 from mend.data.examples import Example
 from mend.errors import UserError
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.sharding import is_sharded
 from mend.progress import logger
@@ -31,17 +32,17 @@ class BatchGradients:
     def __init__(
         self,
         llm: FrozenLLM,
-        method: Method,
+        method: BuiltMethod,
         optimizer: torch.optim.Optimizer,
-        training: dict,
-        protocol: dict,
+        training: TrainingSettings,
+        objective: LossSettings,
         processes: Processes,
     ) -> None:
         """Compute for `method`, whose trained parameters are the optimizer's."""
         self.llm, self.method, self.optimizer = llm, method, optimizer
-        self.training, self.protocol, self.processes = training, protocol, processes
+        self.training, self.objective, self.processes = training, objective, processes
         self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
-        self.micro_batch_size = training.get("micro_batch_size") or training["batch_size"]
+        self.micro_batch_size = training.micro_batch_size or training.batch_size
         self.scaler = torch.amp.GradScaler(llm.device.type, enabled=llm.dtype == torch.float16)
 
     def state(self) -> dict:
@@ -65,7 +66,7 @@ class BatchGradients:
             losses, flops = self._within_memory(batch, count_flops)
             self.processes.all_reduce_gradients(self.parameters)
             self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training["gradient_clip"])
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
             norm = float(norm)
             if not self.scaler.is_enabled():
                 return losses, norm, flops
@@ -97,7 +98,7 @@ class BatchGradients:
         flops = float(counter.get_total_flops()) if counter else 0.0
         *sums, flops = self.processes.all_reduce_sum([*losses.values(), flops])
         losses = dict(zip(losses, sums, strict=True))
-        total = sum(self.training["losses"][name] * value for name, value in losses.items())
+        total = sum(getattr(self.training.losses, name) * value for name, value in losses.items())
         return {"loss": total, **losses}, flops
 
     def _halve(self, size: int) -> None:
@@ -105,12 +106,12 @@ class BatchGradients:
         if is_sharded(self.llm.model):
             # The others wait for this one's part of a block, in the middle of their micro-batches.
             raise UserError(
-                f"training.{self.training['stage']}.micro_batch_size: {size} examples at once do "
+                f"training.{self.training.stage}.micro_batch_size: {size} examples at once do "
                 f"not fit the memory of {self.llm.device}; a sharded LLM needs it set lower"
             ) from None
         if size <= 1:
             raise UserError(
-                f"training.{self.training['stage']}: one example does not fit the memory of "
+                f"training.{self.training.stage}: one example does not fit the memory of "
                 f"{self.llm.device}; shorten protocol.longest_context, lower queries_per_episode, "
                 "choose a smaller dtype or int8 for the LLM, or a larger GPU"
             ) from None
@@ -118,7 +119,7 @@ class BatchGradients:
         logger.warning(
             "out of memory: from here on %d examples at once; the batch is still of %d",
             self.micro_batch_size,
-            self.training["batch_size"],
+            self.training.batch_size,
         )
 
     def _accumulate(self, batch: Sequence[Example], queries: float) -> dict[str, float]:
@@ -126,7 +127,7 @@ class BatchGradients:
 
         queries: how many the batches of all processes have; each counts alike.
         """
-        weights, size = self.training["losses"], self.micro_batch_size
+        weights, size = self.training.losses, self.micro_batch_size
         sums: dict[str, float] = {}
         if size < len(batch):
             # Those of similar length together: less padding. The whole is the same.
@@ -135,9 +136,9 @@ class BatchGradients:
             micro_batch = batch[start : start + size]
             share = sum(len(example.queries) for example in micro_batch) / queries
             values = example_losses(
-                self.llm, self.method, micro_batch, weights, self.training["stage"], self.protocol
+                self.llm, self.method, micro_batch, weights, self.training.stage, self.objective
             )
-            loss = sum(weights[name] * value for name, value in values.items()) * share
+            loss = sum(getattr(weights, name) * value for name, value in values.items()) * share
             self.scaler.scale(loss).backward()
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * share

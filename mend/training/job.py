@@ -12,14 +12,14 @@ import transformers
 
 from mend import __version__
 from mend.atomic_io import whole_folder, write_json
+from mend.configuration.specs.training import EarlyStopping, TrainingSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.evaluation.metrics import scores_by_task
-from mend.evaluation.predict import items_for, llm_name, score_deduplicated
+from mend.evaluation.predict import items_for, run_name, score_deduplicated
 from mend.evaluation.prediction_table import chosen_options
-from mend.methods import build_method
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.progress import logger
@@ -31,7 +31,7 @@ from mend.training.teacher import TeacherStates
 
 
 def run_training(
-    spec: dict,
+    spec: TrainingSpec,
     output: str | Path,
     chunks: str | Path | None = None,
     episodes: str | Path | None = None,
@@ -42,7 +42,6 @@ def run_training(
 ) -> None:
     """Train a method in one stage and write weights.safetensors, record.json, metrics.jsonl.
 
-    spec: llm, method, protocol, training.
     chunks: Parquet of a pretraining job; episodes: Parquet of a finetuning job, with `tasks`,
     the folder of task Parquet files. initial: the folder of the stage before, if there was one.
     dev: evaluation episodes for early stopping; without them the last weights are kept.
@@ -56,7 +55,7 @@ def run_training(
 
 
 def _train(
-    spec: dict,
+    spec: TrainingSpec,
     output: str | Path,
     processes: Processes,
     chunks: str | Path | None,
@@ -67,29 +66,31 @@ def _train(
     teacher: str | Path | None,
 ) -> None:
     """Do what `run_training` says, as one of `processes`."""
-    training, protocol = spec["training"], spec["protocol"]
-    torch.manual_seed(training["seed"])
-    llm = load_llm(spec["llm"], dropout=protocol["llm_dropout_in_training"])
-    method = build_method(llm, spec["method"], protocol)
+    training = spec.training
+    torch.manual_seed(training.seed)
+    llm = load_llm(spec.llm, dropout=spec.objective.llm_dropout_in_training)
+    method = build_method(llm, spec)
     if initial:
         method.load(Path(initial) / "weights.safetensors")
-    limits = {"llm": protocol["longest_context"]["llm"]}
-    limits["distiller"] = method.longest_context(protocol)
+    limits = {
+        "llm": spec.reading.longest_context.llm,
+        "distiller": method.longest_context(),
+    }
     states = TeacherStates(teacher) if teacher else None
-    if training["stage"] == "pretrain":
-        examples = ChunkExamples(chunks, training["beta"], limits, training["seed"], states)
+    if training.stage == "pretrain":
+        examples = ChunkExamples(chunks, training.beta, limits, training.seed, states)
     else:
-        template = Template(llm.tokenizer, protocol, llm.positions)
+        template = Template(llm.tokenizer, spec.reading, llm.positions)
         examples = EpisodeExamples(episodes, tasks, template, limits, states)
-    needed = min(training["steps"] * training["batch_size"], len(examples))
+    needed = min(training.steps * training.batch_size, len(examples))
     if states and len(states) < needed:
         raise UserError(
             f"{teacher}: states of {len(states)} examples, and {needed} are trained on; remove the "
             "folder, and it is made again"
         )
-    name = f"{training['stage']} {llm_name(spec)}"
-    checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec)
-    dev_score = DevScore(llm, method, spec, dev, tasks) if dev else None
+    name = f"{training.stage} {run_name(spec)}"
+    checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec.model_dump(mode="json"))
+    dev_score = DevScore(llm, method, training.early_stopping, dev, tasks) if dev else None
     with StopSignals() as signals:
         try:
             result = train(
@@ -97,7 +98,7 @@ def _train(
                 method,
                 examples,
                 training,
-                protocol,
+                spec.objective,
                 dev_score=dev_score,
                 checkpoint=checkpoint,
                 name=name,
@@ -120,21 +121,21 @@ def _train(
 
 
 def _write_results(
-    spec: dict,
+    spec: TrainingSpec,
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod,
     result: TrainingResult,
     processes: Processes,
     output: str | Path,
 ) -> None:
     """Write the folder that a training job makes, all of it or nothing."""
-    training = spec["training"]
+    training = spec.training
     record = {
-        "llm": spec["llm"]["name"],
-        "method": spec["method"]["name"],
-        "variant": training.get("variant", "default"),
-        "partition": training.get("partition"),
-        "stage": training["stage"],
+        "llm": spec.llm.name,
+        "method": spec.method.name,
+        "variant": training.variant,
+        "partition": training.partition,
+        "stage": training.stage,
         "steps": result.steps,
         "best_step": result.best_step,
         "stopped_early": result.stopped_early,
@@ -142,7 +143,7 @@ def _write_results(
         "seconds": result.seconds,
         "flops": result.flops,
         "parameters_trained": sum(value.numel() for value in method.parameters()),
-        "seed": training["seed"],
+        "seed": training.seed,
         "processes": processes.count,
         **provenance(llm),
     }
@@ -156,32 +157,34 @@ class DevScore:
     """Mean score over the meta-test tasks' dev rows, in per cent (`training.*.early_stopping`)."""
 
     def __init__(
-        self, llm: FrozenLLM, method: Method, spec: dict, dev: str | Path, tasks: str | Path | None
+        self,
+        llm: FrozenLLM,
+        method: BuiltMethod,
+        stopping: EarlyStopping,
+        dev: str | Path,
+        tasks: str | Path | None,
     ) -> None:
         """Read the dev rows that `training.early_stopping` names: tasks, seed, rows_per_task."""
         if tasks is None:
             raise UserError("train: --dev needs --tasks, the folder of task rows")
-        self.llm, self.method, self.protocol = llm, method, spec["protocol"]
-        stopping = spec["training"]["early_stopping"]
-        self.types = stopping["tasks"]
+        self.llm, self.method, self.stopping = llm, method, stopping
         self.rows, self.items = items_for(
             llm,
             method,
-            self.protocol,
             dev,
             tasks,
             "dev",
-            list(self.types),
-            seeds=[stopping["seed"]],
-            rows_per_task=stopping["rows_per_task"],
+            list(stopping.tasks),
+            seeds=[stopping.seed],
+            rows_per_task=stopping.rows_per_task,
         )
 
     def __call__(self) -> float:
         """Score the method as it is now."""
-        scores = score_deduplicated(self.llm, self.method, self.items, self.protocol)
+        scores = score_deduplicated(self.llm, self.method, self.items, self.stopping.option_score)
         rows = [{**row, "scores": of_row} for row, of_row in zip(self.rows, scores, strict=True)]
         chosen = chosen_options(pyarrow.Table.from_pylist(rows), "dev rows")
-        by_task = scores_by_task(chosen, self.types, self.protocol["metrics"])["score"]
+        by_task = scores_by_task(chosen, self.stopping.tasks, self.stopping.metrics)["score"]
         return sum(by_task) / len(by_task)
 
 

@@ -13,16 +13,17 @@ from pathlib import Path
 import torch
 
 from mend.atomic_io import whole_file
+from mend.configuration.choices import LOSSES
+from mend.configuration.specs.training import LossSettings, TrainingSettings
 from mend.data.examples import Example
 from mend.errors import UserError
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.sharding import is_sharded
 from mend.progress import Progress, logger
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
-from mend.training.losses import LOSSES
 from mend.training.signals import Stopped
 
 
@@ -47,26 +48,26 @@ class TrainingResult:
     metrics: list[dict] = field(default_factory=list)
 
 
-def learning_rate_factor(step: int, training: dict) -> float:
+def learning_rate_factor(step: int, training: TrainingSettings) -> float:
     """Return the share of the peak learning rate at a step: linear warm-up, then the schedule."""
-    steps = training["steps"]
-    warmup = int(training["warmup_fraction"] * steps)
+    steps = training.steps
+    warmup = int(training.warmup_fraction * steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
-    if training["schedule"] == "linear":
+    if training.schedule == "linear":
         return 1.0 - done
-    if training["schedule"] == "cosine":
+    if training.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * done))
     return 1.0
 
 
 def train(
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod,
     examples: Sequence[Example],
-    training: dict,
-    protocol: dict,
+    training: TrainingSettings,
+    objective: LossSettings,
     dev_score: Callable[[], float] | None = None,
     checkpoint: Checkpoint | None = None,
     name: str = "train",
@@ -75,9 +76,9 @@ def train(
 ) -> TrainingResult:
     """Train `method` on `examples` in their order, and leave it with its best weights.
 
-    training: the specification's part of that name. Each step takes `batch_size` examples, in
-    micro-batches of `micro_batch_size` (fewer where memory runs out), whose gradients add up to
-    those of the whole batch.
+    training, objective: the specification's parts of these names. Each step takes `batch_size`
+    examples, in micro-batches of `micro_batch_size` (fewer where memory runs out), whose gradients
+    add up to those of the whole batch.
     dev_score: higher is better; evaluated every `early_stopping.every` steps; training ends after
     `early_stopping.patience` evaluations without improvement. Without it the last weights are kept.
     received_signal: the number of a signal that asks to stop, 0 if there is none; called after
@@ -90,41 +91,41 @@ def train(
     processes = processes or Processes()
     _check_batch_size(llm, training, processes)
     if not processes.is_first:
-        torch.manual_seed(training["seed"] + processes.rank)  # its own dropout
+        torch.manual_seed(training.seed + processes.rank)  # its own dropout
     optimizer = torch.optim.AdamW(
         [parameter for parameter in method.parameters() if parameter.requires_grad],
-        lr=training["learning_rate"],
-        betas=tuple(training["betas"]),
-        weight_decay=training["weight_decay"],
+        lr=training.learning_rate,
+        betas=tuple(training.betas),
+        weight_decay=training.weight_decay,
         fused=llm.device.type in ("cpu", "cuda"),
     )
-    gradients = BatchGradients(llm, method, optimizer, training, protocol, processes)
+    gradients = BatchGradients(llm, method, optimizer, training, objective, processes)
     result, best_weights = TrainingResult(), None
     logger.info("%s: training on %s", name, llm.device)
     if checkpoint and (state := checkpoint.load(method, optimizer, processes)):
         gradients.restore(state["gradients"])
         result, best_weights = TrainingResult(**state["result"]), state["best_weights"]
         logger.info("%s: going on from step %d", name, result.steps)
-    stopping = training["early_stopping"] if dev_score else None
-    progress = Progress(name, training["steps"], start=result.steps)
+    stopping = training.early_stopping if dev_score else None
+    progress = Progress(name, training.steps, start=result.steps)
     began, before = time.monotonic(), result.seconds
 
     method.train()
-    while result.steps < training["steps"] and not result.stopped_early:
+    while result.steps < training.steps and not result.stopped_early:
         for group in optimizer.param_groups:
-            group["lr"] = training["learning_rate"] * learning_rate_factor(result.steps, training)
-        first = result.steps * training["batch_size"]
-        batch = [examples[first + index] for index in processes.shard(training["batch_size"])]
+            group["lr"] = training.learning_rate * learning_rate_factor(result.steps, training)
+        first = result.steps * training.batch_size
+        batch = [examples[first + index] for index in processes.shard(training.batch_size)]
         losses, norm, flops = gradients.compute(batch, count_flops=result.steps == 0)
         _check_finite(losses["loss"], norm, f"{name}, step {result.steps}", training, checkpoint)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         result.steps += 1
         result.flops = result.flops or flops
-        result.examples += training["batch_size"]
+        result.examples += training.batch_size
         result.seconds = before + time.monotonic() - began
 
-        if stopping and result.steps % stopping["every"] == 0:
+        if stopping and result.steps % stopping.every == 0:
             losses["dev_score"] = score = processes.all_gather(dev_score())[0]
             if score > result.best_score:
                 result.best_score, result.best_step = score, result.steps
@@ -132,20 +133,20 @@ def train(
                 best_weights = {key: value.clone() for key, value in method.state_dict().items()}
             else:
                 result.evaluations_without_improvement += 1
-                patience = stopping["patience"]
+                patience = stopping.patience
                 result.stopped_early = result.evaluations_without_improvement >= patience
-        if "dev_score" in losses or result.steps % training["log_every"] == 0 or result.steps == 1:
+        if "dev_score" in losses or result.steps % training.log_every == 0 or result.steps == 1:
             result.metrics.append({"step": result.steps, "gradient_norm": norm, **losses})
         progress.update(result.steps, _describe(losses))
 
         number = max(processes.all_gather(received_signal()))
-        if checkpoint and (number or result.steps % training["checkpoint_every"] == 0):
+        if checkpoint and (number or result.steps % training.checkpoint_every == 0):
             state = {"result": vars(result), "best_weights": best_weights}
             state["gradients"] = gradients.state()
             checkpoint.save(method, optimizer, state, processes)
             if processes.is_first:
                 write_metrics(result.metrics, checkpoint.path.with_name("metrics.jsonl"))
-        if number and result.steps < training["steps"] and not result.stopped_early:
+        if number and result.steps < training.steps and not result.stopped_early:
             saved = f"; {checkpoint.path} is saved: start it again to go on" if checkpoint else ""
             by = signal.Signals(number).name
             raise Stopped(number, f"{name}: stopped by {by} after step {result.steps}{saved}")
@@ -158,9 +159,9 @@ def train(
     return result
 
 
-def _check_batch_size(llm: FrozenLLM, training: dict, processes: Processes) -> None:
+def _check_batch_size(llm: FrozenLLM, training: TrainingSettings, processes: Processes) -> None:
     """Raise UserError if the processes cannot share a batch."""
-    key, size = f"training.{training['stage']}.batch_size", training["batch_size"]
+    key, size = f"training.{training.stage}.batch_size", training.batch_size
     if processes.count > size:
         raise UserError(
             f"{key}: {size} examples are fewer than the {processes.count} processes that share "
@@ -174,7 +175,7 @@ def _check_batch_size(llm: FrozenLLM, training: dict, processes: Processes) -> N
 
 
 def _check_finite(
-    loss: float, norm: float, where: str, training: dict, checkpoint: Checkpoint | None
+    loss: float, norm: float, where: str, training: TrainingSettings, checkpoint: Checkpoint | None
 ) -> None:
     """Raise UserError unless both are finite; the weights are still those of the step before."""
     if math.isfinite(loss) and math.isfinite(norm):
@@ -184,7 +185,7 @@ def _check_finite(
     if checkpoint and checkpoint.path.exists():
         kept = f"the last good checkpoint is kept in {checkpoint.path}; "
     raise UserError(
-        f"{where}: {what}; {kept}lower learning_rate ({training['learning_rate']}) "
+        f"{where}: {what}; {kept}lower learning_rate ({training.learning_rate}) "
         "or use a wider dtype for the LLM"
     )
 

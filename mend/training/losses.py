@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mend.configuration.choices import LOSSES
+from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM, pad_right
-
-LOSSES = ("distill", "clm", "pred")
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
 
 def example_losses(
     llm: FrozenLLM,
-    method: Method,
+    method: BuiltMethod,
     examples: Sequence[Example],
-    weights: dict[str, float],
+    weights: Losses,
     stage: str,
-    protocol: dict,
+    objective: LossSettings,
 ) -> dict[str, Tensor]:
     """Return each loss of non-zero weight, averaged over the queries of `examples`.
 
@@ -102,11 +102,11 @@ def example_losses(
     is_answer = mask & ~is_input
 
     where = {"clm": is_input, "pred": is_answer, "distill": is_input}
-    if stage == "finetune" and protocol["distill_in_finetuning"] == "input-and-output":
+    if stage == "finetune" and objective.distill_in_finetuning == "input-and-output":
         where["distill"] = mask
-    if not protocol["distill_first_token"]:
+    if not objective.distill_first_token:
         where["distill"] = where["distill"] & (columns > 0)
-    active = [name for name in LOSSES if weights.get(name)]
+    active = [name for name in LOSSES if getattr(weights, name)]
     used = torch.zeros_like(is_input)
     for name in active:
         used |= where[name]
@@ -124,7 +124,7 @@ def example_losses(
         for name in ("clm", "pred"):
             if name in active:
                 chosen = where[name][used]
-                total = name == "pred" and protocol["prediction_loss"] == "sum"
+                total = name == "pred" and objective.prediction_loss == "sum"
                 values[name] = _mean_by_query(nll[chosen], rows[chosen], queries, total)
     if "distill" in active:
         chosen = where["distill"][used]

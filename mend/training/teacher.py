@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mend.atomic_io import whole_file
+from mend.configuration.specs.teacher import TeacherSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
 from mend.errors import UserError
@@ -71,7 +72,7 @@ class TeacherStates:
 
 
 def write_teacher_states(
-    spec: dict,
+    spec: TeacherSpec,
     output: str | Path,
     chunks: str | Path | None = None,
     episodes: str | Path | None = None,
@@ -80,37 +81,36 @@ def write_teacher_states(
     """Write the teacher's states of training examples: a folder of shards, whole or not at all.
 
     A shard holds the states of SHARD examples, (tokens, width) each, by their numbers.
-    spec: llm, protocol, teacher {stage, examples, seed, beta}.
     chunks: Parquet, for pretraining; episodes: Parquet, for finetuning, with `tasks`, the folder of
     task Parquet files. Before anything is computed the size is said, and compared with the free
     disk. A job that was killed goes on from the first shard that it had not written.
     Raises UserError if the disk has no room.
     """
-    llm = load_llm(spec["llm"])
-    wanted = spec["teacher"]
-    longest = spec["protocol"]["longest_context"]["llm"]
+    llm = load_llm(spec.llm)
+    wanted = spec.teacher
+    longest = spec.reading.longest_context.llm
     limits = {"llm": longest, "distiller": longest}
-    if wanted["stage"] == "pretrain":
-        examples = ChunkExamples(chunks, wanted["beta"], limits, wanted["seed"])
+    if wanted.stage == "pretrain":
+        examples = ChunkExamples(chunks, wanted.beta, limits, wanted.seed)
     else:
-        template = Template(llm.tokenizer, spec["protocol"], llm.positions)
+        template = Template(llm.tokenizer, spec.reading, llm.positions)
         examples = EpisodeExamples(episodes, tasks, template, limits)
-    number = min(wanted["examples"], len(examples))
-    lengths = [_predicted_tokens(llm, examples[i], wanted["stage"]) for i in range(number)]
+    number = min(wanted.examples, len(examples))
+    lengths = [_predicted_tokens(llm, examples[i], wanted.stage) for i in range(number)]
     size = sum(lengths) * llm.width * llm.embedding.weight.element_size()
 
     output = Path(output)
     partial = output.with_name(f".{output.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    identity = json.dumps(spec, sort_keys=True)
+    identity = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
     done = _whole_shards(partial, identity, lengths)
-    _check_disk(output, size, done, f"training.{wanted['stage']}.teacher_cache")
-    name = f"teacher {spec['llm']['name']}"
+    _check_disk(output, size, done, f"training.{wanted.stage}.teacher_cache")
+    name = f"teacher {spec.llm.name}"
     logger.info("%s: %d examples, %.2f GB in %s", name, number, size / 1e9, output)
     progress = Progress(name, number)
     for start in range(len(done) * SHARD, number, SHARD):
         numbers = range(start, min(start + SHARD, number))
-        states = _states_of(llm, [examples[i] for i in numbers], wanted["stage"])
+        states = _states_of(llm, [examples[i] for i in numbers], wanted.stage)
         with whole_file(partial / f"{start // SHARD:06d}.safetensors") as temporary:
             tensors = {str(i): one for i, one in zip(numbers, states, strict=True)}
             save_file(tensors, temporary, metadata={"spec": identity})

@@ -12,6 +12,8 @@ from matplotlib import pyplot
 
 from mend.analysis import efficiency
 from mend.analysis.efficiency import EFFICIENCY_SCHEMA, cost_records, measure, paper_records
+from mend.configuration.specs.analysis import EfficiencySpec
+from mend.configuration.specs.run import RunSpec
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.figures.efficiency import draw_efficiency
@@ -23,10 +25,16 @@ def rows_of(table: pd.DataFrame, **values) -> pd.DataFrame:
     return table
 
 
+def efficiency_spec(run: RunSpec, seed: int) -> EfficiencySpec:
+    """Return what the job is told of a run."""
+    parts = {key: getattr(run, key) for key in RunSpec.model_fields}
+    wanted = {"tasks": {"class_to_class": "parity"}, "seed": seed, "prompt_length": 4}
+    return EfficiencySpec(**parts, efficiency=wanted)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
 def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) -> None:
-    spec = specification(tmp_path, architecture, "mend")
-    spec["efficiency"] = {"tasks": {"class_to_class": "parity"}, "seed": SEED, "prompt_length": 4}
+    spec = efficiency_spec(specification(tmp_path, architecture, "mend", stage="finetune"), SEED)
     output = tmp_path / "efficiency.parquet"
     measure(spec, data / "test.parquet", data / "tasks", output)
     table = pd.read_parquet(output)
@@ -54,8 +62,7 @@ def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) 
 
 
 def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:
-    spec = specification(tmp_path, "gpt2", "mend")
-    spec["efficiency"] = {"tasks": {"class_to_class": "parity"}, "seed": 7, "prompt_length": 4}
+    spec = efficiency_spec(specification(tmp_path, "gpt2", "mend", stage="finetune"), 7)
     with pytest.raises(UserError, match="no rows of parity for seed 7"):
         measure(spec, data / "test.parquet", data / "tasks", tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()

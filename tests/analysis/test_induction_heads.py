@@ -19,9 +19,11 @@ from mend.analysis.induction_heads import (
     run_attention,
     summaries,
 )
+from mend.configuration.specs.analysis import AttentionSpec
+from mend.configuration.specs.run import LLMSource, RunSpec
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
-from mend.methods import build_method
+from mend.methods.built import build_method
 from mend.models.frozen_llm import Attentions
 from mend.models.loading import load_llm
 from mend.reporting.figures.attention import draw_attention, draw_heads
@@ -60,7 +62,7 @@ def test_a_hand_made_induction_head_is_found() -> None:
 
 
 def test_the_pocket_models_heads_that_match_are_its_induction_heads() -> None:
-    llm = load_llm({"path": "mend/pocket/models/gpt2", "dtype": "float32"})
+    llm = load_llm(LLMSource(name="pocket", path="mend/pocket/models/gpt2"))
     scores = induction_scores(llm, length=32)
     assert set(best_heads(scores, 3)) == {(1, 0), (1, 1), (1, 2)}
     assert scores[1, :3].min() > 0.05
@@ -95,11 +97,16 @@ def test_means_are_over_rows_of_different_lengths() -> None:
     assert list(example.loc[example["region"] == "query", "token"]) == ["w7"] * 3
 
 
-def with_weights(folder: Path, architecture: str) -> dict:
+def with_weights(folder: Path, architecture: str, seed: int = SEED) -> AttentionSpec:
     """Return a job's specification, and save untrained weights of MEND for it."""
-    spec = specification(folder, architecture, "mend")
-    spec["attention"] = {"partition": "class_to_class", "tasks": ["parity"], "seed": SEED}
-    method = build_method(load_llm(spec["llm"]), spec["method"], spec["protocol"])
+    run = specification(folder, architecture, "mend", stage="finetune")
+    parts = {key: getattr(run, key) for key in RunSpec.model_fields}
+    spec = AttentionSpec(
+        **parts,
+        scoring={"option_score": "mean"},
+        attention={"partition": "class_to_class", "tasks": ["parity"], "seed": seed},
+    )
+    method = build_method(load_llm(spec.llm), spec)
     (folder / "mend").mkdir()
     method.save(folder / "mend/weights.safetensors")
     return spec
@@ -117,7 +124,7 @@ def test_from_files_to_pictures(data: Path, tmp_path: Path) -> None:
         assert (table["kind"] == "induction").sum() == 2 * 4
         mean = table[(table["kind"] == "mean") & (table["region"] == "context")]
         widths = mean.groupby("method")["position"].nunique()
-        assert widths["mend"] == spec["method"]["length"] == 2
+        assert widths["mend"] == spec.method.settings["length"] == 2
         assert 9 <= widths["vanilla-icl"] <= 12
         assert set(mean["rows"]) == {6}
         example = table[(table["kind"] == "example") & (table["region"] == "query")]
@@ -138,8 +145,7 @@ def test_from_files_to_pictures(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:
-    spec = with_weights(tmp_path, "gpt2")
-    spec["attention"]["seed"] = 7
+    spec = with_weights(tmp_path, "gpt2", seed=7)
     with pytest.raises(UserError, match="no test rows of parity for seed 7"):
         run_attention(
             spec, data / "test.parquet", data / "tasks", tmp_path / "mend", tmp_path / "x"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.models import (
     CONFIGURATIONS,
+    DISTILLING,
     ENCODER_DECODERS,
     random_distiller,
     random_llm,
@@ -25,6 +26,7 @@ from mend.analysis.profiling import (
     measure_seconds,
     one_query,
 )
+from mend.configuration.specs.run import DistillerSource
 
 LENGTHS = Lengths(demonstrations=20, distilled=18, query=5, answer=2)
 
@@ -110,10 +112,11 @@ def test_the_papers_operations_are_those_of_three_options() -> None:
 
 def test_distillation_with_padding_costs_the_longest_context() -> None:
     config = configuration("gpt2", 16)
-    padded = {"placeholder_position": "after-padding", "longest_context": {"distiller": 40}}
+    settings = dict(DISTILLING) | {"placeholder_position": "after-padding"}
+    padded = {"distiller_source": DistillerSource(path="x", **settings), "padded_length": 40}
     longest = Lengths(demonstrations=20, distilled=40, query=5, answer=2)
     made = {"vectors": 3, "distiller": config}
-    counted = forward_flops(config, LENGTHS, **made, protocol=padded)["distillation"]
+    counted = forward_flops(config, LENGTHS, **made, **padded)["distillation"]
     assert counted == forward_flops(config, longest, **made)["distillation"]
     assert counted > forward_flops(config, LENGTHS, **made)["distillation"]
 

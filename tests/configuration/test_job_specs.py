@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from helpers.configurations import ROOT, default_values, put
 
+from mend.configuration.choices import PARTITIONS
 from mend.configuration.job_specs import specification, specification_json
 from mend.configuration.loading import load_configuration
-from mend.configuration.runs import method_settings, study_runs
-from mend.configuration.task_list import PARTITIONS
+from mend.configuration.runs import method_setup, study_runs
 from mend.errors import UserError
 
 
@@ -29,7 +29,7 @@ def specs(values: dict) -> dict[str, str]:
     for run in study_runs(configuration, "table2"):
         folder = f"runs/{run.llm}/{run.method}/{run.variant}"
         paths.append(f"{run.folder}/predict")
-        stages = method_settings(configuration, run.llm, run.method, run.variant)
+        stages = method_setup(configuration.values, run.llm, run.method, run.variant).stages
         if "pretrain" in stages:
             paths.append(f"{folder}/pretrain")
         if "finetune" in stages:
@@ -90,13 +90,13 @@ def test_the_table_tells_the_command_that_made_it(values) -> None:
 
 def test_methods_are_told_of_the_distiller_only_if_they_use_it(values) -> None:
     configuration = load_configuration(values)
-    method = specification(configuration, f"{MEND}/qa_to_qa/shots=16/predict")["method"]
-    assert method["distiller"]["path"] == values["llms"]["pocket-gpt2"]["distiller"]["path"]
-    assert method["length"] == 16
+    spec = specification(configuration, f"{MEND}/qa_to_qa/shots=16/predict")
+    assert spec.distiller.path == values["llms"]["pocket-gpt2"]["distiller"]["path"]
+    assert spec.method.settings == {"length": 16}
     for name in ("zero-shot", "vanilla-icl"):
         path = f"runs/pocket-gpt2/{name}/default/all/shots=16/predict"
-        method = specification(configuration, path)["method"]
-        assert method == {"name": name, "length": None, "distiller": None}
+        spec = specification(configuration, path)
+        assert (spec.method.name, spec.method.settings, spec.distiller) == (name, {}, None)
 
 
 def test_untrained_methods_predict_all_partitions_tasks_once(values) -> None:
@@ -105,7 +105,7 @@ def test_untrained_methods_predict_all_partitions_tasks_once(values) -> None:
     assert [run.partition for run in runs if run.method == "zero-shot"] == ["all"]
     assert [run.partition for run in runs if run.method == "mend"] == list(PARTITIONS)
     path = "runs/pocket-gpt2/zero-shot/default/all/shots=16/predict"
-    tasks = specification(configuration, path)["predict"]["tasks"]
+    tasks = specification(configuration, path).predict.tasks
     expected = {name for roles in configuration.needs.values() for name in roles["test"]}
     assert set(tasks) == expected
     assert len(tasks) == len(expected)
@@ -121,9 +121,8 @@ def test_early_stopping_is_told_the_tasks_and_types_of_its_partition(values) -> 
         (f"{MEND}/pretrain", "qa_to_qa"),
         (f"{MEND}/class_to_class/finetune", "class_to_class"),
     ]:
-        stopping = specification(configuration, path)["training"]["early_stopping"]
-        assert set(stopping) == {"every", "patience", "rows_per_task", "seed", "tasks"}
-        assert stopping["tasks"] == {
+        stopping = specification(configuration, path).training.early_stopping
+        assert stopping.tasks == {
             name: configuration.tasks[name].type for name in configuration.needs[partition]["test"]
         }
 
@@ -131,12 +130,10 @@ def test_early_stopping_is_told_the_tasks_and_types_of_its_partition(values) -> 
 def test_a_method_overrides_the_training_of_its_own_stage(values) -> None:
     values = put(values, "methods/mend/finetune/steps", 999)
     configuration = load_configuration(values)
-    training = specification(configuration, f"{MEND}/qa_to_qa/finetune")["training"]
-    assert (training["steps"], training["stage"], training["partition"]) == (
-        *(999, "finetune", "qa_to_qa"),
-    )
-    other = specification(configuration, f"{HYPER}/qa_to_qa/finetune")["training"]
-    assert other["steps"] == values["training"]["finetune"]["steps"]
+    training = specification(configuration, f"{MEND}/qa_to_qa/finetune").training
+    assert (training.steps, training.stage, training.partition) == (999, "finetune", "qa_to_qa")
+    other = specification(configuration, f"{HYPER}/qa_to_qa/finetune").training
+    assert other.steps == values["training"]["finetune"]["steps"]
     episodes = specification(configuration, "data/episodes/train/qa_to_qa")["episodes"]
     assert episodes == 999 * values["training"]["finetune"]["batch_size"]
 

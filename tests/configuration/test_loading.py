@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from helpers.configurations import ROOT, default_values, put
 
+from mend.configuration.choices import PARTITIONS
 from mend.configuration.job_specs import specification
 from mend.configuration.loading import load_configuration
 from mend.configuration.presets import fidelity, fidelity_page
-from mend.configuration.schema import SCHEMA
-from mend.configuration.task_list import PARTITIONS
+from mend.configuration.schema import FILE, Protocol, json_schema
 from mend.data.layout import benchmark_files
+from mend.data.preflight import with_present_tasks
 from mend.errors import UserError
 
 
@@ -122,16 +122,18 @@ def test_a_key_that_yaml_reads_as_a_number_is_refused(values) -> None:
 
 
 def test_every_object_of_the_schema_is_strict_and_every_leaf_described() -> None:
-    schema = json.loads(SCHEMA.read_text())
+    schema = json_schema()
 
     def check(rule: dict, place: str) -> None:
-        if rule.get("type") == "object" or "properties" in rule:
+        if "properties" in rule:
             assert rule["additionalProperties"] is False, place
         for name, child in [*rule.get("properties", {}).items(), *rule.get("$defs", {}).items()]:
-            leaf = not ({"properties", "patternProperties", "$ref", "items"} & set(child))
-            assert not leaf or "description" in child, f"{place}.{name}"
+            described = child
+            if "$ref" in child:
+                described |= schema["$defs"][child["$ref"].rpartition("/")[2]]
+            assert "description" in described, f"{place}.{name}"
             check(child, f"{place}.{name}")
-        for child in rule.get("patternProperties", {}).values():
+        for child in [*rule.get("patternProperties", {}).values(), *rule.get("anyOf", ())]:
             check(child, f"{place}.*")
 
     check(schema, "")
@@ -142,27 +144,22 @@ def test_a_preset_fills_in_what_the_configuration_leaves_out(values, preset) -> 
     values["protocol"] = {"preset": preset, "longest_context": {"llm": 77, "distiller": 77}}
     del values["training"]["finetune"]["learning_rate"]
     configuration = load_configuration(values)
-    protocol = configuration["protocol"]
+    protocol = configuration.values.protocol.model_dump()
     for key, entry in fidelity().items():
         if "." not in key and key != "longest_context":
             assert protocol[key] == entry[preset], key
     assert protocol["longest_context"] == {"llm": 77, "distiller": 77}
     rate = {"authors-code": 1e-5}.get(preset, 5e-5)
-    assert configuration["training"]["finetune"]["learning_rate"] == rate
-    assert configuration["llms"]["pocket-gpt2"]["int8"] is False  # the configuration says so
+    assert configuration.values.training.finetune.learning_rate == rate
+    assert configuration.values.llms["pocket-gpt2"].int8 is False  # the configuration says so
 
 
-def test_the_schema_and_the_presets_have_the_same_protocol_keys() -> None:
-    schema = json.loads(SCHEMA.read_text())["properties"]["protocol"]["properties"]
-    assert set(schema) - {"preset"} == {key for key in fidelity() if "." not in key}
+def test_the_schema_that_editors_read_is_up_to_date() -> None:
+    assert json.loads(FILE.read_text(encoding="utf-8")) == json_schema()
 
 
-def test_every_protocol_key_is_read_and_every_key_that_is_read_is_known() -> None:
-    files = [file for file in ROOT.glob("mend/**/*.py") if "configuration" not in file.name]
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    keys = {key for key in fidelity() if "." not in key}
-    assert set(re.findall(r"protocol\[\"(\w+)\"\]", text)) <= keys
-    assert {key for key in keys if f'"{key}"' not in text} == set()
+def test_the_types_and_the_presets_have_the_same_protocol_keys() -> None:
+    assert set(Protocol.model_fields) - {"preset"} == {key for key in fidelity() if "." not in key}
 
 
 def test_the_fidelity_page_is_up_to_date() -> None:
@@ -195,11 +192,14 @@ def folder_values(values, tmp_path):
 
 def test_a_folder_is_read_and_its_missing_tasks_named(folder_values) -> None:
     folder = Path(folder_values["benchmark"]["tasks"]["folder"])
-    assert load_configuration(folder_values).needs["qa_to_qa"]["test"] == ("test_me", "lost")
+    assert with_present_tasks(load_configuration(folder_values)).needs["qa_to_qa"]["test"] == (
+        "test_me",
+        "lost",
+    )
     for file in (folder / "data" / "lost").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"lost") as caught:
-        load_configuration(folder_values)
+        with_present_tasks(load_configuration(folder_values))
     assert "test_me" not in str(caught.value)
 
 
@@ -207,7 +207,7 @@ def test_missing_tasks_are_left_out_if_asked(folder_values, caplog) -> None:
     folder = Path(folder_values["benchmark"]["tasks"]["folder"])
     (folder / "data/lost/lost_16_13_dev.jsonl").unlink()
     folder_values["benchmark"]["missing_tasks"] = "skip"
-    configuration = load_configuration(folder_values)
+    configuration = with_present_tasks(load_configuration(folder_values))
     assert configuration.needs["qa_to_qa"] == {"train": ("train_me",), "test": ("test_me",)}
     assert "lost" in caplog.text
     assert specification(configuration, "table2").skipped["qa_to_qa"] == ["lost"]
@@ -219,7 +219,7 @@ def test_a_partition_without_tasks_is_left_out_and_none_left_is_an_error(folder_
     folder_values["benchmark"]["missing_tasks"] = "skip"
     folder_values["benchmark"]["corpus"]["files"] = ["rows.jsonl"]
     with pytest.raises(UserError, match="no partition"):
-        load_configuration(folder_values)
+        with_present_tasks(load_configuration(folder_values))
 
 
 def test_a_bad_row_is_named_by_file_and_line(folder_values) -> None:
@@ -227,10 +227,10 @@ def test_a_bad_row_is_named_by_file_and_line(folder_values) -> None:
     path = folder / "data/test_me/test_me_16_13_test.jsonl"
     path.write_text(path.read_text().replace("\n", "\n{\n", 1))
     with pytest.raises(UserError, match=r"test_me_16_13_test\.jsonl, line 2"):
-        load_configuration(folder_values)
+        with_present_tasks(load_configuration(folder_values))
 
 
 def test_a_corpus_pattern_without_a_file_is_an_error(folder_values) -> None:
     folder_values["benchmark"]["corpus"]["files"] = ["nothing-*.jsonl"]
     with pytest.raises(UserError, match=r"benchmark\.corpus\.files"):
-        load_configuration(folder_values)
+        with_present_tasks(load_configuration(folder_values))

@@ -7,16 +7,15 @@ from helpers.configurations import ROOT, default_values
 
 from mend.configuration.job_specs import specification
 from mend.configuration.loading import load_configuration
-from mend.configuration.runs import (
-    draw_of,
-    method_settings,
+from mend.configuration.paths import (
+    JobPath,
+    parse_job_path,
     parse_settings,
     pretraining_variant,
+    sampling_of,
     settings_text,
-    study_points,
-    study_runs,
-    trained_stages,
 )
+from mend.configuration.runs import method_setup, study_points, study_runs, trained_stages
 from mend.errors import UserError
 
 LLM = "pocket-gpt2"
@@ -37,7 +36,7 @@ def with_study(values: dict, **content) -> dict:
 
 def points(values: dict, **content) -> list[tuple]:
     configuration = load_configuration(with_study(values, **content))
-    return [point[1:4] for point in study_points(configuration, "mine")]
+    return [point[1:4] for point in study_points(configuration.values, "mine")]
 
 
 @pytest.mark.parametrize(
@@ -47,12 +46,30 @@ def points(values: dict, **content) -> list[tuple]:
         {"length": 4},
         {"pretrain": None, "finetune.learning_rate": 1e-5, "finetune.schedule": "cosine"},
         {"pretrain.losses.distill": 0.01, "pretrain.beta": 0.8},
+        {"pretrain.beta": 0.6666667, "finetune.learning_rate": 1.0000001e-5},
     ],
 )
 def test_settings_can_be_read_back_from_a_path(settings) -> None:
     text = settings_text(settings)
     assert parse_settings(text) == settings
     assert "/" not in text
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        JobPath("chunks", "gpt2"),
+        JobPath("evaluation-episodes", sampling="selection=bm25,shots=4", split="test"),
+        JobPath("teacher", "gpt2", stage="pretrain", beta=0.6666667),
+        JobPath("teacher", "gpt2", stage="finetune", partition="qa_to_qa"),
+        JobPath("train", "gpt2", "mend", "length=4", stage="pretrain"),
+        JobPath("train", "gpt2", "mend", "length=4", "qa_to_qa", stage="finetune"),
+        JobPath("predict", "gpt2", "mend", "default", "all", "group=8,shots=16"),
+        JobPath("study", study="table3"),
+    ],
+)
+def test_a_jobs_path_can_be_read_back(job) -> None:
+    assert parse_job_path(str(job)) == job
 
 
 def test_axes_are_crossed_and_runs_named_by_what_differs(values) -> None:
@@ -98,7 +115,8 @@ def test_named_settings_make_an_axis(values) -> None:
     named = {"random": {}, "no label": {"perturbation": "no-label"}, "BM25": {"selection": "bm25"}}
     configuration = load_configuration(with_study(values, vary={"demonstrations": named}))
     found = [
-        (point[3], point[4]["demonstrations"]) for point in study_points(configuration, "mine")
+        (point[3], point[4]["demonstrations"])
+        for point in study_points(configuration.values, "mine")
     ]
     assert found == [
         ("shots=16", "random"),
@@ -112,7 +130,7 @@ def test_runs_that_differ_in_finetuning_share_their_pretraining(values) -> None:
         with_study(values, vary={"finetune.losses.distill": [0, 1]}, set={"length": 4})
     )
     stages = [
-        trained_stages(configuration, run.llm, run.method, run.variant, run.partition)
+        trained_stages(configuration.values, run.llm, run.method, run.variant, run.partition)
         for run in study_runs(configuration, "mine")
     ]
     assert stages[0][0] == stages[1][0] == f"runs/{LLM}/mend/length=4/pretrain"
@@ -130,7 +148,7 @@ def test_a_stage_can_be_left_out(values) -> None:
     assert (neither.variant, neither.partition) == ("pretrain=none", "qa_to_qa")
     assert (pretrained.variant, pretrained.partition) == ("finetune=none", "all")
     place = (LLM, "mend", pretrained.variant, "all")
-    assert trained_stages(configuration, *place) == [f"runs/{LLM}/mend/default/pretrain"]
+    assert trained_stages(configuration.values, *place) == [f"runs/{LLM}/mend/default/pretrain"]
 
 
 def test_an_llm_has_training_settings_of_its_own(values) -> None:
@@ -139,7 +157,7 @@ def test_an_llm_has_training_settings_of_its_own(values) -> None:
     configuration = load_configuration(values)
     steps = {
         method: {
-            stage: method_settings(configuration, LLM, method, "default")[stage]["steps"]
+            stage: method_setup(configuration.values, LLM, method, "default").stages[stage].steps
             for stage in ("pretrain", "finetune")
         }
         for method in ("mend", "hypertuning")
@@ -150,17 +168,17 @@ def test_an_llm_has_training_settings_of_its_own(values) -> None:
     }
 
 
-def test_the_condition_tells_the_draw_and_the_prediction(values) -> None:
+def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
     values["templates"] = {"newline": {"input_output": "\n", "demonstrations": "\n\n\n"}}
     condition = "longest_context=9,perturbation=no-label,selection=pool,shots=32,template=newline"
     configuration = load_configuration({**values, "benchmark": {**values["benchmark"], "pool": 64}})
-    assert draw_of(condition) == "selection=pool,shots=32"
-    episodes = specification(configuration, f"data/episodes/{draw_of(condition)}/test")
+    assert sampling_of(condition) == "selection=pool,shots=32"
+    episodes = specification(configuration, f"data/episodes/{sampling_of(condition)}/test")
     assert (episodes["selection"], episodes["shots"], episodes["pool"]) == ("pool", 32, 64)
     spec = specification(configuration, f"runs/{LLM}/vanilla-icl/default/all/{condition}/predict")
-    assert spec["predict"]["perturbation"] == "no-label"
-    assert spec["protocol"]["separators"] == values["templates"]["newline"]
-    assert spec["protocol"]["longest_context"] == {"llm": 9, "distiller": 9}
+    assert spec.predict.perturbation == "no-label"
+    assert spec.reading.separators.model_dump() == values["templates"]["newline"]
+    assert spec.reading.longest_context.model_dump() == {"llm": 9, "distiller": 9}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mend.configuration import task_list as partitions
+from mend.configuration.choices import PARTITIONS
 from mend.configuration.task_list import (
     METAICL_TASK_LIST,
-    PARTITIONS,
     partition_needs,
     read_task_list,
 )
@@ -61,26 +61,22 @@ def test_a_task_is_read_whole(metaicl):
 def test_sick_is_in_both_until_dropped(metaicl):
     partition = "non_nli_to_nli"
     assert "sick" in partitions.train_tasks(metaicl, partition)
-    assert "sick" in partitions.train_tasks(metaicl, partition, {"drop_tasks_in_both": False})
-    dropped = {"drop_tasks_in_both": True}
-    assert "sick" not in partitions.train_tasks(metaicl, partition, dropped)
-    assert "sick" in partitions.test_tasks(metaicl, partition, dropped)
-    assert len(partitions.train_tasks(metaicl, partition, dropped)) == 54
+    dropped = partitions.train_tasks(metaicl, partition, drop_tasks_in_both=True)
+    assert "sick" not in dropped
+    assert "sick" in partitions.test_tasks(metaicl, partition)
+    assert len(dropped) == 54
 
 
 def test_excluded_test_tasks_leave_only_their_partition(metaicl):
-    protocol = {"excluded_test_tasks": {"class_to_class": ["dbpedia_14", "not-in-this-list"]}}
-    assert len(partitions.test_tasks(metaicl, "class_to_class", protocol)) == 19
-    assert "dbpedia_14" not in partitions.test_tasks(metaicl, "class_to_class", protocol)
-    assert "dbpedia_14" in partitions.test_tasks(metaicl, "non_class_to_class", protocol)
+    excluded = {"class_to_class": ["dbpedia_14", "not-in-this-list"]}
+    assert len(partitions.test_tasks(metaicl, "class_to_class", excluded)) == 19
+    assert "dbpedia_14" not in partitions.test_tasks(metaicl, "class_to_class", excluded)
+    assert "dbpedia_14" in partitions.test_tasks(metaicl, "non_class_to_class", excluded)
 
 
 def test_an_excluded_task_in_both_stays_in_meta_train(metaicl):
-    protocol = {
-        "drop_tasks_in_both": True,
-        "excluded_test_tasks": {"non_nli_to_nli": ["sick"]},
-    }
-    assert "sick" in partitions.train_tasks(metaicl, "non_nli_to_nli", protocol)
+    excluded = {"non_nli_to_nli": ["sick"]}
+    assert "sick" in partitions.train_tasks(metaicl, "non_nli_to_nli", excluded, True)
 
 
 def test_needs_keep_the_order_of_the_list(tmp_path):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from helpers.models import PROTOCOL, random_llm, word_tokenizer
+from helpers.jobs import prediction
+from helpers.models import DISTILLING, READING, build, random_llm, word_tokenizer
 
+from mend.configuration.specs.run import DistillerSource, LLMSource, MethodSource, RunSpec
 from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.examples import read_items
 from mend.data.perturbation import perturb
@@ -21,8 +23,6 @@ from mend.data.template import Template
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
 from mend.evaluation.scoring import score_items
-from mend.methods.vanilla_icl import VanillaICL
-from mend.methods.zero_shot import ZeroShot
 
 SEEDS = [13, 21]
 OPTIONS = ["w50", "w51", "w52 w53"]
@@ -58,7 +58,7 @@ def sample(tasks: Path, output: Path, **changes) -> Path:
 
 def read(tasks: Path, output: Path, limit: int = 40, samples: dict | None = None, **how) -> list:
     """[(row, demonstrations)], the demonstrations as text, or as a list of texts for groups."""
-    template = Template(word_tokenizer(), PROTOCOL, 96)
+    template = Template(word_tokenizer(), READING, 96)
     path = sample(tasks, output, **(samples or {}))
     rows, items = read_items(path, tasks, "test", template, limit, ["t"], **how)
     return [(row, as_text(q.demonstrations)) for row, q in zip(rows, items, strict=True)]
@@ -175,14 +175,14 @@ def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, 
 
 def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_path):
     llm = random_llm()
-    template = Template(llm.tokenizer, PROTOCOL, llm.positions)
+    template = Template(llm.tokenizer, READING, llm.positions)
     path = sample(tasks, tmp_path, selection="pool")
     _, items = read_items(path, tasks, "test", template, 4, ["t"])
-    together = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
+    together = score_items(llm, build(llm, "vanilla-icl"), items)
     assert {len(item.demonstrations) for item in items} == {0, 4}
     for item, scores in zip(items, together, strict=True):
         if not item.demonstrations:
-            [alone] = score_items(llm, ZeroShot(llm, {}, PROTOCOL), [item])
+            [alone] = score_items(llm, build(llm, "zero-shot"), [item])
             assert scores == pytest.approx(alone, abs=1e-4)
 
 
@@ -191,16 +191,20 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
         llm = random_llm("gpt2", width)
         llm.model.save_pretrained(tmp_path / name)
         llm.tokenizer.save_pretrained(tmp_path / name)
-    llm = {"name": "tiny", "path": str(tmp_path / "llm"), "dtype": "float32"}
-    method = {"name": "mend", "length": 2, "distiller": {"path": str(tmp_path / "distiller")}}
-    spec = {"llm": llm, "method": method, "protocol": PROTOCOL}
-    named = {"tasks": ["t"], "partition": "all", "variant": "default", "condition": "shots=4"}
+    spec = RunSpec(
+        llm=LLMSource(name="tiny", path=str(tmp_path / "llm")),
+        method=MethodSource(name="mend", settings={"length": 2}),
+        distiller=DistillerSource(path=str(tmp_path / "distiller"), **dict(DISTILLING)),
+        reading=READING,
+    )
 
     lengths = []
 
-    def scores(method: dict = method, **predict) -> list[list[float]]:
+    def scores(name: str = "mend", length: int = 2, **predict) -> list[list[float]]:
         torch.manual_seed(3)  # of the placeholders and the projection, which nobody trained
-        job = {**spec, "method": method, "predict": {**named, **predict}}
+        method = MethodSource(name=name, settings={"length": length} if name == "mend" else {})
+        run = spec.model_copy(update={"method": method})
+        job = prediction(run, tasks=["t"], condition="shots=4", **predict)
         run_prediction(job, path, tasks, tmp_path / "predictions.parquet", None)
         table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
         assert table.column_names[:4] == ["llm", "method", "variant", "condition"]
@@ -220,7 +224,7 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
         assert found not in [plain, *different[:number]]
     assert scores(perturbation="wrong-label", seed=1) != different[-1]
     with pytest.raises(UserError, match="group: vanilla-icl does not distil"):
-        scores({**method, "name": "vanilla-icl"}, group=2)
-    # PROTOCOL has contexts of at most 40 tokens.
+        scores("vanilla-icl", group=2)
+    # READING has contexts of at most 40 tokens.
     with pytest.raises(UserError, match="4 groups of 11 vectors .* at most 3 groups fit"):
-        scores({**method, "length": 11}, group=1)
+        scores(length=11, group=1)

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mend.configuration.task_list import (
-    METAICL_TASK_LIST,
-    PARTITIONS,
-    partition_needs,
-    read_task_list,
-)
+from mend.configuration.choices import PARTITIONS
+from mend.configuration.task_list import METAICL_TASK_LIST, partition_needs, read_task_list
 from mend.data.layout import benchmark_files, read_rows
-from mend.data.tasks import check_benchmark, import_tasks, load_rows, remaining_needs
+from mend.data.preflight import check_benchmark, remaining_needs
+from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
 METAICL = Path(__file__).parents[2].parent / "shared" / "metaicl"

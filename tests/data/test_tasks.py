@@ -12,9 +12,11 @@ import pyarrow.parquet
 import pytest
 from helpers.rows import GOOD, write_rows
 
-from mend.configuration.task_list import PARTITIONS, partition_needs, read_task_list
+from mend.configuration.choices import PARTITIONS
+from mend.configuration.task_list import partition_needs, read_task_list
 from mend.data.layout import read_rows
-from mend.data.tasks import check_benchmark, import_tasks, load_rows, remaining_needs
+from mend.data.preflight import check_benchmark, remaining_needs
+from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -123,7 +125,7 @@ def test_the_stamp_spares_reading_until_a_file_changes(world, tmp_path, monkeypa
         read.append(path.name)
         return read_rows(path, options_required)
 
-    monkeypatch.setattr("mend.data.tasks.read_rows", note)
+    monkeypatch.setattr("mend.data.preflight.read_rows", note)
     check_benchmark(folder, tasks, needs, SEEDS, stamp)
     assert read == []
     changed = folder / "data/two/two_16_13_dev.jsonl"

@@ -6,17 +6,19 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mend.data.template import SHORTEST_QUERY, Template
+from mend.configuration.room import SHORTEST_QUERY
+from mend.configuration.specs.reading import LongestContext, ReadingSettings, Separators
+from mend.data.template import Template
 from mend.errors import UserError
 from mend.models.local_models import train_tokenizer
 
-PROTOCOL = {
-    "longest_context": {"llm": 60, "distiller": 60},
-    "separators": {"input_output": " ", "demonstrations": " "},
-    "demonstration_overflow": "omit",
-    "example_truncation": "input-and-output",
-    "longest_example": 256,
-}
+READING = ReadingSettings(
+    longest_context=LongestContext(llm=60, distiller=60),
+    separators=Separators(input_output=" ", demonstrations=" "),
+    demonstration_overflow="omit",
+    example_truncation="input-and-output",
+    longest_example=256,
+)
 WORDS = ["one", "two", "three", "four", "five", "six", "yes", "no", "maybe"]
 
 
@@ -52,7 +54,7 @@ def tokens(tokenizer, ids: list[int]) -> list[str]:
 
 
 def template(tokenizer, positions: int = 100, **changes) -> Template:
-    return Template(tokenizer, {**PROTOCOL, **changes}, positions)
+    return Template(tokenizer, READING.model_copy(update=changes), positions)
 
 
 def test_our_separators_give_words_with_their_space(bpe):
@@ -68,7 +70,7 @@ def test_our_separators_give_words_with_their_space(bpe):
 
 
 def test_the_authors_separators_leave_no_space_between(bpe):
-    made = template(bpe, separators={"input_output": " ", "demonstrations": ""})
+    made = template(bpe, separators=Separators(input_output=" ", demonstrations=""))
     demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
     assert bpe.decode(demonstrations) == "one two yesthree no"
     assert tokens(bpe, made.query("five six", after_context=True, longest_option=1)) == [
@@ -78,7 +80,7 @@ def test_the_authors_separators_leave_no_space_between(bpe):
 
 
 def test_newlines_can_separate(bpe):
-    made = template(bpe, separators={"input_output": "\n", "demonstrations": "\n\n\n"})
+    made = template(bpe, separators=Separators(input_output="\n", demonstrations="\n\n\n"))
     demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
     assert bpe.decode(demonstrations) == "one two\nyes\n\n\nthree\nno"
 
@@ -165,7 +167,7 @@ def test_all_after_the_one_that_does_not_fit_are_left_out(bpe):
 
 
 def test_a_part_that_is_left_out_takes_its_separator_with_it(bpe):
-    made = template(bpe, separators={"input_output": "\n", "demonstrations": "\n\n\n"})
+    made = template(bpe, separators=Separators(input_output="\n", demonstrations="\n\n\n"))
     no_labels = [("one two", None), ("three", None)]
     no_inputs = [(None, "yes"), (None, "no")]
     assert bpe.decode(made.demonstrations(no_labels, 60)) == "one two\n\n\nthree"
@@ -244,7 +246,7 @@ def test_an_answer_to_train_on_is_cut_only_when_it_alone_is_too_long(bpe):
 
 
 def test_an_option_without_tokens(bpe):
-    made = template(bpe, separators={"input_output": "", "demonstrations": ""})
+    made = template(bpe, separators=Separators(input_output="", demonstrations=""))
     with pytest.raises(UserError, match="option '' has no tokens"):
         made.option("")
 

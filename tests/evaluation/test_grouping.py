@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import PROTOCOL, random_distiller, random_llm, random_tokens
+from helpers.models import build, built, random_distiller, random_llm, random_tokens
 
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import score_items
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod
 from mend.methods.mend import Mend
-from mend.methods.vanilla_icl import VanillaICL
 from mend.models.frozen_llm import FrozenLLM
 
 LENGTH = 3
-
-
-class Distilling(Mend):
-    """MEND around a random distiller; notes the lengths of what it is given at once."""
-
-    def __init__(self, llm: FrozenLLM) -> None:
-        Method.__init__(self, llm, {}, {})
-        self.distiller = random_distiller(llm, length=LENGTH)
-        self.given: list[list[int]] = []
-
-    def contexts(self, llm, demonstrations):
-        self.given.append([len(ids) for ids in demonstrations])
-        return super().contexts(llm, demonstrations)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +23,29 @@ def llm() -> FrozenLLM:
 
 
 @pytest.fixture
-def plain(llm: FrozenLLM) -> Distilling:
-    return Distilling(llm)
+def given() -> list[list[int]]:
+    """The lengths of what the distiller is given at once, call by call."""
+    return []
 
 
 @pytest.fixture
-def grouped(plain: Distilling) -> GroupedMethod:
-    return GroupedMethod(plain, LENGTH, PROTOCOL)
+def plain(llm: FrozenLLM, given) -> BuiltMethod:
+    """MEND around a random distiller."""
+
+    class Distilling(Mend):
+        def trained(self, llm, run):
+            return {"distiller": random_distiller(llm, length=LENGTH)}
+
+        def contexts(self, llm, trained, demonstrations):
+            given.append([len(ids) for ids in demonstrations])
+            return super().contexts(llm, trained, demonstrations)
+
+    return built(llm, Distilling(length=LENGTH))
+
+
+@pytest.fixture
+def grouped(plain: BuiltMethod) -> GroupedMethod:
+    return GroupedMethod(plain)
 
 
 A, B, C, D = (random_tokens(length, length) for length in (5, 9, 2, 7))
@@ -98,24 +100,24 @@ def test_a_batch_is_as_single_contexts(llm, grouped) -> None:
         assert scores == pytest.approx(single, abs=1e-4)
 
 
-def test_no_more_sequences_at_once_than_contexts(llm, plain, grouped) -> None:
+def test_no_more_sequences_at_once_than_contexts(llm, plain, grouped, given) -> None:
     grouped.contexts(llm, [[A, B, C], [D]])
-    assert plain.given == [[5, 9], [2, 7]]
+    assert given == [[5, 9], [2, 7]]
 
 
-def test_contexts_of_similar_length_are_read_together(llm, plain, grouped) -> None:
+def test_contexts_of_similar_length_are_read_together(llm, plain, grouped, given) -> None:
     asked = [ask(groups, n) for n, groups in enumerate(([B], [C, A], [D, B], [C]))]
     score_items(llm, grouped, asked, context_batch_size=2)
-    assert plain.given == [[2, 2], [5], [9, 7], [9]]
+    assert given == [[2, 2], [5], [9, 7], [9]]
 
 
 def test_a_method_that_does_not_distil_is_refused(llm) -> None:
     with pytest.raises(UserError, match="group: vanilla-icl does not distil"):
-        GroupedMethod(VanillaICL(llm, {}, PROTOCOL), LENGTH, PROTOCOL)
+        GroupedMethod(build(llm, "vanilla-icl"))
 
 
 def test_more_vectors_than_the_llm_has_room_for(llm, grouped) -> None:
-    # PROTOCOL has contexts of at most 40 tokens: 13 groups of 3 vectors.
+    # READING has contexts of at most 40 tokens: 13 groups of 3 vectors.
     grouped.contexts(llm, [[C] * 13])
     with pytest.raises(UserError) as raised:
         grouped.contexts(llm, [[C], [C] * 14])

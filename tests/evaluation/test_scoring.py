@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.examples import items
-from helpers.models import CONFIGURATIONS, PROTOCOL, random_llm, random_tokens
+from helpers.models import CONFIGURATIONS, build, built, random_llm, random_tokens
 
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
+from mend.methods.built import BuiltMethod
 from mend.methods.vanilla_icl import VanillaICL
-from mend.methods.zero_shot import ZeroShot
 from mend.models.frozen_llm import FrozenLLM
 
 
@@ -26,7 +26,7 @@ def plain_score(llm: FrozenLLM, prefix: list[int], option: list[int], score: str
 @pytest.mark.parametrize("score", ["mean", "sum"])
 def test_equal_to_plain_forward_passes(architecture: str, score: str) -> None:
     llm = random_llm(architecture)
-    method = VanillaICL(llm, {}, PROTOCOL)
+    method = build(llm, "vanilla-icl")
     # Small groups: contexts and items are cut in several places.
     found = score_items(llm, method, items(), score, context_batch_size=2, item_batch_size=2)
     for item, scores in zip(items(), found, strict=True):
@@ -39,7 +39,7 @@ def test_zero_shot_reads_the_query_alone() -> None:
     llm = random_llm()
     item = items()[4]
     alone = MultipleChoiceItem(0, [], item.query, item.options)
-    [found] = score_items(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
+    [found] = score_items(llm, build(llm, "zero-shot"), [alone])
     expected = [plain_score(llm, list(item.query), list(o), "mean") for o in item.options]
     assert found == pytest.approx(expected, abs=1e-4)
 
@@ -47,51 +47,51 @@ def test_zero_shot_reads_the_query_alone() -> None:
 def test_how_much_was_read_before_the_query_is_told_for_each_context() -> None:
     llm = random_llm()
     lengths: dict[int, int] = {}
-    method = VanillaICL(llm, {}, PROTOCOL)
+    method = build(llm, "vanilla-icl")
     score_items(llm, method, items(), context_batch_size=2, context_lengths=lengths)
     assert lengths == {0: 11, 1: 4, 2: 25}
     lengths.clear()
     alone = [MultipleChoiceItem(7, [], item.query, item.options) for item in items()]
-    score_items(llm, ZeroShot(llm, {}, PROTOCOL), alone, context_lengths=lengths)
+    score_items(llm, build(llm, "zero-shot"), alone, context_lengths=lengths)
     assert lengths == {7: 0}
 
 
 def test_options_of_one_token() -> None:
     llm = random_llm()
     item = MultipleChoiceItem(0, random_tokens(6, 1), random_tokens(3, 2), [[4], [9], [30]])
-    [found] = score_items(llm, VanillaICL(llm, {}, PROTOCOL), [item])
+    [found] = score_items(llm, build(llm, "vanilla-icl"), [item])
     prefix = [*item.demonstrations, *item.query]
     expected = [plain_score(llm, prefix, list(o), "mean") for o in item.options]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-class ScarceMemory(VanillaICL):
-    """Contexts of which only so many fit the memory."""
+def scarce(llm: FrozenLLM, fits: int) -> tuple[BuiltMethod, list[int]]:
+    """Return a method of whose contexts only so many fit the memory, and the numbers asked for."""
+    sizes = []
 
-    def __init__(self, llm, fits: int) -> None:
-        super().__init__(llm, {}, PROTOCOL)
-        self.fits, self.sizes = fits, []
+    class ScarceMemory(VanillaICL):
+        def contexts(self, llm, trained, demonstrations):
+            sizes.append(len(demonstrations))
+            if len(demonstrations) > fits:
+                raise torch.OutOfMemoryError
+            return super().contexts(llm, trained, demonstrations)
 
-    def contexts(self, llm, demonstrations):
-        self.sizes.append(len(demonstrations))
-        if len(demonstrations) > self.fits:
-            raise torch.OutOfMemoryError
-        return super().contexts(llm, demonstrations)
+    return built(llm, ScarceMemory()), sizes
 
 
 @pytest.mark.parametrize("fits", [1, 2])
 def test_where_memory_runs_out_batches_are_smaller(fits: int) -> None:
     llm = random_llm()
-    expected = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items())
-    method = ScarceMemory(llm, fits)
+    expected = score_items(llm, build(llm, "vanilla-icl"), items())
+    method, sizes = scarce(llm, fits)
     found = score_items(llm, method, items())
     for scores, values in zip(found, expected, strict=True):
         assert scores == pytest.approx(values, abs=1e-4)
-    assert max(method.sizes) == 3
-    assert method.sizes[-1] <= fits
+    assert max(sizes) == 3
+    assert sizes[-1] <= fits
 
 
 def test_no_memory_for_one_item_is_told() -> None:
     llm = random_llm()
     with pytest.raises(UserError, match="memory ran out while one multiple-choice item was scored"):
-        score_items(llm, ScarceMemory(llm, 0), items())
+        score_items(llm, scarce(llm, 0)[0], items())

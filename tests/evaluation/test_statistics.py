@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mend.configuration import task_list as partitions
-from mend.configuration.task_list import METAICL_TASK_LIST, PARTITIONS, read_task_list
+from mend.configuration.choices import PARTITIONS
+from mend.configuration.task_list import METAICL_TASK_LIST, read_task_list
 from mend.errors import UserError
 from mend.evaluation.statistics import COLUMNS, difference_name, summarise, task_weights, to_csv
 from mend.paper import paper_table

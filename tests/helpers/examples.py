@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import torch
-
-from helpers.models import random_distiller, random_tokens
+from helpers.models import built, random_distiller, random_tokens
+from mend.configuration.specs.training import Losses
 from mend.data.examples import Example, MultipleChoiceItem
+from mend.methods.built import BuiltMethod
 from mend.methods.mend import Mend
 from mend.models.frozen_llm import FrozenLLM
 
-ALL = {"distill": 1.0, "clm": 1.0, "pred": 1.0}
+ALL = Losses(distill=1.0, clm=1.0, pred=1.0)
 
 
-def mend_method(llm: FrozenLLM, width: int = 16) -> Mend:
-    method = Mend.__new__(Mend)
-    torch.nn.Module.__init__(method)
-    method.distiller = random_distiller(llm, width=width)
-    return method
+def random_mend(width: int = 16, length: int = 3) -> Mend:
+    """Return MEND with a distiller of random weights."""
+
+    class RandomMend(Mend):
+        def trained(self, llm, run):
+            return {"distiller": random_distiller(llm, width=width, length=length)}
+
+    return RandomMend(length=length)
+
+
+def mend_method(llm: FrozenLLM, width: int = 16) -> BuiltMethod:
+    """Return MEND with a distiller of random weights, without dropout."""
+    return built(llm, random_mend(width)).eval()
 
 
 def examples() -> list[Example]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from helpers.models import PROTOCOL, random_llm
+from helpers.models import DISTILLING, OBJECTIVE, READING, random_llm
+from mend.configuration.settings import S
+from mend.configuration.specs.prediction import PredictionSpec
+from mend.configuration.specs.run import (
+    DistillerSource,
+    LLMSource,
+    MethodSource,
+    RunSpec,
+    ScoringSettings,
+)
+from mend.configuration.specs.training import TrainingSpec
 from mend.data.corpus import write_chunks
 from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.tasks import import_tasks
@@ -47,39 +57,64 @@ def write_data(folder: Path) -> None:
     (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
 
 
-def specification(folder: Path, architecture: str, method: str, **training) -> dict:
-    """Save tiny models, and return what a job is told about them."""
+def specification(folder: Path, architecture: str, method: str, **training) -> TrainingSpec:
+    """Save tiny models, and return what a training job is told about them."""
     for name, width in (("llm", 16), ("distiller", 8)):
         llm = random_llm(architecture, width)
         llm.model.save_pretrained(folder / name)
         llm.tokenizer.save_pretrained(folder / name)
-    source = {"path": str(folder / "llm"), "dtype": "float32", "local_files_only": True}
-    return {
-        "llm": {"name": architecture, **source},
-        "method": {"name": method, "length": 2, "distiller": {"path": str(folder / "distiller")}},
-        "protocol": PROTOCOL,
-        "training": {
-            "steps": 4,
-            "batch_size": 2,
-            "learning_rate": 1e-3,
-            "warmup_fraction": 0.0,
-            "schedule": "constant",
-            "weight_decay": 0.0,
-            "gradient_clip": 1.0,
-            "betas": [0.9, 0.98],
-            "early_stopping": None,
-            "checkpoint_every": 2,
-            "log_every": 1,
-            "seed": 0,
-            **training,
-        },
+    settings = {
+        "steps": 4,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "warmup_fraction": 0.0,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "gradient_clip": 1.0,
+        "betas": [0.9, 0.98],
+        "losses": {"distill": 1.0},
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "seed": 0,
+        **training,
     }
+    if settings.get("early_stopping"):
+        settings["early_stopping"] |= {"metrics": "metaicl", "option_score": "mean"}
+    return TrainingSpec(
+        llm=LLMSource(name=architecture, path=str(folder / "llm"), local_files_only=True),
+        method=MethodSource(name=method, settings={"length": 2}),
+        distiller=DistillerSource(path=str(folder / "distiller"), **dict(DISTILLING)),
+        reading=READING,
+        objective=OBJECTIVE,
+        training=settings,
+    )
 
 
-def pretraining(data: Path, folder: Path, **training) -> dict:
+def pretraining(data: Path, folder: Path, **training) -> TrainingSpec:
     """Write models and chunks for a GPT-2's pretraining, and return its specification."""
     stage = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
     spec = specification(folder, "gpt2", "mend", **stage | training)
-    chunks = {"llm": spec["llm"], "window": 16, "pretraining_chunks": "fixed-windows"}
-    write_chunks(chunks | {"documents": None}, [data / "text.txt"], folder / "chunks.parquet")
+    write_tiny_chunks(data, folder, spec)
     return spec
+
+
+def write_tiny_chunks(data: Path, folder: Path, spec: TrainingSpec) -> None:
+    """Write chunks of the tiny text as chunks.parquet."""
+    chunks = {"llm": spec.llm.model_dump(), "window": 16, "pretraining_chunks": "fixed-windows"}
+    write_chunks(chunks | {"documents": None}, [data / "text.txt"], folder / "chunks.parquet")
+
+
+def prediction(spec: RunSpec, **predict) -> PredictionSpec:
+    """Return what a prediction job of the same run is told."""
+    settings = {"tasks": ["parity"], "partition": "all", "variant": "default"}
+    settings |= {"condition": "shots=3", **predict}
+    run = {key: getattr(spec, key) for key in RunSpec.model_fields}
+    return PredictionSpec(**run, scoring=ScoringSettings(option_score="mean"), predict=settings)
+
+
+def changed(spec: S, **parts: dict) -> S:
+    """Return a specification with other values in some of its parts."""
+    content = spec.model_dump()
+    for name, values in parts.items():
+        content[name] |= values
+    return type(spec).model_validate(content)

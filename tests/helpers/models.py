@@ -18,28 +18,35 @@ from transformers import (
     T5Config,
 )
 
+from mend.configuration.specs.reading import LongestContext, ReadingSettings, Separators
+from mend.configuration.specs.run import DistillerSettings, LLMSource, MethodSource, RunSpec
+from mend.configuration.specs.training import LossSettings
+from mend.methods.base import Method
+from mend.methods.built import BuiltMethod, build_method
 from mend.models.distiller import Distiller, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 
 VOCABULARY = 61
 
-PROTOCOL = {
-    "longest_context": {"llm": 40, "distiller": 40},
-    "separators": {"input_output": " ", "demonstrations": " "},
-    "demonstration_overflow": "omit",
-    "example_truncation": "input-and-output",
-    "longest_example": 20,
-    "projection": "linear-tanh",
-    "llm_dropout_in_training": False,
-    "placeholder_position": "after-demonstrations",
-    "distill_first_token": True,
-    "distill_in_finetuning": "input-and-output",
-    "prediction_loss": "mean",
-    "placeholder_initialisation": "vocabulary",
-    "metrics": "metaicl",
-    "option_score": "mean",
-}
+READING = ReadingSettings(
+    longest_context=LongestContext(llm=40, distiller=40),
+    separators=Separators(input_output=" ", demonstrations=" "),
+    demonstration_overflow="omit",
+    example_truncation="input-and-output",
+    longest_example=20,
+)
+OBJECTIVE = LossSettings(
+    llm_dropout_in_training=False,
+    distill_first_token=True,
+    distill_in_finetuning="input-and-output",
+    prediction_loss="mean",
+)
+DISTILLING = DistillerSettings(
+    projection="linear-tanh",
+    placeholder_position="after-demonstrations",
+    placeholder_initialisation="vocabulary",
+)
 
 
 def _grouped_heads(configuration: type, width: int) -> PretrainedConfig:
@@ -123,6 +130,22 @@ def random_llm(architecture: str = "gpt2", width: int = 16, dropout: bool = Fals
         model = AutoModelForCausalLM.from_config(CONFIGURATIONS[architecture](width))
         _enlarge(model)
     return frozen_llm(model, word_tokenizer(), dropout)
+
+
+def run_spec(name: str, **settings) -> RunSpec:
+    """Return what a job is told of a method, with an LLM that is nowhere."""
+    source = MethodSource(name=name, settings=settings)
+    return RunSpec(llm=LLMSource(name="tiny", path="tiny"), method=source, reading=READING)
+
+
+def build(llm: FrozenLLM, name: str, **settings) -> BuiltMethod:
+    """Return a method that needs no distiller, with these settings of its own."""
+    return build_method(llm, run_spec(name, **settings))
+
+
+def built(llm: FrozenLLM, method: Method) -> BuiltMethod:
+    """Return a method of a test's own, ready to train and to score with."""
+    return BuiltMethod(method, llm, run_spec("of-a-test"))
 
 
 def random_distiller(

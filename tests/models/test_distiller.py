@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import CONFIGURATIONS, random_distiller, random_llm, random_tokens
+from helpers.models import CONFIGURATIONS, READING, random_distiller, random_llm, random_tokens
 
+from mend.configuration.specs.reading import LongestContext
 from mend.models.frozen_llm import FrozenLLM
 
 
@@ -64,6 +65,7 @@ def test_demonstrations_and_placeholders_fit_its_positions(llm: FrozenLLM) -> No
     distiller = random_distiller(llm, length=6)  # of 96 positions
     limits = {40: 40, 90: 90, 95: 90}
     for asked, limit in limits.items():
-        protocol = {"longest_context": {"llm": 1, "distiller": asked}}
-        assert distiller.longest_context(protocol) == limit
+        longest = LongestContext(llm=1, distiller=asked)
+        reading = READING.model_copy(update={"longest_context": longest})
+        assert distiller.longest_context(reading) == limit
     assert distiller([random_tokens(90, 1)]).shape == (1, 6, llm.width)

@@ -7,7 +7,8 @@ import torch
 from helpers.examples import ALL, examples, items, mend_method
 from helpers.models import (
     ENCODER_DECODERS,
-    PROTOCOL,
+    OBJECTIVE,
+    build,
     random_distiller,
     random_llm,
     random_tokens,
@@ -15,11 +16,10 @@ from helpers.models import (
 )
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
 
+from mend.configuration.specs.training import Losses
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
-from mend.methods.vanilla_icl import VanillaICL
-from mend.methods.zero_shot import ZeroShot
 from mend.models.distiller import distilling_part
 from mend.models.encoder_decoder import SUPPORTED
 from mend.models.frozen_llm import FrozenLLM, pad_right
@@ -57,7 +57,7 @@ def test_predicting_states_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
 
 def test_cached_scoring_equals_plain_forward_passes(llm: FrozenLLM) -> None:
     found = score_items(
-        llm, VanillaICL(llm, {}, PROTOCOL), items(), context_batch_size=2, item_batch_size=2
+        llm, build(llm, "vanilla-icl"), items(), context_batch_size=2, item_batch_size=2
     )
     for item, scores in zip(items(), found, strict=True):
         expected = [
@@ -89,7 +89,7 @@ def test_a_context_is_projected_once_for_all_its_queries(kind: str) -> None:
 def test_an_empty_context_is_one_end_of_text(llm: FrozenLLM) -> None:
     item = items()[4]
     alone = MultipleChoiceItem(0, [], item.query, item.options)
-    [found] = score_items(llm, ZeroShot(llm, {}, PROTOCOL), [alone])
+    [found] = score_items(llm, build(llm, "zero-shot"), [alone])
     end = [llm.model.config.eos_token_id]
     expected = [plain_score(llm, end, list(item.query), list(o)) for o in item.options]
     assert found == pytest.approx(expected, abs=1e-4)
@@ -99,7 +99,7 @@ def test_an_empty_context_beside_others_is_scored_as_alone(llm: FrozenLLM) -> No
     first, second = items()[4], items()[0]
     empty = MultipleChoiceItem(0, [], first.query, first.options)
     full = MultipleChoiceItem(1, second.demonstrations, second.query, second.options)
-    method = VanillaICL(llm, {}, PROTOCOL)
+    method = build(llm, "vanilla-icl")
     together = score_items(llm, method, [empty, full])
     assert together[0] == pytest.approx(score_items(llm, method, [empty])[0], abs=1e-4)
     assert together[1] == pytest.approx(score_items(llm, method, [full])[0], abs=1e-4)
@@ -119,14 +119,14 @@ def test_a_t5_distiller_does_not_depend_on_padding(
 
 
 def test_the_student_that_reads_the_demonstrations_has_nothing_to_learn(llm: FrozenLLM) -> None:
-    method = VanillaICL(llm, {}, PROTOCOL)
-    losses = example_losses(llm, method, examples(), {"distill": 1.0}, "finetune", PROTOCOL)
+    method = build(llm, "vanilla-icl")
+    losses = example_losses(llm, method, examples(), Losses(distill=1.0), "finetune", OBJECTIVE)
     assert losses["distill"].item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_the_answer_loss_follows_its_formula(llm: FrozenLLM) -> None:
-    method = VanillaICL(llm, {}, PROTOCOL)
-    found = example_losses(llm, method, examples(), {"pred": 1.0}, "finetune", PROTOCOL)
+    method = build(llm, "vanilla-icl")
+    found = example_losses(llm, method, examples(), Losses(pred=1.0), "finetune", OBJECTIVE)
     expected = [
         -plain_score(llm, list(example.demonstrations), list(x), list(y))
         for example in examples()
@@ -142,10 +142,8 @@ def test_gradients_reach_the_distiller_and_never_the_llm(
 ) -> None:
     method = mend_method(llm)
     method.distiller = random_distiller(llm, width=8, architecture="t5", part=part)
-    weights = {
-        name: weight for name, weight in ALL.items() if stage == "finetune" or name != "pred"
-    }
-    losses = example_losses(llm, method, examples(), weights, stage, PROTOCOL)
+    weights = ALL if stage == "finetune" else Losses(distill=1.0, clm=1.0)
+    losses = example_losses(llm, method, examples(), weights, stage, OBJECTIVE)
     sum(losses.values()).backward()
     assert all(parameter.grad is None for parameter in llm.model.parameters())
     without = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()]
@@ -160,7 +158,7 @@ def query_in_encoder(request) -> FrozenLLM:
 
 def test_queries_in_the_encoder_are_scored_as_by_plain_passes(query_in_encoder) -> None:
     llm = query_in_encoder
-    method = VanillaICL(llm, {}, PROTOCOL)
+    method = build(llm, "vanilla-icl")
     found = score_items(llm, method, items(), context_batch_size=2, item_batch_size=2)
     for item, scores in zip(items(), found, strict=True):
         read = [*item.demonstrations, *item.query]
@@ -170,8 +168,8 @@ def test_queries_in_the_encoder_are_scored_as_by_plain_passes(query_in_encoder) 
 
 def test_losses_with_queries_in_the_encoder_cover_the_answer(query_in_encoder) -> None:
     llm = query_in_encoder
-    method = VanillaICL(llm, {}, PROTOCOL)
-    found = example_losses(llm, method, examples(), ALL, "finetune", PROTOCOL)
+    method = build(llm, "vanilla-icl")
+    found = example_losses(llm, method, examples(), ALL, "finetune", OBJECTIVE)
     expected = [
         -plain_score(llm, [*example.demonstrations, *x], [], list(y))
         for example in examples()
@@ -181,8 +179,8 @@ def test_losses_with_queries_in_the_encoder_cover_the_answer(query_in_encoder) -
     assert found["distill"].item() == pytest.approx(0.0, abs=1e-5)
     method = mend_method(llm)
     method.distiller = random_distiller(llm, architecture="t5")
-    weights = {"pred": 1.0, "distill": 1.0}
-    losses = example_losses(llm, method, examples(), weights, "finetune", PROTOCOL)
+    weights = Losses(pred=1.0, distill=1.0)
+    losses = example_losses(llm, method, examples(), weights, "finetune", OBJECTIVE)
     assert losses["distill"].item() > 0
     sum(losses.values()).backward()
     assert method.distiller.placeholders.grad.any()
@@ -190,10 +188,11 @@ def test_losses_with_queries_in_the_encoder_cover_the_answer(query_in_encoder) -
 
 def test_without_a_query_the_decoder_has_the_text(query_in_encoder) -> None:
     llm = query_in_encoder
-    method = VanillaICL(llm, {}, PROTOCOL)
+    method = build(llm, "vanilla-icl")
     decoder_query = frozen_llm(llm.model, llm.tokenizer)
+    clm = Losses(clm=1.0)
     losses = [
-        example_losses(face, method, examples(), {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].item()
+        example_losses(face, method, examples(), clm, "pretrain", OBJECTIVE)["clm"].item()
         for face in (llm, decoder_query)
     ]
     assert losses[0] == losses[1] > 0

@@ -7,6 +7,7 @@ import torch
 from helpers.models import CONFIGURATIONS, random_llm, random_tokens
 from transformers import GPT2Config, GPTNeoConfig, MistralConfig, Qwen2Config
 
+from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
 from mend.models.frozen_llm import longest_input, pad_right
 from mend.models.loading import load_llm
@@ -80,6 +81,8 @@ def test_no_weight_of_the_llm_is_trained() -> None:
 
 
 def test_an_unknown_model_is_refused_by_name(tmp_path) -> None:
-    spec = {"path": str(tmp_path / "nowhere"), "dtype": "float32", "local_files_only": True}
+    spec = LLMSource(
+        name="x", path=str(tmp_path / "nowhere"), dtype="float32", local_files_only=True
+    )
     with pytest.raises(UserError, match="nowhere"):
         load_llm(spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import subprocess
 import sys
@@ -10,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from helpers.models import (
     CONFIGURATIONS,
     ENCODER_DECODERS,
-    PROTOCOL,
+    OBJECTIVE,
     random_tokens,
     t5_configuration,
     word_tokenizer,
@@ -23,8 +21,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from mend.configuration.loading import load_configuration
+from mend.configuration.loading import load_configuration, read_values
+from mend.configuration.presets import with_preset
 from mend.configuration.runs import study_runs, trained_stages
+from mend.configuration.schema import configuration_type
+from mend.configuration.specs.training import Losses
 from mend.data.examples import Example, MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
@@ -33,18 +34,21 @@ from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
 from mend.planning.architectures import architecture, find_architecture
 from mend.planning.costs import FRAGMENTED, QueryCosts, TokenCounts
-from mend.planning.plan import Row, configuration_values, plan, plan_text
+from mend.planning.plan import Row, plan, plan_text
 from mend.training.losses import example_losses
 
 ROOT = Path(__file__).parents[2]
 
 
+def paper_values() -> dict:
+    values = read_values(ROOT / "config/paper.yaml")
+    values["benchmark"]["task_list"] = str(ROOT / values["benchmark"]["task_list"])
+    return values
+
+
 @pytest.fixture(scope="module")
 def paper():
-    file = str(ROOT / "config/paper.yaml")
-    values = configuration_values(file)
-    values["benchmark"]["task_list"] = str(ROOT / values["benchmark"]["task_list"])
-    return load_configuration(values, [file])
+    return load_configuration(paper_values())
 
 
 @pytest.mark.parametrize(
@@ -62,17 +66,17 @@ def paper():
         ("google/flan-t5-xl", 2849.8),
     ],
 )
-def test_models_have_as_many_parameters_as_published(name, millions):
-    found = find_architecture({"results": "results"}, "llms.x.path", name)
+def test_models_have_as_many_parameters_as_published(paper, name, millions):
+    found = find_architecture(paper.values, "llms.x.path", name)
     assert found.parameters / 1e6 == pytest.approx(millions, rel=0.002)
 
 
-def test_a_model_of_unknown_size_is_told(tmp_path):
+def test_a_model_of_unknown_size_is_told(paper, tmp_path):
     with pytest.raises(UserError, match=r"llms.x.path: the sizes of some/model are not known"):
-        find_architecture({"results": "results"}, "llms.x.path", "some/model")
+        find_architecture(paper.values, "llms.x.path", "some/model")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="KeyError: 'n_embd'"):
-        find_architecture({"results": "results"}, "llms.x.path", str(tmp_path))
+        find_architecture(paper.values, "llms.x.path", str(tmp_path))
 
 
 class Distilled(nn.Module):
@@ -112,10 +116,10 @@ def models(name: str, width: int, distiller_width: int, length: int):
 def test_training_operations_are_those_that_pytorch_counts(name, distils):
     llm, method, sizes, distiller = models(name, 64, 32, length=8)
     example = Example(random_tokens(60, 1), random_tokens(60, 2), [(random_tokens(15, 3), [])])
-    losses = {"distill": 1.0} if distils else {"clm": 1.0}
+    losses = Losses(distill=1.0) if distils else Losses(clm=1.0)
     with FlopCounterMode(display=False) as counter:
         sum(
-            example_losses(llm, method, [example], losses, "pretrain", PROTOCOL).values()
+            example_losses(llm, method, [example], losses, "pretrain", OBJECTIVE).values()
         ).backward()
     teacher = "runs" if distils else None
     costs = QueryCosts(sizes, distiller, TokenCounts(60, 60, 8, 15, 15))
@@ -129,7 +133,8 @@ def test_operations_of_trained_vectors_are_those_that_pytorch_counts():
     method = Distilled(nn.Parameter(torch.zeros(8, 64)))
     example = Example([], [], [(random_tokens(60, 3), [])])
     with FlopCounterMode(display=False) as counter:
-        example_losses(llm, method, [example], {"clm": 1.0}, "pretrain", PROTOCOL)["clm"].backward()
+        losses = example_losses(llm, method, [example], Losses(clm=1.0), "pretrain", OBJECTIVE)
+        losses["clm"].backward()
     work = QueryCosts(sizes, None, TokenCounts(0, 0, 8, 60, 60)).training_work(1, None)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
@@ -187,9 +192,9 @@ def test_what_studies_share_is_counted_once(paper):
 
 def test_a_cached_teacher_is_computed_once_and_its_disk_is_told(paper):
     def rows(cached: bool) -> dict[str, Row]:
-        values = copy.deepcopy(dict(paper.values))
+        values = paper_values()
         values["training"]["pretrain"]["teacher_cache"] = cached
-        found = plan(load_configuration(values, []), ["gamma"])
+        found = plan(load_configuration(values), ["gamma"])
         return {row.stage: row for row in found.rows if row.llm == "gpt2-large"}
 
     cached, running = rows(True), rows(False)
@@ -202,19 +207,19 @@ def test_a_cached_teacher_is_computed_once_and_its_disk_is_told(paper):
 
 
 def test_all_studies_have_a_plan(paper):
-    for study in paper["studies"]:
+    for study in paper.values.studies:
         found = plan(paper, [study])
         assert found.rows
         assert all(row.work.flops > 0 and row.memory > 1e9 for row in found.rows)
     everything = plan(paper)
-    assert list(everything.targets) == list(paper["studies"])
+    assert list(everything.targets) == list(paper.values.studies)
     llms = {row.llm for row in everything.rows}
-    assert llms == set(paper["llms"])
+    assert llms == set(paper.values.llms)
 
 
 def test_targets_are_studies_figures_or_their_files(paper):
     assert plan(paper, ["results/paper/table3.csv"]).targets == ["table3"]
-    assert plan(paper, ["figure4"]).targets == list(paper["figures"]["figure4"])
+    assert plan(paper, ["figure4"]).targets == list(paper.values.figures["figure4"])
     with pytest.raises(UserError, match="table9 is neither a study nor a figure"):
         plan(paper, ["table9"])
     with pytest.raises(UserError, match="no numbers of the device abacus"):
@@ -231,11 +236,11 @@ def test_the_text_says_what_will_not_fit(paper):
 
 def test_more_steps_cost_more_and_a_larger_micro_batch_waits_less(paper):
     def hours(change) -> float:
-        values = copy.deepcopy(dict(paper.values))
+        values = paper_values()
         change(values["training"]["finetune"])
         return sum(
             row.seconds
-            for row in plan(load_configuration(values, []), ["table3"]).rows
+            for row in plan(load_configuration(values), ["table3"]).rows
             if row.stage == "finetune"
         )
 
@@ -246,15 +251,15 @@ def test_more_steps_cost_more_and_a_larger_micro_batch_waits_less(paper):
 
 
 def test_local_models_have_the_sizes_that_they_are_made_with():
-    values = yaml.safe_load((ROOT / "config/metaicl-local.yaml").read_text())
-    made = f"{values['results']}/local-models"
+    content = with_preset(read_values(ROOT / "config/metaicl-local.yaml"))
+    values = configuration_type().model_validate(content)
     sizes = [
-        find_architecture(values, "llms.x.path", f"{made}/{name}")
+        find_architecture(values, "llms.x.path", f"{values.results}/local-models/{name}")
         for name in ("gpt2", "gpt2-small")
     ]
-    wanted = [values["local_models"][part] for part in ("llm", "distiller")]
+    wanted = (values.local_models.llm, values.local_models.distiller)
     assert [(size.layers, size.width) for size in sizes] == [
-        (part["layers"], part["width"]) for part in wanted
+        (part.layers, part.width) for part in wanted
     ]
 
 
@@ -265,9 +270,9 @@ class Refuse:
         if name.split(".")[0] in ("torch", "transformers", "pandas", "pyarrow"):
             raise ImportError(f"the plan imported {name}")
 sys.meta_path.insert(0, Refuse())
-from mend.configuration.loading import load_configuration
-from mend.planning.plan import configuration_values, plan_text
-print(plan_text(load_configuration(configuration_values("config/paper.yaml"), [])))
+from mend.configuration.loading import read_configuration
+from mend.planning.plan import plan_text
+print(plan_text(read_configuration("config/paper.yaml")))
 """
 
 
@@ -284,14 +289,14 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path):
     for text, words in (("a: [", "cannot be read"), ("[]", "it has no keys")):
         file.write_text(text)
         with pytest.raises(UserError, match=words):
-            configuration_values(str(file))
+            read_values(file)
     with pytest.raises(UserError, match="No such file"):
-        configuration_values(str(tmp_path / "absent.yaml"))
+        read_values(tmp_path / "absent.yaml")
 
 
 def test_a_second_file_changes_keys_of_the_first(tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text("studies: {table2: {llms: [gpt2-xl]}}\n")
-    both = configuration_values(str(ROOT / "config/paper.yaml"), str(small))
+    both = read_values(ROOT / "config/paper.yaml", small)
     assert both["studies"]["table2"]["llms"] == ["gpt2-xl"]
     assert both["studies"]["table2"]["partitions"] == both["benchmark"]["partitions"]

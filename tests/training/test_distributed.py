@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import SEED, specification, write_data
-from helpers.models import PROTOCOL, random_llm, random_tokens
+from helpers.jobs import SEED, changed, specification, write_data
+from helpers.models import OBJECTIVE, built, random_llm, random_tokens
 
 from mend.cli import main
+from mend.configuration.specs.training import Losses, TrainingSettings
 from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.prompt_tuning import PromptTuning
@@ -49,12 +50,12 @@ def job(
     stage = {"stage": "finetune", "losses": {"pred": 1.0, "distill": 1.0}, "steps": 6}
     stage |= {"batch_size": 5, "micro_batch_size": 2, "early_stopping": stopping}
     spec = specification(folder, architecture, "mend", **stage | training)
-    spec["llm"]["sharded"] = sharded
+    spec = changed(spec, llm={"sharded": sharded})
     file = folder / "distiller/config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout_rate"), 0.0)
     file.write_text(json.dumps(config), encoding="utf-8")
-    (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    (folder / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
     paths = {"spec": folder / "spec.json", "output": folder / output, "log": folder / "log"}
     paths |= {"episodes": data / "train.parquet", "tasks": data / "tasks"}
     paths |= {"dev": data / "dev.parquet"}
@@ -141,27 +142,43 @@ class Examples:
         return Example([], [], [(random_tokens(2 + index % 3, index), [7])])
 
 
-TRAINING = {"stage": "finetune", "steps": 3, "batch_size": 4, "learning_rate": 0.05}
-TRAINING |= {"warmup_fraction": 0.1, "schedule": "linear", "weight_decay": 0.0, "log_every": 1}
-TRAINING |= {"gradient_clip": 1.0, "betas": [0.9, 0.999], "losses": {"clm": 1.0, "pred": 1.0}}
-TRAINING |= {"early_stopping": None, "checkpoint_every": 100, "seed": 0, "micro_batch_size": 1}
+TRAINING = TrainingSettings(
+    stage="finetune",
+    steps=3,
+    batch_size=4,
+    micro_batch_size=1,
+    learning_rate=0.05,
+    warmup_fraction=0.1,
+    schedule="linear",
+    weight_decay=0.0,
+    gradient_clip=1.0,
+    betas=[0.9, 0.999],
+    losses=Losses(clm=1.0, pred=1.0),
+    checkpoint_every=100,
+    log_every=1,
+    seed=0,
+)
 
 
 class NoMemory(PromptTuning):
-    def contexts(self, llm, demonstrations):
+    def contexts(self, llm, trained, demonstrations):
         raise torch.OutOfMemoryError
 
 
 def train_prompt(
-    architecture: str, together: Processes, sharded: bool, kind: type = PromptTuning
+    architecture: str,
+    together: Processes,
+    sharded: bool,
+    kind: type = PromptTuning,
+    training: TrainingSettings = TRAINING,
 ) -> list[dict]:
     llm = random_llm(architecture)
     torch.manual_seed(0)
-    method = kind(llm, {"length": 3}, PROTOCOL)
+    method = built(llm, kind(length=3))
     if sharded:
         shard_blocks(llm.model, torch.device("cpu"))
         assert is_sharded(llm.model)
-    return train(llm, method, Examples(), TRAINING, PROTOCOL, processes=together).metrics
+    return train(llm, method, Examples(), training, OBJECTIVE, processes=together).metrics
 
 
 def train_sharded(count: int, rank: int, port: int, folder: Path) -> None:
@@ -171,9 +188,9 @@ def train_sharded(count: int, rank: int, port: int, folder: Path) -> None:
             torch.save(train_prompt(architecture, together, True), folder / architecture)
         with pytest.raises(UserError, match="micro_batch_size: 1 examples at once do not fit"):
             train_prompt("gpt2", together, True, NoMemory)
-        TRAINING["batch_size"] = 5
+        odd = TRAINING.model_copy(update={"batch_size": 5})
         with pytest.raises(UserError, match="5 examples cannot be shared evenly by 2"):
-            train_prompt("gpt2", together, True)
+            train_prompt("gpt2", together, True, training=odd)
 
 
 ARCHITECTURES = ("gpt2", "opt", "llama", "gpt-neox", "t5")

@@ -9,11 +9,10 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from helpers.jobs import SEED, specification
+from helpers.jobs import SEED, changed, prediction, specification, write_tiny_chunks
 from helpers.models import ENCODER_DECODERS, random_llm
 from safetensors.torch import load_file
 
-from mend.data.corpus import write_chunks
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
 from mend.training.job import run_training
@@ -23,14 +22,14 @@ from mend.training.job import run_training
 def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str) -> None:
     pretraining = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
     spec = specification(tmp_path, architecture, "mend", **pretraining)
-    chunks = {"llm": spec["llm"], "window": 16, "pretraining_chunks": "fixed-windows"}
-    write_chunks(chunks | {"documents": None}, [data / "text.txt"], tmp_path / "chunks.parquet")
+    write_tiny_chunks(data, tmp_path, spec)
     run_training(spec, tmp_path / "pretrain", chunks=tmp_path / "chunks.parquet")
 
     finetuning = {"stage": "finetune", "losses": {"pred": 1.0, "distill": 1.0}}
-    finetuning["early_stopping"] = {"every": 2, "patience": 2, "rows_per_task": 4, "seed": SEED}
-    finetuning["early_stopping"]["tasks"] = {"parity": "classification"}
-    spec["training"] |= finetuning | {"partition": "class_to_class"}
+    stopping = {"every": 2, "patience": 2, "rows_per_task": 4, "seed": SEED}
+    stopping |= {"metrics": "metaicl", "option_score": "mean"}
+    finetuning["early_stopping"] = stopping | {"tasks": {"parity": "classification"}}
+    spec = changed(spec, training=finetuning | {"partition": "class_to_class"})
     run_training(
         spec,
         tmp_path / "finetune",
@@ -51,9 +50,8 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     assert not torch.equal(before["distiller.placeholders"], after["distiller.placeholders"])
     assert not (tmp_path / "finetune.checkpoint").exists()
 
-    spec["predict"] = {"tasks": ["parity"], "partition": "class_to_class", "variant": "default"}
-    spec["predict"]["condition"] = "shots=3"
-    predict = (spec, data / "test.parquet", data / "tasks")
+    job = prediction(spec, partition="class_to_class")
+    predict = (job, data / "test.parquet", data / "tasks")
     run_prediction(*predict, tmp_path / "predictions.parquet", tmp_path / "finetune")
     rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert [row["row"] for row in rows] == list(range(6))
@@ -66,11 +64,10 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
 def test_weights_of_another_method_are_refused(data: Path, tmp_path: Path) -> None:
     spec = specification(tmp_path, "gpt2", "prompt-tuning", stage="finetune", losses={"pred": 1.0})
     run_training(spec, tmp_path / "prompt", episodes=data / "train.parquet", tasks=data / "tasks")
-    spec["method"]["name"] = "mend"
-    spec["predict"] = {"tasks": ["parity"], "partition": "all"}
+    job = prediction(changed(spec, method={"name": "mend"}))
     with pytest.raises(UserError, match="not weights of mend"):
         run_prediction(
-            spec,
+            job,
             data / "test.parquet",
             data / "tasks",
             tmp_path / "predictions.parquet",

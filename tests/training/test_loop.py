@@ -6,30 +6,40 @@ from collections.abc import Container
 
 import pytest
 import torch
-from helpers.models import PROTOCOL, random_llm, random_tokens
+from helpers.models import OBJECTIVE, build, built, random_llm, random_tokens
 
+from mend.configuration.specs.training import EarlyStopping, Losses, TrainingSettings
 from mend.data.examples import Example
 from mend.errors import UserError
+from mend.methods.built import BuiltMethod
 from mend.methods.prompt_tuning import PromptTuning
 from mend.training.checkpoint import Checkpoint
 from mend.training.loop import TrainingResult, learning_rate_factor, train
 
-TRAINING = {
-    "stage": "finetune",
-    "steps": 12,
-    "batch_size": 4,
-    "learning_rate": 0.05,
-    "warmup_fraction": 0.1,
-    "schedule": "linear",
-    "weight_decay": 0.0,
-    "gradient_clip": 1.0,
-    "betas": [0.9, 0.999],
-    "losses": {"pred": 1.0},
-    "early_stopping": {"every": 2, "patience": 2},
-    "checkpoint_every": 100,
-    "log_every": 1,
-    "seed": 0,
-}
+STOPPING = EarlyStopping(
+    every=2, patience=2, rows_per_task=1, seed=0, tasks={}, metrics="metaicl", option_score="mean"
+)
+TRAINING = TrainingSettings(
+    stage="finetune",
+    steps=12,
+    batch_size=4,
+    learning_rate=0.05,
+    warmup_fraction=0.1,
+    schedule="linear",
+    weight_decay=0.0,
+    gradient_clip=1.0,
+    betas=[0.9, 0.999],
+    losses=Losses(pred=1.0),
+    early_stopping=STOPPING,
+    checkpoint_every=100,
+    log_every=1,
+    seed=0,
+)
+
+
+def training(**changes) -> TrainingSettings:
+    """Return the settings with some changed."""
+    return TRAINING.model_copy(update=changes)
 
 
 class Examples:
@@ -42,12 +52,12 @@ class Examples:
 def prompt(seed: int = 0) -> tuple:
     llm = random_llm()
     torch.manual_seed(seed)
-    return llm, PromptTuning(llm, {"length": 3}, PROTOCOL)
+    return llm, build(llm, "prompt-tuning", length=3)
 
 
 def run(changes: dict | None = None, **options) -> tuple[torch.Tensor, TrainingResult]:
     llm, method = prompt()
-    result = train(llm, method, Examples(), TRAINING | (changes or {}), PROTOCOL, **options)
+    result = train(llm, method, Examples(), training(**(changes or {})), OBJECTIVE, **options)
     return method.prompt.detach().clone(), result
 
 
@@ -85,7 +95,10 @@ class Killed(Exception):
 
 
 def test_a_killed_job_ends_with_the_same_bits(tmp_path) -> None:
-    every = {"checkpoint_every": 5, "early_stopping": {"every": 3, "patience": 9}}
+    every = {
+        "checkpoint_every": 5,
+        "early_stopping": STOPPING.model_copy(update={"every": 3, "patience": 9}),
+    }
     whole, result = run(every, dev_score=lambda: 1.0)
 
     class Dying(Examples):
@@ -97,7 +110,9 @@ def test_a_killed_job_ends_with_the_same_bits(tmp_path) -> None:
     checkpoint = Checkpoint(tmp_path / "checkpoint", {"a": 1})
     llm, method = prompt()
     with pytest.raises(Killed):
-        train(llm, method, Dying(), TRAINING | every, PROTOCOL, lambda: 1.0, checkpoint=checkpoint)
+        train(
+            llm, method, Dying(), training(**every), OBJECTIVE, lambda: 1.0, checkpoint=checkpoint
+        )
     resumed, after = run(every, dev_score=lambda: 1.0, checkpoint=checkpoint)
     assert torch.equal(whole, resumed)
     assert [row["step"] for row in after.metrics] == [row["step"] for row in result.metrics]
@@ -115,7 +130,7 @@ def test_a_loss_that_is_no_number_stops_the_job() -> None:
     llm, method = prompt()
     method.prompt.data[0] = float("nan")
     with pytest.raises(UserError, match="step 0.*learning_rate"):
-        train(llm, method, Examples(), TRAINING, PROTOCOL)
+        train(llm, method, Examples(), TRAINING, OBJECTIVE)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -131,52 +146,48 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, what: str) -> None:
                 method.prompt.register_hook(lambda gradient: gradient * float("inf"))
             return super().__getitem__(index)
 
-    every = TRAINING | {"checkpoint_every": 1}
+    every = training(checkpoint_every=1)
     with pytest.raises(UserError, match=f"step 7: the {what}.* kept in {checkpoint.path}"):
-        train(llm, method, Spoiling(), every, PROTOCOL, checkpoint=checkpoint)
+        train(llm, method, Spoiling(), every, OBJECTIVE, checkpoint=checkpoint)
     _, fresh = prompt()
     state = checkpoint.load(fresh, torch.optim.AdamW(fresh.parameters()))
     assert state["result"]["steps"] == 7
     assert fresh.prompt.isfinite().all()
 
 
-class ScarceMemory(PromptTuning):
-    """A prompt whose forward pass runs out of memory at certain calls."""
-
-    fails: Container[int] = ()
-
-    def contexts(self, llm, demonstrations):
-        """Return the contexts, or raise."""
-        self.sizes = [*getattr(self, "sizes", []), len(demonstrations)]
-        if len(self.sizes) in self.fails:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return super().contexts(llm, demonstrations)
-
-
 def scarce(
     fails: Container[int], changes: dict | None = None, **options
-) -> tuple[ScarceMemory, TrainingResult]:
+) -> tuple[BuiltMethod, list[int], TrainingResult]:
+    """Train a prompt whose forward pass runs out of memory at certain calls; tell their sizes."""
+    sizes = []
+
+    class ScarceMemory(PromptTuning):
+        def contexts(self, llm, trained, demonstrations):
+            sizes.append(len(demonstrations))
+            if len(sizes) in fails:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super().contexts(llm, trained, demonstrations)
+
     llm = random_llm()
     torch.manual_seed(0)
-    method = ScarceMemory(llm, {"length": 3}, PROTOCOL)
-    method.fails = fails
-    result = train(llm, method, Examples(), TRAINING | (changes or {}), PROTOCOL, **options)
-    return method, result
+    method = built(llm, ScarceMemory(length=3))
+    result = train(llm, method, Examples(), training(**(changes or {})), OBJECTIVE, **options)
+    return method, sizes, result
 
 
 def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(tmp_path, caplog) -> None:
     _, result = run({"batch_size": 6, "steps": 4})
     checkpoint = Checkpoint(tmp_path / "checkpoint", {})
     changes = {"batch_size": 6, "steps": 4, "checkpoint_every": 2}
-    method, after = scarce({1, 3}, changes, checkpoint=checkpoint)
-    assert method.sizes == [6, 3, 3] + 4 * 6 * [1]
+    _, sizes, after = scarce({1, 3}, changes, checkpoint=checkpoint)
+    assert sizes == [6, 3, 3] + 4 * 6 * [1]
     assert_same_metrics(result, after)
     assert [record.args for record in caplog.records if "memory" in record.message] == [
         (3, 6),
         (1, 6),
     ]
-    method, _ = scarce((), changes | {"steps": 5}, checkpoint=checkpoint)
-    assert method.sizes == 6 * [1]
+    _, sizes, _ = scarce((), changes | {"steps": 5}, checkpoint=checkpoint)
+    assert sizes == 6 * [1]
 
 
 def test_out_of_memory_with_one_example_is_the_end() -> None:
@@ -186,12 +197,12 @@ def test_out_of_memory_with_one_example_is_the_end() -> None:
 
 def test_other_errors_are_told_as_they_are() -> None:
     class Broken(PromptTuning):
-        def contexts(self, llm, demonstrations):
+        def contexts(self, llm, trained, demonstrations):
             raise RuntimeError("shapes do not fit")
 
     llm = random_llm()
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        train(llm, Broken(llm, {"length": 3}, PROTOCOL), Examples(), TRAINING, PROTOCOL)
+        train(llm, built(llm, Broken(length=3)), Examples(), TRAINING, OBJECTIVE)
 
 
 def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2") -> tuple:
@@ -199,9 +210,9 @@ def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2"
     llm = random_llm(architecture)
     llm.model.to(dtype)
     torch.manual_seed(0)
-    method = PromptTuning(llm, {"length": 3}, PROTOCOL)
-    changes = {"losses": {"pred": scale}, "gradient_clip": 1e9, "steps": 4}
-    result = train(llm, method, Examples(), TRAINING | changes, PROTOCOL)
+    method = build(llm, "prompt-tuning", length=3)
+    changes = {"losses": Losses(pred=scale), "gradient_clip": 1e9, "steps": 4}
+    result = train(llm, method, Examples(), training(**changes), OBJECTIVE)
     return method.prompt.detach().clone(), result
 
 
@@ -232,11 +243,11 @@ def test_gradients_neither_vanish_nor_overflow_in_float16(scale: float) -> None:
     ("schedule", "last"), [("constant", 1.0), ("linear", 1 / 9), ("cosine", 0.0302)]
 )
 def test_learning_rate_schedules(schedule: str, last: float) -> None:
-    training = TRAINING | {"steps": 10, "schedule": schedule, "warmup_fraction": 0.1}
-    factors = [learning_rate_factor(step, training) for step in range(10)]
+    settings = training(steps=10, schedule=schedule)
+    factors = [learning_rate_factor(step, settings) for step in range(10)]
     assert factors[0] == 1.0
     assert factors[-1] == pytest.approx(last, abs=1e-3)
-    slow = TRAINING | {"steps": 10, "warmup_fraction": 0.5}
+    slow = training(steps=10, warmup_fraction=0.5)
     assert [learning_rate_factor(step, slow) for step in range(5)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8, 1.0]
     )

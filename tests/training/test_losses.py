@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.examples import ALL, examples, mend_method
-from helpers.models import PROTOCOL, random_llm
+from helpers.models import OBJECTIVE, build, random_llm
 from torch.nn import functional
 
-from mend.methods.base import Method
-from mend.methods.vanilla_icl import VanillaICL
+from mend.configuration.choices import LOSSES
+from mend.configuration.specs.training import Losses, LossSettings
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.training.losses import example_losses, kl_divergence
 
 
-def expected_losses(llm: FrozenLLM, method: Method, protocol: dict, stage: str) -> dict:
+def expected_losses(
+    llm: FrozenLLM, method: BuiltMethod, protocol: LossSettings, stage: str
+) -> dict:
     """Average over queries of each loss, from whole forward passes."""
-    sums = dict.fromkeys(ALL, 0.0)
+    sums = dict.fromkeys(LOSSES, 0.0)
     count = 0
     for example in examples():
         vectors = method.contexts(llm, [example.demonstrations]).embeddings
@@ -30,12 +33,12 @@ def expected_losses(llm: FrozenLLM, method: Method, protocol: dict, stage: str) 
             teacher = teacher[0, demonstrations.shape[1] - 1 : -1].log_softmax(-1)
             nll = -student[torch.arange(text.shape[1]), text[0]]
             kl = functional.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)
-            both = stage == "finetune" and protocol["distill_in_finetuning"] != "input"
+            both = stage == "finetune" and protocol.distill_in_finetuning != "input"
             kl = kl if both else kl[: len(x)]
-            sums["distill"] += kl[0 if protocol["distill_first_token"] else 1 :].mean().item()
+            sums["distill"] += kl[0 if protocol.distill_first_token else 1 :].mean().item()
             sums["clm"] += nll[: len(x)].mean().item()
             answer = nll[len(x) :]
-            pred = answer.sum() if protocol["prediction_loss"] == "sum" else answer.mean()
+            pred = answer.sum() if protocol.prediction_loss == "sum" else answer.mean()
             sums["pred"] += pred.item()
     return {name: value / count for name, value in sums.items()}
 
@@ -52,7 +55,7 @@ def expected_losses(llm: FrozenLLM, method: Method, protocol: dict, stage: str) 
 )
 def test_losses_follow_their_formulas(stage: str, change: dict) -> None:
     llm = random_llm()
-    method, protocol = mend_method(llm), PROTOCOL | change
+    method, protocol = mend_method(llm), OBJECTIVE.model_copy(update=change)
     found = example_losses(llm, method, examples(), ALL, stage, protocol)
     expected = expected_losses(llm, method, protocol, stage)
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
@@ -71,15 +74,15 @@ def test_kl_divergence_is_from_teacher_to_student() -> None:
 def test_the_student_that_reads_the_demonstrations_has_nothing_to_learn() -> None:
     llm = random_llm()
     losses = example_losses(
-        llm, VanillaICL(llm, {}, PROTOCOL), examples(), {"distill": 1.0}, "finetune", PROTOCOL
+        llm, build(llm, "vanilla-icl"), examples(), Losses(distill=1.0), "finetune", OBJECTIVE
     )
     assert losses["distill"].item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_only_losses_with_a_weight_are_computed() -> None:
     llm = random_llm()
-    weights = {"clm": 1.0, "distill": 0.0}
-    losses = example_losses(llm, mend_method(llm), examples(), weights, "pretrain", PROTOCOL)
+    weights = Losses(clm=1.0)
+    losses = example_losses(llm, mend_method(llm), examples(), weights, "pretrain", OBJECTIVE)
     assert list(losses) == ["clm"]
 
 
@@ -87,7 +90,7 @@ def test_only_losses_with_a_weight_are_computed() -> None:
 def test_gradients_reach_the_distiller_and_never_the_llm(width: int) -> None:
     llm = random_llm()
     method = mend_method(llm, width)
-    losses = example_losses(llm, method, examples(), ALL, "finetune", PROTOCOL)
+    losses = example_losses(llm, method, examples(), ALL, "finetune", OBJECTIVE)
     sum(losses.values()).backward()
     assert all(parameter.grad is None for parameter in llm.model.parameters())
     without = [

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.jobs import pretraining, write_data
-from helpers.models import PROTOCOL
+from helpers.jobs import changed, pretraining, write_data
 
 from mend.cli import main
 
@@ -44,8 +43,8 @@ class Job:
         folder.mkdir(exist_ok=True)
         spec = pretraining(data, folder, **{"steps": 60, **training})
         # Dropout draws random numbers in each step: a job must go on with the next ones.
-        spec["protocol"] = PROTOCOL | {"llm_dropout_in_training": True}
-        (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+        spec = changed(spec, objective={"llm_dropout_in_training": True})
+        (folder / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
         self.output, self.log = folder / "pretrain", folder / "log"
         self.checkpoint = folder / "pretrain.checkpoint/state.pt"
         options = {"spec": folder / "spec.json", "chunks": folder / "chunks.parquet"}

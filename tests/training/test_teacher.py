@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.jobs import pretraining, specification, write_data
-from helpers.models import PROTOCOL
+from helpers.jobs import changed, pretraining, specification, write_data
+from helpers.models import OBJECTIVE, READING
 from safetensors.torch import load_file, save_file
 
+from mend.configuration.specs.teacher import TeacherExamples, TeacherSpec
+from mend.configuration.specs.training import Losses, TrainingSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
-from mend.methods import build_method
+from mend.methods.built import build_method
 from mend.models.loading import load_llm
 from mend.training import teacher
 from mend.training.job import run_training
@@ -31,15 +33,15 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def teacher_spec(spec: dict, **wanted) -> dict:
-    return {"llm": spec["llm"], "protocol": spec["protocol"], "teacher": wanted}
+def teacher_spec(spec: TrainingSpec, **wanted) -> TeacherSpec:
+    return TeacherSpec(llm=spec.llm, reading=spec.reading, teacher=TeacherExamples(**wanted))
 
 
-def of_chunks(spec: dict, examples: int = 100) -> dict:
+def of_chunks(spec: TrainingSpec, examples: int = 100) -> TeacherSpec:
     return teacher_spec(spec, stage="pretrain", beta=0.75, seed=0, examples=examples)
 
 
-def metrics(folder: Path, name: str, spec: dict, **inputs) -> list[dict]:
+def metrics(folder: Path, name: str, spec: TrainingSpec, **inputs) -> list[dict]:
     """Train, and return what each step logged: losses and the gradient's norm."""
     run_training(spec, folder / name, **inputs)
     return [json.loads(line) for line in (folder / name / "metrics.jsonl").open()]
@@ -57,19 +59,19 @@ def test_kept_states_give_the_losses_and_gradients_of_a_running_teacher(
     name = architecture.split()[0]
     spec = specification(tmp_path, name, "mend", stage="finetune")
     if name != architecture:
-        spec["llm"]["query_in"] = "encoder"
+        spec = changed(spec, llm={"query_in": "encoder"})
     inputs = {"episodes": data / "train.parquet", "tasks": data / "tasks"}
     kept = tmp_path / "states"
     write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
-    llm = load_llm(spec["llm"])
-    method = build_method(llm, spec["method"], PROTOCOL)
-    template = Template(llm.tokenizer, PROTOCOL, llm.positions)
+    llm = load_llm(spec.llm)
+    method = build_method(llm, spec)
+    template = Template(llm.tokenizer, READING, llm.positions)
 
     def learnt(teacher: TeacherStates | None) -> tuple[float, list[torch.Tensor]]:
-        limits = PROTOCOL["longest_context"]
+        limits = dict(READING.longest_context)
         examples = EpisodeExamples(inputs["episodes"], inputs["tasks"], template, limits, teacher)
         batch = [examples[index] for index in range(len(examples))]
-        losses = example_losses(llm, method, batch, {"distill": 1.0}, "finetune", PROTOCOL)
+        losses = example_losses(llm, method, batch, Losses(distill=1.0), "finetune", OBJECTIVE)
         loss = losses["distill"]
         return loss.item(), torch.autograd.grad(loss, list(method.parameters()))
 
@@ -98,12 +100,12 @@ def test_finetuning_reads_kept_states(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pretraining_reads_kept_states(data: Path, tmp_path: Path, dtype: str) -> None:
     spec = pretraining(data, tmp_path, steps=30)  # chunks come again
-    spec["llm"]["dtype"] = dtype
+    spec = changed(spec, llm={"dtype": dtype})
     kept = tmp_path / "states"
     chunks = {"chunks": tmp_path / "chunks.parquet"}
     write_teacher_states(of_chunks(spec), kept, **chunks)
     states = TeacherStates(kept)
-    examples = ChunkExamples(chunks["chunks"], 0.75, spec["protocol"]["longest_context"], 0)
+    examples = ChunkExamples(chunks["chunks"], 0.75, dict(spec.reading.longest_context), 0)
     assert len(states) == len(examples) < 60
     assert states[0].shape == (4, 16)
     assert states[0].dtype == getattr(torch, dtype)
@@ -149,8 +151,7 @@ def test_a_killed_job_goes_on_from_the_first_missing_shard(
     # What another job left is not gone on from.
     shutil.copytree(whole, partial)
     computed[:] = [0, 0, 0]
-    other = of_chunks(spec)
-    other["teacher"]["beta"] = 0.5
+    other = changed(of_chunks(spec), teacher={"beta": 0.5})
     write_teacher_states(other, output, chunks)
     assert sum(computed[3:]) == examples
 

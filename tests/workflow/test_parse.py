@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mend.configuration.task_list import PARTITIONS
+from mend.configuration.choices import PARTITIONS
 from mend.data.layout import benchmark_files
 
 NO_TORCH = """

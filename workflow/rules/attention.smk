@@ -4,8 +4,8 @@
 
 rule attention:
     input:
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["distiller"]["path"]),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].distiller.path),
         weights=mend_weights,
         episodes=f"{R}/data/episodes/{DRAW}/test.parquet",
         tasks=f"{R}/data/tasks",
@@ -37,7 +37,7 @@ rule attention:
 
 rule attention_figure:
     input:
-        expand(f"{R}/attention/{{llm}}.parquet", llm=ATTENTION.get("llms", [])),
+        expand(f"{R}/attention/{{llm}}.parquet", llm=ATTENTION),
     output:
         png=report(f"{R}/{{figure}}.png", caption="../report/attention.rst", category="Figures"),
         parquet=f"{R}/{{figure}}.parquet",

@@ -7,42 +7,40 @@ import sys
 from glob import escape, glob
 
 from mend.code_hash import code_hash
-from mend.configuration.loading import load_configuration
-from mend.configuration.runs import (
-    DEFAULT,
-    default_condition,
-    draw_of,
-    method_settings,
-    study_runs,
-    trained_stages,
-    uses_distiller,
-)
 from mend.configuration.job_specs import specification, specification_json
-from mend.configuration.teachers import teacher_path
+from mend.configuration.loading import load_configuration
+from mend.configuration.methods import method_class, method_module
+from mend.configuration.paths import DEFAULT, JobPath, sampling_of
+from mend.configuration.runs import default_condition, method_setup, study_runs, trained_stages
+from mend.configuration.teachers import teacher_of
 from mend.data.layout import benchmark_files
+from mend.data.preflight import with_present_tasks
 from mend.errors import UserError
 
 try:
-    CONFIGURATION = load_configuration(config, map(os.path.relpath, workflow.configfiles))
+    CONFIGURATION = with_present_tasks(
+        load_configuration(config, map(os.path.relpath, workflow.configfiles))
+    )
 except UserError as error:
     sys.exit(f"error: {error}")
 
 R = CONFIGURATION.results
 LOCAL_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-TASKS_SOURCE = CONFIGURATION["benchmark"]["tasks"]["source"]
-DRAW = draw_of(default_condition(CONFIGURATION))
-ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIGURATION.values.get('environment', 'cpu')}.yaml"
+VALUES = CONFIGURATION.values
+TASKS_SOURCE = VALUES.benchmark.tasks.source
+DRAW = sampling_of(default_condition(VALUES))
+ENVIRONMENT = f"{workflow.basedir}/envs/{VALUES.environment}.yaml"
 
-STUDIES = list(CONFIGURATION["studies"])
-FIGURES = CONFIGURATION.values.get("figures", {})
+STUDIES = list(VALUES.studies)
+FIGURES = VALUES.figures
 # Studies that vary something and are part of no figure.
 ALONE = [
     name
     for name in STUDIES
-    if "vary" in CONFIGURATION["studies"][name] and name not in sum(FIGURES.values(), [])
+    if VALUES.studies[name].vary and name not in sum(FIGURES.values(), [])
 ]
-EFFICIENCY = CONFIGURATION.values.get("efficiency", {})
-ATTENTION = CONFIGURATION.values.get("attention", {})
+EFFICIENCY = VALUES.efficiency.llms if VALUES.efficiency else []
+ATTENTION = VALUES.attention.llms if VALUES.attention else []
 TABLES = ["table1", "table5", *STUDIES]
 DRAWN = [*FIGURES, *ALONE]
 DRAWN += ["figure3"] if EFFICIENCY else []
@@ -94,7 +92,7 @@ def code(*modules):
 def method_code(*modules):
     """Return a function that hashes the code of a job and of its method."""
     return lambda wildcards: code_hash(
-        *modules, f"mend.methods.{wildcards.method.replace('-', '_')}"
+        *modules, method_module(wildcards.method)
     )
 
 
@@ -110,7 +108,7 @@ def benchmark_rows(wildcards):
 def corpus_source(wildcards):
     """Return what must be there before the corpus can be read."""
     made = {"pocket": f"{R}/data/benchmark", "hub": f"{R}/data/corpus"}
-    return made.get(CONFIGURATION["benchmark"]["corpus"]["source"], CONFIGURATION.corpus_files)
+    return made.get(VALUES.benchmark.corpus.source, CONFIGURATION.corpus_files)
 
 
 def model_files(path):
@@ -122,10 +120,10 @@ def model_files(path):
 
 def run_models(wildcards):
     """Return the files of the LLM of a run and, if its method uses it, of the distiller."""
-    llm = CONFIGURATION["llms"][wildcards.llm]
-    files = model_files(llm["path"])
-    if uses_distiller(wildcards.method):
-        files += model_files(llm["distiller"]["path"])
+    llm = VALUES.llms[wildcards.llm]
+    files = model_files(llm.path)
+    if method_class(wildcards.method).distils:
+        files += model_files(llm.distiller.path)
     return files
 
 
@@ -133,7 +131,7 @@ def retrieval_model(wildcards):
     """Return the files of the model that finds the nearest demonstrations, if one does."""
     if "selection=dense" not in wildcards.draw:
         return []
-    return model_files(CONFIGURATION["benchmark"]["dense_retrieval"]["model"])
+    return model_files(VALUES.benchmark.dense_retrieval.model)
 
 
 def episodes_code(wildcards):
@@ -151,8 +149,8 @@ def development_rows(stage):
 
     def rows(wildcards):
         run = (wildcards.llm, wildcards.method, wildcards.variant)
-        settings = method_settings(CONFIGURATION, *run).get(stage)
-        if not settings or not settings["early_stopping"]:
+        settings = method_setup(VALUES, *run).stages.get(stage)
+        if not settings or not settings.early_stopping:
             return {}
         return {"dev": f"{R}/data/episodes/{DRAW}/dev.parquet", "tasks": f"{R}/data/tasks"}
 
@@ -168,8 +166,9 @@ def teacher_states(stage):
 
     def states(wildcards):
         run = (wildcards.llm, wildcards.method, wildcards.variant)
-        path = teacher_path(CONFIGURATION, *run, stage, wildcards.get("partition"))
-        return {"teacher": ancient(f"{R}/{path}/states")} if path else {}
+        job = JobPath("train", *run, wildcards.get("partition", ""), stage=stage)
+        teacher = teacher_of(VALUES, job)
+        return {"teacher": ancient(f"{R}/{teacher}/states")} if teacher else {}
 
     return states
 
@@ -178,7 +177,7 @@ def stage_weights(wildcards):
     """Return the weights that each stage of a run makes, in the order of the stages."""
     names = ("llm", "method", "variant", "partition")
     run = {name: wildcards.get(name) for name in names}
-    stages = trained_stages(CONFIGURATION, **run)
+    stages = trained_stages(VALUES, **run)
     return [f"{R}/{stage}/weights.safetensors" for stage in stages]
 
 
@@ -216,15 +215,15 @@ def study_files(study, name):
             files.append(f"{R}/{run.folder}/predictions.parquet")
         else:
             place = (run.llm, run.method, run.variant, run.partition)
-            stages = trained_stages(CONFIGURATION, *place)
+            stages = trained_stages(VALUES, *place)
             files += [f"{R}/{stage}/record.json" for stage in stages]
     return list(dict.fromkeys(files))
 
 
 def mend_weights(wildcards):
     """Return the weights of MEND as table 2 has it, for the partition that is looked at."""
-    place = (wildcards.llm, "mend", DEFAULT, ATTENTION["partition"])
-    return f"{R}/{trained_stages(CONFIGURATION, *place)[-1]}/weights.safetensors"
+    place = (wildcards.llm, "mend", DEFAULT, VALUES.attention.partition)
+    return f"{R}/{trained_stages(VALUES, *place)[-1]}/weights.safetensors"
 
 
 def made(*names):

@@ -113,7 +113,7 @@ rule chunks:
     # Running text becomes chunks of tokens of an LLM.
     input:
         corpus_source,
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
         spec=f"{R}/data/chunks/{{llm}}.spec.json",
     output:
         f"{R}/data/chunks/{{llm}}.parquet",

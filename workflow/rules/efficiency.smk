@@ -5,8 +5,8 @@
 rule efficiency_of:
     input:
         f"{workflow.basedir}/mend/paper/figure3.csv",
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["distiller"]["path"]),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].distiller.path),
         episodes=f"{R}/data/episodes/{DRAW}/test.parquet",
         tasks=f"{R}/data/tasks",
         spec=f"{R}/efficiency/{{llm}}.spec.json",
@@ -40,7 +40,7 @@ rule efficiency_of:
 
 rule figure3:
     input:
-        expand(f"{R}/efficiency/{{llm}}.parquet", llm=EFFICIENCY.get("llms", [])),
+        expand(f"{R}/efficiency/{{llm}}.parquet", llm=EFFICIENCY),
     output:
         png=report(f"{R}/figure3.png", caption="../report/figure3.rst", category="Figures"),
         parquet=f"{R}/figure3.parquet",

@@ -6,7 +6,7 @@ rule predict:
     input:
         run_models,
         unpack(final_weights),
-        episodes=lambda wildcards: f"{R}/data/episodes/{draw_of(wildcards.condition)}/test.parquet",
+        episodes=lambda wildcards: f"{R}/data/episodes/{sampling_of(wildcards.condition)}/test.parquet",
         tasks=f"{R}/data/tasks",
         spec=f"{R}/{RUN}/{{partition}}/{{condition}}/predict.spec.json",
     output:

@@ -8,8 +8,8 @@ rule table1:
         glob(f"{workflow.basedir}/mend/reporting/templates/*"),
         lambda wildcards: [
             file
-            for name in CONFIGURATION["studies"]["table2"]["llms"]
-            for file in model_files(CONFIGURATION["llms"][name]["path"])
+            for name in VALUES.studies["table2"].llms
+            for file in model_files(VALUES.llms[name].path)
         ],
         tasks=f"{R}/data/tasks",
         spec=f"{R}/table1.spec.json",

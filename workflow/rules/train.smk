@@ -9,7 +9,7 @@ TRAINED = ["weights.safetensors", "record.json", "metrics.jsonl"]
 
 rule pretraining_teacher:
     input:
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
         chunks=f"{R}/data/chunks/{{llm}}.parquet",
         spec=f"{R}/data/teacher/{{llm}}/pretrain/{{beta}}.spec.json",
     output:
@@ -40,7 +40,7 @@ rule pretraining_teacher:
 
 rule finetuning_teacher:
     input:
-        lambda wildcards: model_files(CONFIGURATION["llms"][wildcards.llm]["path"]),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
         episodes=f"{R}/data/episodes/train/{{partition}}.parquet",
         tasks=f"{R}/data/tasks",
         spec=f"{R}/data/teacher/{{llm}}/finetune/{{partition}}.spec.json",

@@ -7,12 +7,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mend.configuration.choices import Metrics, TaskMean, TaskType
-from mend.configuration.claims import Claim, CostClaim, Value
+from mend.configuration.claims import Claim, CostClaim, PaperTable, Value
 from mend.configuration.settings import Seed, Settings, Text
 from mend.configuration.specs.reading import ReadingSettings
 
 Layout = Literal["list", "matrix"]
-PaperTable = Literal["table2", "table3", "table4", "table6", "table7"]
 Score = Literal["mean", "rank"]
 
 

@@ -35,8 +35,9 @@ class LossSettings(Settings):
     distill_first_token: bool
     """Whether the distillation loss counts the distribution of the query's first token."""
 
-    distill_in_finetuning: Literal["input-and-output", "input"]
-    """What the distillation loss covers in finetuning."""
+    distill_in_finetuning: Literal["input-and-output", "input"] | None
+    """What the distillation loss covers in finetuning; null in pretraining, where it is the
+    input."""
 
     prediction_loss: Literal["mean", "sum"]
     """Mean or sum of the negative log-likelihood over the output's tokens."""
@@ -72,6 +73,17 @@ class Optimisation(Settings):
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
     """AdamW's betas."""
 
+
+class PretrainingSettings(Settings):
+    """What pretraining alone has."""
+
+    beta: Annotated[float, Field(gt=0, lt=1)]
+    """Share of a chunk that serves as demonstrations (beta)."""
+
+
+class Checkpointing(Settings):
+    """What is written while a job trains."""
+
     checkpoint_every: Count
     """Steps between two checkpoints that a killed job resumes from."""
 
@@ -105,7 +117,7 @@ class EarlyStopping(DevRows, ScoringSettings):
     """How a task is scored."""
 
 
-class TrainingSettings(Optimisation):
+class TrainingSettings(Checkpointing, Optimisation):
     """One stage of a run."""
 
     stage: Stage

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import CONFIGURATIONS, PROTOCOL, VOCABULARY, random_llm, random_tokens
+from helpers.models import CONFIGURATIONS, VOCABULARY, build, random_llm, random_tokens
 from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, Qwen2Config
 
 from mend.data.examples import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
-from mend.methods.vanilla_icl import VanillaICL
-from mend.methods.zero_shot import ZeroShot
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.tree_attention import collate_trees, pack_trees, supports_tree_attention
 from mend.models.loading import frozen_llm
@@ -84,7 +82,7 @@ def test_scores_are_those_of_single_rows(architecture: str, attention: str, monk
     llm = random_llm(architecture)
     llm.model.set_attn_implementation(attention)
     assert supports_tree_attention(llm)
-    method = VanillaICL(llm, {}, PROTOCOL)
+    method = build(llm, "vanilla-icl")
     items = many_items()
     found = score_items(llm, method, items)
     expected = one_by_one(llm, items)
@@ -98,7 +96,7 @@ def test_scores_are_those_of_single_rows(architecture: str, attention: str, monk
 def test_without_a_context() -> None:
     llm = random_llm()
     items = [MultipleChoiceItem(0, [], q.query, q.options) for q in many_items()]
-    found = score_items(llm, ZeroShot(llm, {}, PROTOCOL), items)
+    found = score_items(llm, build(llm, "zero-shot"), items)
     for trees, plain in zip(found, one_by_one(llm, items), strict=True):
         assert trees == pytest.approx(plain, abs=1e-4)
 
@@ -106,7 +104,7 @@ def test_without_a_context() -> None:
 def test_more_states_than_one_batch_of_logits() -> None:
     llm = random_llm()
     few = many_items()
-    found = score_items(llm, VanillaICL(llm, {}, PROTOCOL), few * 8)
+    found = score_items(llm, build(llm, "vanilla-icl"), few * 8)
     for scores, expected in zip(found, one_by_one(llm, few) * 8, strict=True):
         assert scores == pytest.approx(expected, abs=1e-4)
 
@@ -151,6 +149,6 @@ def test_llms_that_measure_distance_in_a_row_get_plain_rows(configuration) -> No
     # One context, and queries of one length: padding between tokens would be a distance, too.
     same = [q for q in many_items() if q.context == 0 and len(q.query) == 3]
     items = [*same, *same]
-    found = score_items(llm, VanillaICL(llm, {}, PROTOCOL), items)
+    found = score_items(llm, build(llm, "vanilla-icl"), items)
     for rows, plain in zip(found, one_by_one(llm, items), strict=True):
         assert rows == pytest.approx(plain, abs=1e-4)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mend.data.template import check_room
+from mend.configuration.room import check_room
+from mend.configuration.specs.reading import LongestContext
 from mend.errors import UserError
 
-PROTOCOL = {"longest_context": {"llm": 60, "distiller": 60}}
+LONGEST = LongestContext(llm=60, distiller=60)
 
 
 def test_room_that_is_enough():
-    check_room(PROTOCOL, 69)
-    check_room(PROTOCOL, 69, 60, 120, "some run")
-    check_room(PROTOCOL, 100, 16, None)
+    check_room(LONGEST, 69)
+    check_room(LONGEST, 69, 60, 120, "some run")
+    check_room(LONGEST, 100, 16, None)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_room_that_is_enough():
 )
 def test_room_that_is_not(arguments, parts):
     with pytest.raises(UserError) as raised:
-        check_room(PROTOCOL, run="pocket, mend", **arguments)
+        check_room(LONGEST, run="pocket, mend", **arguments)
     message = str(raised.value)
     assert message.startswith("pocket, mend: ")
     for part in parts:

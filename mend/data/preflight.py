@@ -1,0 +1,184 @@
+"""Whether the tasks that a configuration names are there, checked before any job.
+
+The Snakefile imports this module while it is parsed: no pyarrow here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mend.atomic_io import write_json
+from mend.configuration.task_list import Task
+from mend.data.layout import READER_RULES, BenchmarkFile, benchmark_files, read_rows
+from mend.errors import UserError
+from mend.progress import Progress, logger
+
+if TYPE_CHECKING:
+    from mend.configuration.loading import Configuration
+
+
+def with_present_tasks(configuration: Configuration) -> Configuration:
+    """Return a configuration whose tasks are there and have good rows.
+
+    Tasks of a local folder whose files are not there are left out if benchmark.missing_tasks says
+    so, and named in the log. Raises UserError as `check_benchmark`, and if nothing is left of
+    table 2 or of what stops pretraining.
+    """
+    values, listed = configuration.values, configuration.needs
+    benchmark = values.benchmark
+    if benchmark.tasks.source != "folder":
+        return configuration
+    folder = benchmark.tasks.folder
+    missing = check_benchmark(
+        folder,
+        configuration.tasks,
+        listed,
+        benchmark.seeds,
+        stamp=Path(values.results) / "data" / "checked.json",
+        missing_tasks=benchmark.missing_tasks,
+        pool=benchmark.pool,
+    )
+    needs = remaining_needs(listed, missing)
+    if missing:
+        logger.warning("%s", describe_missing(folder, missing))
+    if gone := [name for name in listed if name not in needs]:
+        names = ", ".join(gone)
+        logger.warning("partitions without any meta-train or meta-test task: %s", names)
+    for study, content in values.studies.items():
+        if not set(needs) & set(content.partitions):
+            raise UserError(f"benchmark.missing_tasks: skip leaves no partition of studies.{study}")
+    stopping = values.training.pretrain.early_stopping
+    if stopping and stopping.partition not in needs:
+        raise UserError(
+            f"training.pretrain.early_stopping.partition: {stopping.partition} is not among the "
+            f"partitions that can run, {', '.join(needs)}"
+        )
+    return replace(configuration, needs=needs)
+
+
+def check_benchmark(
+    folder: str | Path,
+    tasks: Mapping[str, Task],
+    needs: Mapping[str, Mapping[str, Sequence[str]]],
+    seeds: Sequence[int],
+    stamp: str | Path,
+    missing_tasks: str = "error",
+    pool: int | None = None,
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Check a local folder before any job: that the files are there, and every row of them.
+
+    Args:
+        folder: the folder that holds `data/TASK/...`.
+        tasks: the task list; a task's type says whether its meta-train rows may lack options.
+        needs: {partition: {"train": names, "test": names}}, from `partitions.partition_needs`.
+        seeds: seeds of the meta-test files.
+        stamp: JSON file that remembers which files (path, size, time of change) were found right,
+            so that they are not read again.
+        missing_tasks: "error" or "skip".
+        pool: rows of the larger train files of meta-test tasks; None if there are none.
+
+    Returns:
+        {partition: {"train": {task: what is missing}, "test": {...}}} of the partitions that miss
+        something: empty unless `missing_tasks` is "skip". See `remaining_needs`.
+
+    Raises:
+        UserError: listing all missing tasks by partition (with "error"), or naming the file and
+            line of the first bad row.
+    """
+    folder = Path(folder)
+    if not (folder / "data").is_dir():
+        raise UserError(
+            f"{folder}: it has no folder `data`; MetaICL's layout is "
+            "data/TASK/TASK_16_SEED_SPLIT.jsonl (benchmark.tasks.folder)"
+        )
+    missing: dict[str, dict[str, dict[str, str]]] = {}
+    present: dict[str, BenchmarkFile] = {}
+    for partition, roles in needs.items():
+        for role, names in roles.items():
+            for name in names:
+                chosen = ([name], []) if role == "train" else ([], [name])
+                files = benchmark_files(*chosen, seeds, pool)
+                lacking = [file for file in files if not (folder / file.name).is_file()]
+                if not lacking:
+                    present.update((file.name, file) for file in files)
+                    continue
+                what = "no folder"
+                if (folder / "data" / name).is_dir():
+                    what = f"no {Path(lacking[0].name).name}"
+                    what += f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+                missing.setdefault(partition, {}).setdefault(role, {})[name] = what
+    if missing and missing_tasks != "skip":
+        raise UserError(describe_missing(folder, missing))
+    _check_rows(folder, tasks, list(present.values()), Path(stamp))
+    return missing
+
+
+def _check_rows(
+    folder: Path, tasks: Mapping[str, Task], files: Sequence[BenchmarkFile], stamp: Path
+) -> None:
+    known: dict[str, list[Any]] = {}
+    try:
+        remembered = json.loads(stamp.read_text(encoding="utf-8"))
+        if remembered["rules"] == READER_RULES:
+            known = dict(remembered["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # without a readable stamp every file is read
+    unread, size = [], 0
+    for file in files:
+        path = (folder / file.name).absolute()
+        status = path.stat()
+        options_required = file.split != "meta_train" or tasks[file.task].type != "free-form"
+        mark = [status.st_size, status.st_mtime_ns, options_required]
+        if known.get(str(path)) != mark:
+            unread.append((path, mark))
+            size += status.st_size
+    if not unread:
+        return
+    logger.info("checking %d files (%.0f MB) of %s", len(unread), size / 1e6, folder)
+    try:
+        progress = Progress("checking", len(unread))
+        for count, (path, mark) in enumerate(unread, start=1):
+            progress.update(count, path.name)
+            for _ in read_rows(path, options_required=mark[2]):
+                pass
+            known[str(path)] = mark
+    finally:
+        try:
+            write_json({"rules": READER_RULES, "files": known}, stamp)
+        except OSError:
+            logger.warning("%s cannot be written, so the rows will be checked again", stamp)
+
+
+def describe_missing(
+    folder: str | Path, missing: Mapping[str, Mapping[str, Mapping[str, str]]]
+) -> str:
+    """The missing tasks of `check_benchmark` as lines for a person, by partition."""
+    lines = [
+        f"{folder}: files of tasks are missing (benchmark.missing_tasks: skip leaves them out)"
+    ]
+    for partition, roles in missing.items():
+        for role, names in roles.items():
+            what = ", ".join(f"{name} ({problem})" for name, problem in names.items())
+            lines.append(f"  {partition}, meta-{role}: {what}")
+    return "\n".join(lines)
+
+
+def remaining_needs(
+    needs: Mapping[str, Mapping[str, Sequence[str]]],
+    missing: Mapping[str, Mapping[str, Mapping[str, str]]],
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """`needs` without the missing tasks; a partition left without meta-train or meta-test goes."""
+    remaining = {}
+    for partition, roles in needs.items():
+        gone = missing.get(partition, {})
+        left = {
+            role: tuple(name for name in names if name not in gone.get(role, {}))
+            for role, names in roles.items()
+        }
+        if all(left.values()):
+            remaining[partition] = left
+    return remaining
