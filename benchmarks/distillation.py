@@ -17,14 +17,15 @@ from pathlib import Path
 
 import torch
 from floors import floor_seconds
-from models import Distilling, device, distiller, llm, random_tokens, without_kernels
+from models import device, distiller, llm, mend, random_tokens, without_kernels
 from safetensors.torch import save_file
 from side_by_side import compare, exit_status
 from torch.nn import functional
 
 from mend.analysis.profiling import measure_memory
+from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
-from mend.methods.base import Method
+from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.training.losses import example_losses, teacher_states
 from mend.training.teacher import TeacherStates
@@ -32,12 +33,13 @@ from mend.training.teacher import TeacherStates
 # The paper's contexts are 469 to 848 tokens long (figure 3), its longest is 900.
 CONTEXTS = (469, 652, 639, 848, 818, 469, 652, 639)
 LONGEST, QUERY, ANSWER, VECTORS = 900, 52, 4, 100
-PROTOCOL = {
-    "distill_in_finetuning": "input-and-output",
-    "distill_first_token": True,
-    "prediction_loss": "mean",
-}
-WEIGHTS = {"pred": 1.0, "distill": 1.0}
+OBJECTIVE = LossSettings(
+    llm_dropout_in_training=False,
+    distill_first_token=True,
+    distill_in_finetuning="input-and-output",
+    prediction_loss="mean",
+)
+WEIGHTS = Losses(pred=1.0, distill=1.0)
 
 
 def episodes(number: int) -> list[Example]:
@@ -51,20 +53,22 @@ def episodes(number: int) -> list[Example]:
     return made
 
 
-def our_step(llm: FrozenLLM, method: Method, batch: list[Example], micro_batch_size: int) -> float:
+def our_step(
+    llm: FrozenLLM, method: BuiltMethod, batch: list[Example], micro_batch_size: int
+) -> float:
     """Add a batch's gradients as training does, micro-batch by micro-batch; return its loss."""
     total = 0.0
     batch = sorted(batch, key=lambda example: len(example.demonstrations))
     for start in range(0, len(batch), micro_batch_size):
         part = batch[start : start + micro_batch_size]
-        losses = example_losses(llm, method, part, WEIGHTS, "finetune", PROTOCOL)
+        losses = example_losses(llm, method, part, WEIGHTS, "finetune", OBJECTIVE)
         loss = sum(losses.values()) * len(part) / len(batch)
         loss.backward()
         total += loss.item()
     return total
 
 
-def obvious_step(llm: FrozenLLM, method: Distilling, batch: list[Example]) -> float:
+def obvious_step(llm: FrozenLLM, method: BuiltMethod, batch: list[Example]) -> float:
     """The same, one padded episode at a time, with logits everywhere."""
     total = 0.0
     for example in batch:
@@ -93,7 +97,7 @@ def obvious_step(llm: FrozenLLM, method: Distilling, batch: list[Example]) -> fl
     return total
 
 
-def padded_vectors(method: Distilling, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def padded_vectors(method: BuiltMethod, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Distil a padded row; positions and mask leave the padding out."""
     own = method.distiller
     embeddings = torch.cat([own.backbone.get_input_embeddings()(ids), own.placeholders[None]], 1)
@@ -115,10 +119,10 @@ def cached_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> Teacher
 def run() -> tuple[list[dict], list[str]]:
     """Compare a step; return the table's rows, and sentences on reading and memory."""
     model = llm()
-    method = Distilling(model, distiller(model, VECTORS))
+    method = mend(model, distiller(model, VECTORS))
     with without_kernels():
         plain = llm()
-        plain_method = Distilling(plain, distiller(plain, VECTORS))
+        plain_method = mend(plain, distiller(plain, VECTORS))
     on_gpu = device().type == "cuda"
     batch = episodes(8)  # as in the paper
     micro_batch_size = 4 if on_gpu else 2

@@ -146,7 +146,7 @@ def measured(configuration: Configuration, job: str) -> list[str]:
     [metrics] = map(json.loads, (results / job / "metrics.jsonl").read_text().splitlines())
     used = json.loads((results / "benchmarks" / f"{job}.jsonl").read_text(encoding="utf-8"))
     memory = (planned.memory - RESERVED) / FRAGMENTED  # both are CUDA's
-    sizes = Models(configuration.values)("", configuration["llms"][record["llm"]]["path"])
+    sizes = Models(configuration.values)("", configuration.values.llms[record["llm"]].path)
     return [
         f"{sizes.parameters / 1e9:.2f}",
         f"{record['seconds']:.0f}",

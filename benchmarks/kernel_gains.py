@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from distillation import episodes, our_step
-from models import Distilling, distiller, llm
-from scoring import Tokens, items
+from models import distiller, llm, mend, vanilla_icl
+from scoring import items
 from side_by_side import HEADER, compare
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-import mend.pocket
+from mend import pocket as pocket_world
 from mend.data.examples import Example, MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller, distilling_part
@@ -28,7 +28,7 @@ from mend.models.kernels import KERNELS
 from mend.models.loading import frozen_llm
 from mend.training.losses import teacher_states
 
-POCKET = Path(mend.pocket.__file__).parent / "models"
+POCKET = Path(pocket_world.__file__).parent / "models"
 # Tokens of 16 pocket demonstrations, of a query, and of what follows a chunk's demonstrations.
 SHOWN, QUERY, REST, VECTORS = 110, 7, 26, 16
 
@@ -39,7 +39,7 @@ def pocket(family: str) -> dict[str, Callable]:
     model = frozen_llm(auto.from_pretrained(POCKET / family), tokenizer=None)
     backbone = AutoModel.from_pretrained(POCKET / f"{family}-small")
     backbone = distilling_part(backbone, "decoder" if family == "t5" else None)
-    method = Distilling(model, Distiller(backbone, VECTORS, model.width))
+    method = mend(model, Distiller(backbone, VECTORS, model.width))
     chunks = [Example(ids, ids, [(tokens(REST), [])]) for ids in map(tokens, range(93, 103))]
     states = teacher_states(model, chunks, "pretrain")
     chunks = [replace(one, teacher_states=of) for one, of in zip(chunks, states, strict=True)]
@@ -58,7 +58,7 @@ def large() -> dict[str, Callable]:
     model = llm()
     return parts(
         model,
-        Distilling(model, distiller(model, 100)),
+        mend(model, distiller(model, 100)),
         ([], episodes(4)),
         2,
         (items(False, 4), items(True, 4)),
@@ -74,7 +74,7 @@ def parts(model: FrozenLLM, method, examples, micro_batch_size: int, asked) -> d
                 model, method, batch, micro_batch_size
             )
     for contexts, batch in zip(("own contexts", "a shared context"), asked, strict=True):
-        for name, how in (("tokens", Tokens(model)), ("vectors", method)):
+        for name, how in (("tokens", vanilla_icl(model)), ("vectors", method)):
             found[f"scoring, {name}, {contexts}"] = lambda batch=batch, how=how: score_items(
                 model, how, batch
             )

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from mend.methods.base import Method
+from mend.configuration.specs.reading import LongestContext, ReadingSettings, Separators
+from mend.configuration.specs.run import LLMSource, MethodSource, RunSpec
+from mend.methods.built import BuiltMethod, build_method
+from mend.methods.mend import Mend
 from mend.models.distiller import Distiller
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 
 VOCABULARY = 50257
@@ -55,20 +58,35 @@ def distiller(of: FrozenLLM, length: int) -> Distiller:
     return Distiller(GPT2Model(configuration("distiller")), length, of.width).to(device())
 
 
-class Distilling(Method):
-    """MEND with a given distiller."""
+READING = ReadingSettings(
+    longest_context=LongestContext(llm=900, distiller=900),
+    separators=Separators(input_output=" ", demonstrations=" "),
+    demonstration_overflow="omit",
+    example_truncation="input-and-output",
+    longest_example=256,
+)
 
-    name = "distilling"
-    distils = True
 
-    def __init__(self, llm: FrozenLLM, distiller: Distiller) -> None:
-        """Keep the distiller, the only part that is trained."""
-        super().__init__(llm, {}, {})
-        self.distiller = distiller
+def run_spec(name: str, **settings) -> RunSpec:
+    """Return what a job is told of a method, with an LLM that is nowhere."""
+    source = MethodSource(name=name, settings=settings)
+    return RunSpec(llm=LLMSource(name="random", path="random"), method=source, reading=READING)
 
-    def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
-        """Return the distilled vectors."""
-        return llm.vector_context(self.distiller(demonstrations))
+
+def vanilla_icl(llm: FrozenLLM) -> BuiltMethod:
+    """Return vanilla ICL."""
+    return build_method(llm, run_spec("vanilla-icl"))
+
+
+def mend(llm: FrozenLLM, distiller: Distiller) -> BuiltMethod:
+    """Return MEND with a given distiller, the only part that is trained."""
+
+    class WithDistiller(Mend):
+        def trained(self, llm: FrozenLLM, run: RunSpec) -> dict[str, Distiller]:
+            return {"distiller": distiller}
+
+    method = WithDistiller(length=distiller.length)
+    return BuiltMethod(method, llm, run_spec("mend", length=distiller.length))
 
 
 @contextmanager

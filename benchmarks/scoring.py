@@ -9,35 +9,21 @@ import sys
 
 import torch
 from floors import floor_seconds
-from models import Distilling, device, distiller, llm, random_tokens, without_kernels
+from models import device, distiller, llm, mend, random_tokens, vanilla_icl, without_kernels
 from side_by_side import compare, exit_status
 
 from mend.data.examples import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
-from mend.methods.base import Method
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.methods.built import BuiltMethod
+from mend.models.frozen_llm import FrozenLLM
 
 CONTEXT, QUERY, OPTION = 900, 56, 3
 QUERIES, OPTIONS, VECTORS = 20, 4, 100
 
 
-class Tokens(Method):
-    """Vanilla ICL."""
-
-    name = "tokens"
-
-    def __init__(self, llm: FrozenLLM) -> None:
-        """Train nothing."""
-        super().__init__(llm, {}, {})
-
-    def contexts(self, llm: FrozenLLM, demonstrations) -> Context:
-        """Return the demonstrations' word embeddings."""
-        return llm.token_context(demonstrations)
-
-
 @torch.no_grad()
 def score_each_option(
-    llm: FrozenLLM, method: Method, items: list[MultipleChoiceItem]
+    llm: FrozenLLM, method: BuiltMethod, items: list[MultipleChoiceItem]
 ) -> list[list[float]]:
     """Score each option by one forward pass over context, query and option, row by row."""
     method.eval()
@@ -83,14 +69,14 @@ def largest_difference(first: list[list[float]], second: list[list[float]]) -> f
 def run() -> tuple[list[dict], list[str]]:
     """Compare all parts; return the table's rows, and no sentences."""
     model = llm()
-    distilling = Distilling(model, distiller(model, VECTORS))
+    distilling = mend(model, distiller(model, VECTORS))
     with without_kernels():
         plain = llm()
-        plain_distilling = Distilling(plain, distiller(plain, VECTORS))
+        plain_distilling = mend(plain, distiller(plain, VECTORS))
     on_gpu = device().type == "cuda"
     shared, drawn = items(True, QUERIES), items(False, 4)
     rows = []
-    tokens = Tokens(model)
+    tokens = vanilla_icl(model)
     for name, method, plain_method, asked, goal in (
         ("scoring, ICL, 20 queries share 900 tokens", tokens, tokens, shared, 15),
         ("scoring, 100 vectors, 20 queries share them", distilling, plain_distilling, shared, 5),

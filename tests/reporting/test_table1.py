@@ -4,10 +4,9 @@ import json
 
 import pandas as pd
 import pytest
-from helpers.models import PROTOCOL, word_tokenizer
+from helpers.models import READING, word_tokenizer
 from helpers.rows import write_rows
 
-from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.reporting import Table1Spec
 from mend.data.tasks import import_tasks
 from mend.errors import UserError
@@ -50,7 +49,7 @@ def specification(world, **changes):
         },
         "seeds": SEEDS,
         "benchmark": "folder",
-        "reading": {key: PROTOCOL[key] for key in ReadingSettings.model_fields},
+        "reading": READING.model_dump(),
         "command": "snakemake",
     }
     return {**spec, **changes}

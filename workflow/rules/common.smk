@@ -35,9 +35,7 @@ STUDIES = list(VALUES.studies)
 FIGURES = VALUES.figures
 # Studies that vary something and are part of no figure.
 ALONE = [
-    name
-    for name in STUDIES
-    if VALUES.studies[name].vary and name not in sum(FIGURES.values(), [])
+    name for name in STUDIES if VALUES.studies[name].vary and name not in sum(FIGURES.values(), [])
 ]
 EFFICIENCY = VALUES.efficiency.llms if VALUES.efficiency else []
 ATTENTION = VALUES.attention.llms if VALUES.attention else []
@@ -91,9 +89,7 @@ def code(*modules):
 
 def method_code(*modules):
     """Return a function that hashes the code of a job and of its method."""
-    return lambda wildcards: code_hash(
-        *modules, method_module(wildcards.method)
-    )
+    return lambda wildcards: code_hash(*modules, method_module(wildcards.method))
 
 
 def benchmark_rows(wildcards):

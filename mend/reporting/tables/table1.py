@@ -81,10 +81,10 @@ def _lengths(
     sides: Mapping[tuple[str, str], Sequence[str]],
 ) -> dict[tuple[str, str], tuple[int, float, float]]:
     """For each (train or test, task): rows measured, mean tokens cut and uncut."""
-    tokenizer, protocol = load_tokenizer(llm.model_dump()), spec.reading.model_dump()
-    positions = protocol["longest_context"]["llm"] + SHORTEST_QUERY + 1
-    whole = {**protocol, "longest_example": 10**9}
-    templates = [Template(tokenizer, reading, positions) for reading in (protocol, whole)]
+    tokenizer = load_tokenizer(llm.model_dump())
+    positions = spec.reading.longest_context.llm + SHORTEST_QUERY + 1
+    uncut = spec.reading.model_copy(update={"longest_example": 10**9})
+    templates = [Template(tokenizer, reading, positions) for reading in (spec.reading, uncut)]
     wanted = dict.fromkeys((split, name) for (split, _), names in sides.items() for name in names)
     progress = Progress(f"tasks, tokens of {llm.name}", len(wanted))
     lengths = {}
