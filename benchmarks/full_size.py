@@ -28,6 +28,7 @@ from chunks import documents, save_documents, save_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mend.configuration.loading import Configuration, load_configuration
+from mend.configuration.paths import parse_job_path
 from mend.configuration.task_list import partition_needs, read_task_list
 from mend.data.layout import benchmark_files
 from mend.planning.architectures import KNOWN
@@ -140,7 +141,7 @@ def run_workflow(targets: list[str], file: Path) -> None:
 
 def measured(configuration: Configuration, job: str) -> list[str]:
     """Return what a job measured of itself, beside its plan."""
-    planned = training_job(configuration, Models(configuration.values), job)
+    planned = training_job(configuration, Models(configuration.values), parse_job_path(job))
     results = Path(configuration.results)
     record = json.loads((results / job / "record.json").read_text(encoding="utf-8"))
     [metrics] = map(json.loads, (results / job / "metrics.jsonl").read_text().splitlines())

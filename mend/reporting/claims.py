@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mend.configuration.claims import CostClaim
-from mend.display_names import method_display_name
+from mend.configuration.display_names import method_display_name
 from mend.evaluation.statistics import verdict
 from mend.paper import paper_table
 

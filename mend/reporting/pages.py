@@ -13,7 +13,7 @@ import pyarrow
 from markupsafe import Markup
 
 from mend.atomic_io import write_parquet, write_text
-from mend.display_names import (
+from mend.configuration.display_names import (
     method_display_name,
     partition_display_name,
     stage_display_name,

@@ -8,12 +8,12 @@ import pytest
 
 from mend.configuration import task_list as partitions
 from mend.configuration.choices import PARTITIONS
+from mend.configuration.display_names import partition_display_name
 from mend.configuration.task_list import (
     METAICL_TASK_LIST,
     partition_needs,
     read_task_list,
 )
-from mend.display_names import partition_display_name
 from mend.errors import UserError
 
 HEADER = "task,type,options," + ",".join(PARTITIONS)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mend.configuration.display_names import method_display_name
 from mend.configuration.specs.reporting import ReportPart, ReportSpec, StudySpec
-from mend.display_names import method_display_name
 from mend.reporting.claims import judged
 
 LLM = "<script>alert(1)</script>"

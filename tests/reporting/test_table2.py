@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from mend.configuration.display_names import method_display_name
 from mend.configuration.specs.reporting import StudySpec
-from mend.display_names import method_display_name
 from mend.errors import UserError
 from mend.evaluation.statistics import verdict
 from mend.reporting.pages import marks

@@ -243,6 +243,6 @@ def test_shares_cover_the_batch_and_differ_by_at_most_one() -> None:
 
 
 def test_more_processes_than_examples_are_refused() -> None:
-    training = {"stage": "finetune", "batch_size": 2}
+    training = TRAINING.model_copy(update={"batch_size": 2})
     with pytest.raises(UserError, match="batch_size: 2 examples are fewer than the 3 processes"):
-        train(random_llm(), None, [], training, {}, processes=Three())
+        train(random_llm(), None, [], training, OBJECTIVE, processes=Three())

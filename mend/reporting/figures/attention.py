@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mend.display_names import method_display_name, partition_display_name
+from mend.configuration.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
 from mend.reporting.figures.styles import write_picture
 

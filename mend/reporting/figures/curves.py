@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from mend.configuration.choices import STAGES
-from mend.display_names import method_display_name, method_names
+from mend.configuration.display_names import PAPER_METHODS, method_display_name
 from mend.reporting.figures.styles import line_styles
 from mend.reporting.training_costs import Record
 
@@ -41,7 +41,7 @@ def draw_curves(runs: Sequence[Run]) -> Iterator[tuple[str, str, bytes]]:
     the partitions that are trained apart, until the first of them stops; thin lines of its colour
     are its variants in the studies.
     """
-    methods = list(dict.fromkeys([*method_names(), *(record["method"] for record, _ in runs)]))
+    methods = list(dict.fromkeys([*PAPER_METHODS, *(record["method"] for record, _ in runs)]))
     labelled = line_styles(map(method_display_name, methods))
     styles = {
         name: {key: labelled[method_display_name(name)][key] for key in ("color", "linestyle")}

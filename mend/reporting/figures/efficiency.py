@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from mend.configuration.choices import PARTITIONS
-from mend.display_names import method_display_name, partition_display_name
+from mend.configuration.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
 from mend.reporting.figures.styles import line_styles, write_picture
 

@@ -12,7 +12,7 @@ import pyarrow
 import seaborn
 
 from mend.atomic_io import whole_file, write_parquet
-from mend.display_names import method_display_name, method_names
+from mend.configuration.display_names import PAPER_METHODS, method_display_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -35,9 +35,9 @@ LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and line (as of matplotlib) of methods and of runs with these names.
 
-    Names are those that pictures show, as of `mend.display_names.method_display_name`.
+    Names are those that pictures show (`method_display_name`).
     """
-    known = [method_display_name(name) for name in reversed(method_names())]
+    known = [method_display_name(name) for name in reversed(PAPER_METHODS)]
     every = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
     return {
         name: {

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from mend import __version__
 from mend.atomic_io import read_json, write_text
+from mend.configuration.display_names import PAPER_METHODS, method_display_name
 from mend.configuration.settings import read_spec
 from mend.configuration.specs.reporting import (
     ReportPart,
@@ -22,7 +23,6 @@ from mend.configuration.specs.reporting import (
     Table1Spec,
     Table5Spec,
 )
-from mend.display_names import method_display_name, method_names
 from mend.errors import UserError
 from mend.reporting.claims import (
     BEYOND,
@@ -110,7 +110,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
     runs = read_runs(results, spec.stages)
     records = {stage: record for stage, (record, _) in zip(spec.stages, runs, strict=True)}
     all_records = list(records.values())
-    costs = training_costs(all_records, method_names())
+    costs = training_costs(all_records, PAPER_METHODS)
     jobs = read_benchmarks(results)
     tables = read_tables(spec, records)
     claims = judged_claims(spec, tables)

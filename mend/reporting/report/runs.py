@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mend.configuration.choices import STAGES
-from mend.display_names import stage_display_name
+from mend.configuration.display_names import stage_display_name
 from mend.reporting.training_costs import Record, commits, read_record, versions
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from mend.configuration.claims import Point
+from mend.configuration.display_names import method_display_name, partition_display_name
 from mend.configuration.specs.reporting import StudySpec
-from mend.display_names import method_display_name, partition_display_name
 from mend.errors import UserError
 from mend.evaluation.statistics import AVERAGE, BOOTSTRAP_SAMPLES
 from mend.paper import paper_llms, paper_table

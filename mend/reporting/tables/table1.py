@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from mend.configuration.display_names import partition_display_name
 from mend.configuration.specs.reporting import Table1Spec, TokenizerSource
 from mend.data.corpus import load_tokenizer
 from mend.data.tasks import load_rows
 from mend.data.template import SHORTEST_QUERY, Template
-from mend.display_names import partition_display_name
 from mend.paper import paper_table
 from mend.progress import Progress
 from mend.reporting.pages import page, render, write_table

@@ -9,8 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from mend.configuration.choices import STAGES
+from mend.configuration.display_names import method_display_name
 from mend.configuration.specs.reporting import Table5Spec
-from mend.display_names import method_display_name
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.pages import page, render, write_table

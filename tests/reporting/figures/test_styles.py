@@ -1,10 +1,10 @@
 """What pictures share: a method looks the same in all of them."""
 
-from mend.display_names import method_display_name, method_names
+from mend.configuration.display_names import PAPER_METHODS, method_display_name
 from mend.reporting.figures import efficiency as efficiency_figure
 from mend.reporting.figures.styles import COLOURS, line_styles
 
-NAMES = list(map(method_display_name, method_names()))
+NAMES = list(map(method_display_name, PAPER_METHODS))
 
 
 def test_a_method_looks_the_same_whatever_is_drawn_beside_it():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-_METHODS = {
-    "zero-shot": "Zero-shot",
-    "prompt-tuning": "Prompt tuning",
-    "vanilla-icl": "Vanilla ICL",
-    "hypertuning": "HyperTuning",
-    "mend": "MEND",
-}
+from mend.configuration.methods import method_class, method_names
+
+PAPER_METHODS = ("zero-shot", "prompt-tuning", "vanilla-icl", "hypertuning", "mend")
+"""The methods of the paper's table 2, in its order."""
+
 _PARTITIONS = {
     "class_to_class": "Class→Class",
     "non_class_to_class": "non-Class→Class",
@@ -21,14 +19,12 @@ _PARTITIONS = {
 _STAGES = {"pretrain": "Pretraining", "finetune": "Finetuning"}
 
 
-def method_names() -> list[str]:
-    """The methods that have a display name, in the order of the paper's table 2."""
-    return list(_METHODS)
-
-
 def method_display_name(name: str) -> str:
     """`mend` as `MEND`, a difference as `MEND − Vanilla ICL`; others keep their name."""
-    return " − ".join(_METHODS.get(part, part) for part in name.split(" - "))
+    return " − ".join(
+        method_class(part).display_name if part in method_names() else part
+        for part in name.split(" - ")
+    )
 
 
 def partition_display_name(name: str) -> str:
