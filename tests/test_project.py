@@ -49,7 +49,20 @@ def test_the_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
     assert found.stdout == second
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_architecture_names_every_room_and_nothing_that_is_not_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    rooms = {path.stem for path in (ROOT / "mend").iterdir() if path.name[0] not in "_."}
+    rows = re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == rooms
+    named = set(re.findall(r"`(mend(?:\.\w+)+)`", text))
+    assert len(named) > 15
+    for name in named:
+        path, last = ROOT.joinpath(*name.split(".")[:-1]), name.rpartition(".")[2]
+        file = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+        assert re.search(rf"^(?:def|class) {last}\b", file.read_text(), flags=re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_files_that_are_named_are_there(name) -> None:
     text = (ROOT / name).read_text()
     named = re.findall(r"`((?:mend|config|workflow|profiles|envs|tests|docs)/[\w./-]+)`", text)
