@@ -42,9 +42,9 @@ def draw_curves(runs: Sequence[Run]) -> Iterator[tuple[str, str, bytes]]:
     are its variants in the studies.
     """
     methods = list(dict.fromkeys([*PAPER_METHODS, *(record["method"] for record, _ in runs)]))
-    labelled = line_styles(map(method_display_name, methods))
+    of_names = line_styles(map(method_display_name, methods))
     styles = {
-        name: {key: labelled[method_display_name(name)][key] for key in ("color", "linestyle")}
+        name: {key: of_names[method_display_name(name)][key] for key in ("color", "linestyle")}
         for name in methods
     }
     for llm in dict.fromkeys(record["llm"] for record, _ in runs):
