@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from mend.configuration.choices import METRICS
 from mend.errors import UserError
 
-METRICS = ("metaicl", "paper")
 KEYS = ("llm", "method", "variant", "condition", "partition", "task", "seed")
 """What a task's score belongs to."""
 

@@ -40,17 +40,6 @@ def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
     return predictions
 
 
-def check_one_run_each(predictions: pd.DataFrame) -> None:
-    """Raise UserError if an LLM's method is there with several variants or conditions."""
-    for column in ("variant", "condition"):
-        for (llm, method), found in predictions.groupby(["llm", "method"])[column].unique().items():
-            if len(found) > 1:
-                raise UserError(
-                    f"predictions of {method} with {llm} mix the {column}s "
-                    f"{', '.join(sorted(found))}; give the files of one {column}"
-                )
-
-
 def check_same_rows(predictions: pd.DataFrame) -> None:
     """Raise UserError unless all runs were tested on the same rows of each task and seed."""
     row_key = ["task", "seed", "row"]

@@ -25,11 +25,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from mend.configuration.choices import TASK_MEANS
 from mend.errors import UserError
 
 COLUMNS = ["llm", "method", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"]
 AVERAGE = "AVG"
-TASK_MEANS = ("plain", "authors")
 BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 20240
 DECIMALS = 4

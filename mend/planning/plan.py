@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mend.configuration.choices import STAGES
 from mend.configuration.loading import Configuration
 from mend.configuration.paths import JobPath, parse_job_path, sampling_of
 from mend.configuration.runs import Run, study_runs, trained_stages
@@ -29,7 +30,7 @@ from mend.planning.jobs import (
     training_job,
 )
 
-STAGES = ("teacher", "pretrain", "finetune", "predict")
+KINDS = ("teacher", *STAGES, "predict")
 #: Assumed, of the benchmark and the corpus on the hub: downloaded, and as chunks and rows besides.
 DATA_BYTES = 5e9
 HEADERS = ("LLM", "stage", "jobs", "steps", "PFLOP", "hours", "longest job", "memory GB", "disk GB")
@@ -99,7 +100,7 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
     rows = [
         _row(llm, stage, group, device)
         for llm in dict.fromkeys(run.llm for run in runs)
-        for stage in STAGES
+        for stage in KINDS
         if (group := [job for job in jobs if (job.llm, job.stage) == (llm, stage)])
     ]
     return Plan(

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
-from mend.atomic_io import whole_folder, write_text
+from mend.atomic_io import whole_folder
 from mend.configuration.choices import POCKET_SEEDS as SEEDS
 from mend.data.layout import META_TRAIN_SEED
 from mend.pocket.passages import DocumentMaker
 from mend.pocket.rules import Row, RowMaker
-from mend.pocket.universe import TASKS, PocketTask, task_list_csv
+from mend.pocket.universe import TASKS, PocketTask
 
 SHOTS = 16
 TEST_ROWS = 200
@@ -119,11 +119,6 @@ def corpus_texts(
     maker = DocumentMaker(Random(f"pocket corpus {seed}"), wrong_answers=wrong_answers)
     for _ in range(documents):
         yield " ".join(maker.document().words)
-
-
-def write_task_list(path: str | Path = TASK_LIST) -> None:
-    """Write the checked-in list of the pocket tasks anew."""
-    write_text(task_list_csv(), path)
 
 
 def _distinct_rows(maker: RowMaker, number: int, taken: set[Row]) -> list[Row]:
