@@ -13,7 +13,7 @@ import yaml
 from mend.configuration.choices import PRESETS
 
 NOTES = """\
-Row 11: an encoder-decoder LLM reads the context in its encoder, query and answer in its
+An encoder-decoder LLM reads the context in its encoder, query and answer in its
 decoder, as the paper says (`mend/models/encoder_decoder.py`); with `llms.NAME.query_in: encoder`
 the query goes to the encoder too. The authors' code has no T5.
 
@@ -24,11 +24,11 @@ the encoder reads the demonstrations, and the decoder the placeholders. A decode
 answer from what it reads, an encoder was not: with the pocket T5 the decoder learned to distil
 several times faster (docs/pocket.md), so the pocket configuration has it.
 
-Row 22: a wrong or random label is drawn once for each demonstration, and all methods see the same
-one (`mend/data/perturbation.py`); the authors' code draws it apart for teacher and student, and
-stops with an error at wrong labels.
+A wrong or random label (`perturbation`) is sampled once for each demonstration, and all methods
+see the same one (`mend/data/perturbation.py`); the authors' code samples it apart for teacher and
+student, and stops with an error at wrong labels.
 
-Row 24: retrieval, induction heads, FLOPs, memory and time are described in the paper and not in
+Retrieval, induction heads, FLOPs, memory and time are described in the paper and not in
 the authors' release; ours are in `mend/data/`, `mend/analysis/induction_heads.py` and
 `mend/analysis/efficiency.py`.
 """
@@ -36,7 +36,7 @@ the authors' release; ours are in `mend/data/`, `mend/analysis/induction_heads.p
 
 @cache
 def fidelity() -> dict[str, dict[str, Any]]:
-    """Return mend/configuration/fidelity.yaml: key -> {row, what, default, paper, authors-code}."""
+    """Return mend/configuration/fidelity.yaml: key -> {what, default, paper, authors-code}."""
     return yaml.safe_load(Path(__file__).with_name("fidelity.yaml").read_text(encoding="utf-8"))
 
 
@@ -81,12 +81,12 @@ def fidelity_page() -> str:
         "This page is made from `mend/configuration/fidelity.yaml`:",
         "`python -m mend.configuration.presets`.",
         "",
-        "| row | key | what | default | paper | authors-code |",
-        "|---|---|---|---|---|---|",
+        "| key | what | default | paper | authors-code |",
+        "|---|---|---|---|---|",
     ]
-    for key, entry in sorted(fidelity().items(), key=lambda item: item[1]["row"]):
+    for key, entry in fidelity().items():
         cells = [f"`{_shown(entry[preset])}`" for preset in PRESETS]
-        lines.append(f"| {entry['row']} | `{key}` | {entry['what']} | {' | '.join(cells)} |")
+        lines.append(f"| `{key}` | {entry['what']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n\n" + NOTES
 
 

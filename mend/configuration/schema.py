@@ -572,7 +572,7 @@ EVALUATION = {
     ),
     "perturbation": (
         Literal["none"] | Perturbation | None,
-        "What is done to the demonstrations at evaluation (row 22 of docs/fidelity.md).",
+        "What is done to the demonstrations at evaluation.",
     ),
     "template": (Text | None, "Separators at evaluation: a name from `templates`."),
     "longest_context": (

@@ -47,13 +47,20 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 TREES = (
-    *("alder", "birch", "cedar", "elm", "hazel", "larch"),
-    *("maple", "oak", "pine", "rowan", "spruce", "willow"),
+    "alder",
+    "birch",
+    "cedar",
+    "elm",
+    "hazel",
+    "larch",
+    "maple",
+    "oak",
+    "pine",
+    "rowan",
+    "spruce",
+    "willow",
 )
-PEOPLE = (
-    *("tom", "ann", "bill", "sue", "jack", "kate"),
-    *("luke", "mary", "ned", "rose", "sam", "will"),
-)
+PEOPLE = ("tom", "ann", "bill", "sue", "jack", "kate", "luke", "mary", "ned", "rose", "sam", "will")
 # Labels that say nothing about the words they mark.
 ARBITRARY_LABELS = TREES + PEOPLE
 

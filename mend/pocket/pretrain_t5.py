@@ -35,8 +35,14 @@ SEQUENCES = 10
 SEQUENCE_TOKENS = (8, 10, 10)
 # Relations come last of all kinds, and later than in the GPT-2: most rows are given to them.
 RELATION_KINDS = {
-    **{"label": 0.14, "glossary": 0.03, "nli": 0.36, "paraphrase": 0.32},
-    **{"pick": 0.07, "mate": 0.04, "name": 0.01, "look-up": 0.03},
+    "label": 0.14,
+    "glossary": 0.03,
+    "nli": 0.36,
+    "paraphrase": 0.32,
+    "pick": 0.07,
+    "mate": 0.04,
+    "name": 0.01,
+    "look-up": 0.03,
 }
 
 
