@@ -70,7 +70,14 @@ def run_prediction(
     logger.info("%s: %d rows", name, len(rows))
     lengths: dict[int, int] = {}
     progress = Progress(name, len(rows))
-    scores = score_deduplicated(llm, method, items, spec.scoring.option_score, progress, lengths)
+    scores = score_items(
+        llm,
+        method,
+        items,
+        spec.scoring.option_score,
+        progress=progress,
+        context_lengths=lengths,
+    )
     same = {
         "llm": spec.llm.name,
         "method": spec.method.name,
@@ -107,34 +114,6 @@ def items_for(
         reads_demonstrations=method.reads_demonstrations,
         **others,
     )
-
-
-def score_deduplicated(
-    llm: FrozenLLM,
-    method: BuiltMethod | GroupedMethod,
-    items: Sequence[MultipleChoiceItem],
-    option_score: str,
-    progress: Progress | None = None,
-    context_lengths: dict[int, int] | None = None,
-) -> list[list[float]]:
-    """Score items, asking only once what several seeds ask alike.
-
-    A method that reads no demonstrations asks the same of every seed. context_lengths: see
-    `mend.evaluation.scoring.score_items`.
-    """
-    first: dict[tuple, int] = {}
-    where = []
-    different: list[MultipleChoiceItem] = []
-    for item in items:
-        key = (item.context, tuple(item.query), tuple(map(tuple, item.options)))
-        if key not in first:
-            first[key] = len(different)
-            different.append(item)
-        where.append(first[key])
-    scores = score_items(
-        llm, method, different, option_score, progress=progress, context_lengths=context_lengths
-    )
-    return [scores[index] for index in where]
 
 
 def run_name(spec: RunSpec) -> str:

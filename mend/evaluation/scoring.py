@@ -40,9 +40,13 @@ def score_items(
 
     option_score: "mean" or "sum" over the option's tokens (`protocol.option_score`).
     context_lengths: if given, it is filled with each context's positions (tokens or vectors).
-    Questions may come in any order; contexts of similar length are prefilled together, smaller
-    batches where memory runs out. Raises UserError if there is not enough for one item.
+    Items may come in any order, and equal ones are scored once: a method that reads no
+    demonstrations asks the same of every seed. Contexts of similar length are prefilled together,
+    smaller batches where memory runs out. Raises UserError if there is not enough for one item.
     """
+    numbers: dict[tuple, int] = {}
+    where = [numbers.setdefault(_identity(item), len(numbers)) for item in items]
+    items = list(dict(zip(where, items, strict=True)).values())
     training = method.training
     method.eval()
     scores: list[list[float]] = [[] for _ in items]
@@ -75,7 +79,11 @@ def score_items(
         if progress:
             progress.update(done)
     method.train(training)
-    return scores
+    return [scores[number] for number in where]
+
+
+def _identity(item: MultipleChoiceItem) -> tuple:
+    return item.context, tuple(item.query), tuple(map(tuple, item.options))
 
 
 def _score_group(

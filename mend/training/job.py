@@ -17,8 +17,9 @@ from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.evaluation.metrics import scores_by_task
-from mend.evaluation.predict import items_for, run_name, score_deduplicated
+from mend.evaluation.predict import items_for, run_name
 from mend.evaluation.prediction_table import chosen_options
+from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
@@ -50,32 +51,59 @@ def run_training(
     A job that was killed resumes from the checkpoint beside `output`. On SIGTERM, SIGINT or
     SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
     """
+    training = spec.training
+    name = f"{training.stage} {run_name(spec)}"
     with joined_processes() as processes:
-        _train(spec, output, processes, chunks, episodes, tasks, initial, dev, teacher)
+        torch.manual_seed(training.seed)
+        llm = load_llm(spec.llm, dropout=spec.objective.llm_dropout_in_training)
+        method = build_method(llm, spec)
+        if initial:
+            method.load(Path(initial) / "weights.safetensors")
+        examples = _examples(spec, llm, method, teacher, chunks, episodes, tasks)
+        dev_score = DevScore(llm, method, training.early_stopping, dev, tasks) if dev else None
+        identity = spec.model_dump(mode="json")
+        checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", identity)
+        with StopSignals() as signals:
+            try:
+                result = train(
+                    llm,
+                    method,
+                    examples,
+                    training,
+                    spec.objective,
+                    dev_score=dev_score,
+                    checkpoint=checkpoint,
+                    name=name,
+                    received_signal=lambda: signals.received,
+                    processes=processes,
+                )
+            except Stopped as stopped:
+                logger.warning("%s", stopped)
+                raise SystemExit(stopped.exit_status) from None
+            if processes.is_first:
+                _write_results(spec, llm, method, result, processes, output)
+                checkpoint.remove()
+        logger.info(
+            "%s: %d steps in %.0f s, weights of step %d",
+            name,
+            result.steps,
+            result.seconds,
+            result.best_step,
+        )
 
 
-def _train(
+def _examples(
     spec: TrainingSpec,
-    output: str | Path,
-    processes: Processes,
+    llm: FrozenLLM,
+    method: BuiltMethod,
+    teacher: str | Path | None,
     chunks: str | Path | None,
     episodes: str | Path | None,
     tasks: str | Path | None,
-    initial: str | Path | None,
-    dev: str | Path | None,
-    teacher: str | Path | None,
-) -> None:
-    """Do what `run_training` says, as one of `processes`."""
+) -> ChunkExamples | EpisodeExamples:
+    """Read the examples of a stage; raises UserError if the teacher's states are of fewer."""
     training = spec.training
-    torch.manual_seed(training.seed)
-    llm = load_llm(spec.llm, dropout=spec.objective.llm_dropout_in_training)
-    method = build_method(llm, spec)
-    if initial:
-        method.load(Path(initial) / "weights.safetensors")
-    limits = {
-        "llm": spec.reading.longest_context.llm,
-        "distiller": method.longest_context(),
-    }
+    limits = {"llm": spec.reading.longest_context.llm, "distiller": method.longest_context()}
     states = TeacherStates(teacher) if teacher else None
     if training.stage == "pretrain":
         examples = ChunkExamples(chunks, training.beta, limits, training.seed, states)
@@ -88,36 +116,7 @@ def _train(
             f"{teacher}: states of {len(states)} examples, and {needed} are trained on; remove the "
             "folder, and it is made again"
         )
-    name = f"{training.stage} {run_name(spec)}"
-    checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", spec.model_dump(mode="json"))
-    dev_score = DevScore(llm, method, training.early_stopping, dev, tasks) if dev else None
-    with StopSignals() as signals:
-        try:
-            result = train(
-                llm,
-                method,
-                examples,
-                training,
-                spec.objective,
-                dev_score=dev_score,
-                checkpoint=checkpoint,
-                name=name,
-                received_signal=lambda: signals.received,
-                processes=processes,
-            )
-        except Stopped as stopped:
-            logger.warning("%s", stopped)
-            raise SystemExit(stopped.exit_status) from None
-        if processes.is_first:
-            _write_results(spec, llm, method, result, processes, output)
-            checkpoint.remove()
-    logger.info(
-        "%s: %d steps in %.0f s, weights of step %d",
-        name,
-        result.steps,
-        result.seconds,
-        result.best_step,
-    )
+    return examples
 
 
 def _write_results(
@@ -181,7 +180,7 @@ class DevScore:
 
     def __call__(self) -> float:
         """Score the method as it is now."""
-        scores = score_deduplicated(self.llm, self.method, self.items, self.stopping.option_score)
+        scores = score_items(self.llm, self.method, self.items, self.stopping.option_score)
         rows = [{**row, "scores": of_row} for row, of_row in zip(self.rows, scores, strict=True)]
         chosen = chosen_options(pyarrow.Table.from_pylist(rows), "dev rows")
         by_task = scores_by_task(chosen, self.stopping.tasks, self.stopping.metrics)["score"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.examples import items
 from helpers.models import CONFIGURATIONS, build, built, random_llm, random_tokens
+from torch.utils.flop_counter import FlopCounterMode
 
 from mend.data.examples import MultipleChoiceItem
 from mend.errors import UserError
@@ -95,3 +96,14 @@ def test_no_memory_for_one_item_is_told() -> None:
     llm = random_llm()
     with pytest.raises(UserError, match="memory ran out while one multiple-choice item was scored"):
         score_items(llm, scarce(llm, 0)[0], items())
+
+
+def test_equal_items_are_scored_once() -> None:
+    llm = random_llm()
+    operations = []
+    for asked in (items(), [*items(), *items()]):
+        with FlopCounterMode(display=False) as counter:
+            found = score_items(llm, build(llm, "vanilla-icl"), asked)
+        operations.append(counter.get_total_flops())
+    assert found[:9] == found[9:]
+    assert operations[0] == operations[1]

@@ -103,9 +103,10 @@ def test_without_a_context() -> None:
 
 def test_more_states_than_one_batch_of_logits() -> None:
     llm = random_llm()
-    few = many_items()
-    found = score_items(llm, build(llm, "vanilla-icl"), few * 8)
-    for scores, expected in zip(found, one_by_one(llm, few) * 8, strict=True):
+    shown, options = random_tokens(20, 1), [random_tokens(n, 50 + n) for n in (2, 4, 4, 3)]
+    items = [MultipleChoiceItem(0, shown, random_tokens(3, seed), options) for seed in range(80)]
+    found = score_items(llm, build(llm, "vanilla-icl"), items)
+    for scores, expected in zip(found, one_by_one(llm, items), strict=True):
         assert scores == pytest.approx(expected, abs=1e-4)
 
 
