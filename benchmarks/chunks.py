@@ -14,7 +14,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +23,7 @@ from side_by_side import compare, exit_status
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.data.corpus import read_documents, text_batches, write_chunks
 
 MEGABYTES = 10
@@ -60,14 +61,10 @@ def save_documents(texts: Iterable[str], file: Path) -> None:
         stream.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
-def specification(tokenizer: Path) -> Mapping:
+def specification(tokenizer: Path) -> ChunksSpec:
     """Return what `write_chunks` is told."""
-    return {
-        "llm": {"path": str(tokenizer), "local_files_only": True},
-        "window": 1024,
-        "documents": None,
-        "pretraining_chunks": "fixed-windows",
-    }
+    llm = TokenizerSource(path=str(tokenizer), local_files_only=True)
+    return ChunksSpec(llm=llm, window=1024, pretraining_chunks="fixed-windows")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mend.atomic_io import read_json
 from mend.configuration.settings import read_spec
 from mend.errors import UserError
 from mend.progress import logger, start_logging
@@ -20,12 +19,10 @@ from mend.progress import logger, start_logging
 
 def pocket_world(options: argparse.Namespace) -> None:
     """Write the pocket benchmark: tasks in MetaICL's layout and a corpus."""
-    from mend.atomic_io import whole_folder
+    from mend.configuration.specs.pocket import PocketWorldSpec
     from mend.pocket.world import write_world
 
-    spec = read_json(options.spec)
-    with whole_folder(options.output) as folder:
-        write_world(folder, **spec)
+    write_world(options.output, **dict(read_spec(options.spec, PocketWorldSpec)))
 
 
 def pocket_models(options: argparse.Namespace) -> None:
@@ -37,59 +34,69 @@ def pocket_models(options: argparse.Namespace) -> None:
 
 def download_benchmark(options: argparse.Namespace) -> None:
     """Fetch the tasks from the hub."""
+    from mend.configuration.specs.hub import BenchmarkDownload
     from mend.data.hub import download_benchmark
 
-    download_benchmark(read_json(options.spec), options.output)
+    download_benchmark(read_spec(options.spec, BenchmarkDownload), options.output)
 
 
 def download_corpus(options: argparse.Namespace) -> None:
     """Fetch the corpus from the hub."""
+    from mend.configuration.specs.hub import CorpusDownload
     from mend.data.hub import download_corpus
 
-    download_corpus(read_json(options.spec), options.output)
+    download_corpus(read_spec(options.spec, CorpusDownload), options.output)
 
 
 def local_models(options: argparse.Namespace) -> None:
     """Train a small tokenizer and two small language models on local tasks' own text."""
+    from mend.configuration.specs.local_models import LocalModelsSpec
     from mend.models.local_models import train_local_models
 
-    train_local_models(read_json(options.spec), options.folder, options.output)
+    train_local_models(read_spec(options.spec, LocalModelsSpec), options.folder, options.output)
 
 
 def tasks(options: argparse.Namespace) -> None:
     """Turn a folder in MetaICL's layout into one Parquet file for each task."""
+    from mend.configuration.specs.tasks import TasksSpec
     from mend.data.tasks import import_tasks
 
-    import_tasks(read_json(options.spec), options.folder, options.output)
+    import_tasks(read_spec(options.spec, TasksSpec), options.folder, options.output)
 
 
 def chunks(options: argparse.Namespace) -> None:
     """Cut a corpus into chunks of tokens."""
+    from mend.configuration.specs.chunks import ChunksSpec
     from mend.data.corpus import write_chunks
 
-    write_chunks(read_json(options.spec), options.files, options.output)
+    write_chunks(read_spec(options.spec, ChunksSpec), options.files, options.output)
 
 
 def train_episodes(options: argparse.Namespace) -> None:
     """Sample the episodes that finetuning reads."""
+    from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
     from mend.data.training_episodes import write_training_episodes
 
-    write_training_episodes(read_json(options.spec), options.tasks, options.output)
+    write_training_episodes(
+        read_spec(options.spec, TrainingEpisodesSpec), options.tasks, options.output
+    )
 
 
 def evaluation_episodes(options: argparse.Namespace) -> None:
     """Sample or retrieve the demonstrations of each dev or test row."""
+    from mend.configuration.choices import RETRIEVED
+    from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
     from mend.data.evaluation_episodes import write_evaluation_episodes
 
-    spec, nearest = read_json(options.spec), None
-    if spec.get("selection") in ("bm25", "dense"):
+    spec, nearest = read_spec(options.spec, EvaluationEpisodesSpec), None
+    if spec.selection in RETRIEVED:
         from mend.data import retrieval
 
         embed = None
-        if spec["selection"] == "dense":
+        if spec.selection == "dense":
             from mend.models.text_embedding import load_embedder
 
-            embed = load_embedder(spec["dense"])
+            embed = load_embedder(spec.dense)
         nearest = partial(retrieval.nearest, embed)
     write_evaluation_episodes(spec, options.tasks, options.split, options.output, nearest)
 

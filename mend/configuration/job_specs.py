@@ -23,6 +23,11 @@ from mend.configuration.specs.analysis import (
     EfficiencySettings,
     EfficiencySpec,
 )
+from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
+from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
+from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload
+from mend.configuration.specs.local_models import LocalModelsSpec
+from mend.configuration.specs.pocket import PocketWorldSpec
 from mend.configuration.specs.prediction import PredictionSettings, PredictionSpec
 from mend.configuration.specs.reading import LongestContext, ReadingSettings
 from mend.configuration.specs.run import (
@@ -33,6 +38,7 @@ from mend.configuration.specs.run import (
     RunSpec,
     ScoringSettings,
 )
+from mend.configuration.specs.tasks import TasksSpec
 from mend.configuration.specs.teacher import TeacherSpec
 from mend.configuration.specs.training import (
     EarlyStopping,
@@ -40,6 +46,7 @@ from mend.configuration.specs.training import (
     TrainingSettings,
     TrainingSpec,
 )
+from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
 from mend.configuration.study_specs import (
     study_specification,
     table1_specification,
@@ -66,11 +73,14 @@ def specification(configuration: Configuration, path: str) -> Settings | dict[st
             return _benchmark(configuration)
         case "download-corpus":
             corpus = values.benchmark.corpus
-            return {key: getattr(corpus, key) for key in ("repository", "revision", "files")}
+            return CorpusDownload(
+                repository=corpus.repository, revision=corpus.revision, files=corpus.files
+            )
         case "tasks":
             return _tasks(configuration)
         case "local-models":
-            return {**values.local_models.model_dump(), **_tasks(configuration)}
+            tasks = _tasks(configuration).train_tasks
+            return LocalModelsSpec(**dict(values.local_models), train_tasks=tasks)
         case "chunks":
             return _chunks(configuration, job.llm)
         case "train-episodes":
@@ -119,74 +129,69 @@ def _in_order(configuration: Configuration, lists: Iterable[Iterable[str]]) -> l
     return [name for name in configuration.tasks if name in wanted]
 
 
-def _benchmark(configuration: Configuration) -> dict[str, Any]:
+def _benchmark(configuration: Configuration) -> PocketWorldSpec | BenchmarkDownload:
     values = configuration.values
     source = values.benchmark.tasks
     if source.source == "pocket":
-        return {**values.pocket.model_dump(), **_pool(configuration)}
-    found = {"repository": source.repository, "revision": source.revision}
-    return {**found, **_tasks(configuration)}
+        return PocketWorldSpec(**dict(values.pocket), pool=values.benchmark.pool)
+    return BenchmarkDownload(
+        repository=source.repository, revision=source.revision, **dict(_tasks(configuration))
+    )
 
 
-def _tasks(configuration: Configuration) -> dict[str, Any]:
+def _tasks(configuration: Configuration) -> TasksSpec:
     needs = configuration.needs.values()
-    return {
-        "train_tasks": _in_order(configuration, (roles["train"] for roles in needs)),
-        "test_tasks": _in_order(configuration, (roles["test"] for roles in needs)),
-        "seeds": configuration.values.benchmark.seeds,
-        **_pool(configuration),
-    }
+    return TasksSpec(
+        train_tasks=_in_order(configuration, (roles["train"] for roles in needs)),
+        test_tasks=_in_order(configuration, (roles["test"] for roles in needs)),
+        seeds=configuration.values.benchmark.seeds,
+        pool=configuration.values.benchmark.pool,
+    )
 
 
-def _pool(configuration: Configuration) -> dict[str, Any]:
-    pool = configuration.values.benchmark.pool
-    return {"pool": pool} if pool else {}
+def _chunks(configuration: Configuration, llm: str) -> ChunksSpec:
+    values = configuration.values
+    source, corpus = values.llms[llm], values.benchmark.corpus
+    return ChunksSpec(
+        llm=source.subset(TokenizerSource),
+        window=corpus.window,
+        documents=corpus.documents,
+        pretraining_chunks=values.protocol.pretraining_chunks,
+        column=corpus.column,
+    )
 
 
-def _chunks(configuration: Configuration, llm: str) -> dict[str, Any]:
-    corpus = configuration.values.benchmark.corpus
-    source = configuration.values.llms[llm]
-    return {
-        "llm": {key: getattr(source, key) for key in ("path", "revision", "local_files_only")},
-        "window": corpus.window,
-        "documents": corpus.documents,
-        "pretraining_chunks": configuration.values.protocol.pretraining_chunks,
-        "column": corpus.column,
-    }
-
-
-def _training_episodes(configuration: Configuration, partition: str) -> dict[str, Any]:
+def _training_episodes(configuration: Configuration, partition: str) -> TrainingEpisodesSpec:
     values = configuration.values
     stages = [
         method_setup(values, llm, method, DEFAULT).stages.get("finetune")
         for llm in values.llms
         for method in values.methods.names()
     ]
-    return {
-        "tasks": list(configuration.needs[partition]["train"]),
-        "shots": values.benchmark.shots,
-        "queries_per_episode": values.training.finetune.queries_per_episode,
-        "episodes": max(stage.steps * stage.batch_size for stage in stages if stage),
-        "seed": values.benchmark.seed,
-        "task_sampling": values.protocol.task_sampling,
-    }
+    return TrainingEpisodesSpec(
+        tasks=list(configuration.needs[partition]["train"]),
+        shots=values.benchmark.shots,
+        queries_per_episode=values.training.finetune.queries_per_episode,
+        episodes=max(stage.steps * stage.batch_size for stage in stages if stage),
+        seed=values.benchmark.seed,
+        task_sampling=values.protocol.task_sampling,
+    )
 
 
-def _evaluation_episodes(configuration: Configuration, sampling: str, split: str) -> dict[str, Any]:
+def _evaluation_episodes(
+    configuration: Configuration, sampling: str, split: str
+) -> EvaluationEpisodesSpec:
     benchmark = configuration.values.benchmark
-    spec = {
-        "tasks": test_tasks(configuration, ALL_PARTITIONS),
-        "shots": benchmark.shots,
-        "seeds": benchmark.seeds,
-        "demonstrations_at_test": configuration.values.protocol.demonstrations_at_test,
-        "rows": benchmark.test_rows if split == "test" else None,
-        "seed": benchmark.seed,
-        **parse_settings(sampling),
-    }
-    if "selection" in spec:
-        spec.update(_pool(configuration))
-    if spec.get("selection") == "dense":
-        spec["dense"] = benchmark.dense_retrieval.model_dump()
+    spec = EvaluationEpisodesSpec(
+        tasks=test_tasks(configuration, ALL_PARTITIONS),
+        shots=benchmark.shots,
+        seeds=benchmark.seeds,
+        demonstrations_at_test=configuration.values.protocol.demonstrations_at_test,
+        rows=benchmark.test_rows if split == "test" else None,
+        seed=benchmark.seed,
+    ).model_copy(update=parse_settings(sampling))
+    if spec.selection == "dense":
+        spec = spec.model_copy(update={"dense": benchmark.dense_retrieval})
     return spec
 
 

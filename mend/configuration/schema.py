@@ -27,6 +27,10 @@ from mend.configuration.claims import Claim, CostClaim, PaperTable
 from mend.configuration.methods import MethodSettings, method_classes
 from mend.configuration.presets import fidelity
 from mend.configuration.settings import Count, Distinct, Seed, Settings, Text
+from mend.configuration.specs.chunks import PretrainingChunks
+from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, DenseRetrieval
+from mend.configuration.specs.local_models import LocalModelsSettings
+from mend.configuration.specs.pocket import PocketSettings
 from mend.configuration.specs.reading import ReadingSettings, Separators
 from mend.configuration.specs.run import DistillerSettings, ScoringSettings
 from mend.configuration.specs.training import (
@@ -36,6 +40,7 @@ from mend.configuration.specs.training import (
     Optimisation,
     PretrainingSettings,
 )
+from mend.configuration.specs.training_episodes import TaskSampling
 
 FILE = Path(__file__).parents[2] / "workflow/schemas/configuration.schema.json"
 
@@ -57,13 +62,13 @@ class Protocol(ReadingSettings, DistillerSettings, LossSettings, ScoringSettings
     distill_in_finetuning: Literal["input-and-output", "input"]
     """What the distillation loss covers in finetuning: the query's input and output, or input."""
 
-    demonstrations_at_test: Literal["per-row", "per-seed"]
+    demonstrations_at_test: DemonstrationsAtTest
     """Sample demonstrations for each test row, or use one fixed set for each seed."""
 
-    task_sampling: Literal["uniform", "proportional"]
+    task_sampling: TaskSampling
     """Meta-train tasks are equally likely, or in proportion to their rows."""
 
-    pretraining_chunks: Literal["fixed-windows", "per-document"]
+    pretraining_chunks: PretrainingChunks
     """Windows of joined documents, or each document cut at the window's length."""
 
     metrics: Metrics
@@ -77,20 +82,6 @@ class Protocol(ReadingSettings, DistillerSettings, LossSettings, ScoringSettings
 
     drop_tasks_in_both: bool
     """Leave a task of a partition's meta-train and meta-test out of the meta-train."""
-
-
-class Pocket(Settings):
-    """The generated benchmark."""
-
-    seed: Seed
-    """Seed of the generated text and tasks."""
-
-    documents: Count
-    """Documents of the corpus."""
-
-    wrong_answers: Share
-    """Share of rows with a wrong label in the corpus's lists: how much the text contradicts
-    itself."""
 
 
 class Tasks(Settings):
@@ -138,19 +129,6 @@ class Corpus(Settings):
     """Read at most so many documents; null reads all."""
 
 
-class DenseRetrieval(Settings):
-    """What embeds inputs for selection: dense."""
-
-    model: Text
-    """Folder or hub name."""
-
-    revision: Text | None = None
-    """Commit or tag on the hub."""
-
-    kind: Literal["sentence-transformers", "language-model"]
-    """A sentence-transformers model, or the mean of a causal language model's last states."""
-
-
 class Benchmark(Settings):
     """Tasks, text, and how episodes are made of them."""
 
@@ -185,48 +163,6 @@ class Benchmark(Settings):
 
     dense_retrieval: DenseRetrieval | None = None
     """What embeds inputs for selection: dense."""
-
-
-class ModelSize(Settings):
-    """The size of a Transformer."""
-
-    layers: Count
-    """Transformer blocks."""
-
-    width: Count
-    """Hidden size."""
-
-    heads: Count
-    """Attention heads."""
-
-
-class LocalModels(Settings):
-    """A small tokenizer and GPT-2 pair, trained here on the tasks' own text into
-    RESULTS/local-models/{gpt2,gpt2-small}: to try the path, not for scores."""
-
-    vocabulary: Annotated[int, Field(ge=257)]
-    """Tokens of the byte-level BPE tokenizer."""
-
-    positions: Annotated[int, Field(ge=32)]
-    """Longest input in tokens."""
-
-    llm: ModelSize
-    """The LLM's size."""
-
-    distiller: ModelSize
-    """The distiller's size."""
-
-    steps: Count
-    """Training steps of each model."""
-
-    batch_size: Count
-    """Windows in a step."""
-
-    learning_rate: Annotated[float, Field(gt=0)]
-    """Peak learning rate."""
-
-    seed: Seed
-    """Seed of the weights and of the order of text."""
 
 
 class EarlyStoppingSettings(Settings):
@@ -513,13 +449,13 @@ class ConfigurationValues(Settings):
     protocol: Protocol
     """Choices that decide what is measured; see docs/fidelity.md."""
 
-    pocket: Pocket | None = None
+    pocket: PocketSettings | None = None
     """The generated benchmark."""
 
     benchmark: Benchmark
     """Tasks, text, and how episodes are made of them."""
 
-    local_models: LocalModels | None = None
+    local_models: LocalModelsSettings | None = None
     """A small pair of models, trained here on the tasks' own text."""
 
     llms: Annotated[dict[Name, LLM], Field(min_length=1)]

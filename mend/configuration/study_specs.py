@@ -16,14 +16,15 @@ from mend.configuration.runs import (
     trained_stages,
 )
 from mend.configuration.schema import given
+from mend.configuration.specs.chunks import TokenizerSource
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.reporting import (
+    CountedLLM,
     StageSettings,
     StudyRun,
     StudySpec,
     Table1Spec,
     Table5Spec,
-    TokenizerSource,
 )
 
 
@@ -133,12 +134,11 @@ def study_stages(configuration: Configuration, study: str) -> list[str]:
 def table1_specification(configuration: Configuration) -> Table1Spec:
     """Return the specification of table 1: each side of each partition and what reads its rows."""
     values = configuration.values
-    keys = ("path", "revision", "local_files_only")
     return Table1Spec(
         command=command(configuration, f"{configuration.results}/table1.csv"),
         benchmark=values.benchmark.tasks.source,
         llms=[
-            TokenizerSource(name=name, **{key: getattr(values.llms[name], key) for key in keys})
+            CountedLLM(name=name, **dict(values.llms[name].subset(TokenizerSource)))
             for name in values.studies["table2"].llms
         ],
         partitions=list(configuration.needs),

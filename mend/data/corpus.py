@@ -10,13 +10,14 @@ import glob
 import json
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mend.atomic_io import whole_file
+from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.errors import UserError
 from mend.progress import Progress, logger
 
@@ -112,7 +113,7 @@ def _document(line: str, column: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: str | Path) -> None:
+def write_chunks(spec: ChunksSpec, files: Sequence[str | Path], output: str | Path) -> None:
     """Tokenize a corpus and write its chunks to Parquet, with flat memory.
 
     Columns: chunk (int32), document (int32, counted over all files: the one that the chunk begins
@@ -125,10 +126,7 @@ def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: s
     SHORTEST_DOCUMENT. No other special tokens are added.
 
     Args:
-        spec: {"llm": {path, revision, local_files_only}, "window": tokens in a chunk,
-            "pretraining_chunks": "fixed-windows" | "per-document", "documents": how many
-            documents to read, null for all, "column": where JSON lines have the text, "text" if
-            absent}.
+        spec: whose tokens, and how they are cut.
         files: see `read_documents`; read in the given order.
         output: the Parquet file, which appears whole or not at all.
 
@@ -139,14 +137,14 @@ def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: s
     import pyarrow
     import pyarrow.parquet
 
-    per_document = spec["pretraining_chunks"] == "per-document"
-    tokenizer = load_tokenizer(spec["llm"])
+    per_document = spec.pretraining_chunks == "per-document"
+    tokenizer = load_tokenizer(spec.llm)
     if not per_document and tokenizer.eos_token_id is None:
         raise UserError(
-            f"{spec['llm']['path']}: its tokenizer has no eos_token to join documents with "
+            f"{spec.llm.path}: its tokenizer has no eos_token to join documents with "
             "(protocol.pretraining_chunks: per-document needs none)"
         )
-    documents = islice(read_documents(files, spec.get("column", "text")), spec["documents"])
+    documents = islice(read_documents(files, spec.column), spec.documents)
     schema = pyarrow.schema(
         [
             ("chunk", pyarrow.int32()),
@@ -154,32 +152,30 @@ def write_chunks(spec: Mapping[str, Any], files: Sequence[str | Path], output: s
             ("input_ids", pyarrow.list_(pyarrow.int32())),
         ]
     )
-    batches = _tokenize(tokenizer, documents, spec["documents"])
+    batches = _tokenize(tokenizer, documents, spec.documents)
     cut = _cut_documents if per_document else _pack_windows
     with (
         whole_file(output) as temporary,
         pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        chunks = _write(writer, cut(batches, spec["window"], tokenizer.eos_token_id))
+        chunks = _write(writer, cut(batches, spec.window, tokenizer.eos_token_id))
         if not chunks:
             raise UserError(
-                f"the corpus ({len(files)} files) gives not one chunk of {spec['window']} tokens"
+                f"the corpus ({len(files)} files) gives not one chunk of {spec.window} tokens"
             )
     logger.info("%s: %d chunks", output, chunks)
 
 
-def load_tokenizer(llm: Mapping[str, Any]) -> Any:
-    """The tokenizer of an LLM {path, revision, local_files_only}; raises UserError."""
+def load_tokenizer(llm: TokenizerSource) -> Any:
+    """The tokenizer of an LLM; raises UserError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(
-            llm["path"],
-            revision=llm.get("revision"),
-            local_files_only=llm.get("local_files_only", False),
+            llm.path, revision=llm.revision, local_files_only=llm.local_files_only
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{llm['path']}: its tokenizer cannot be loaded: {error}") from None
+        raise UserError(f"{llm.path}: its tokenizer cannot be loaded: {error}") from None
 
 
 def _tokenize(

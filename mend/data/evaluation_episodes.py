@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mend.atomic_io import write_parquet
 from mend.configuration.choices import RETRIEVED
+from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.data.layout import source_split
 from mend.data.seeding import generator
 from mend.data.tasks import count_rows, load_rows, row_lists
@@ -30,7 +31,7 @@ Nearest = Callable[[Texts, Texts, int], "dict[int, numpy.ndarray]"]
 
 
 def write_evaluation_episodes(
-    spec: Mapping[str, Any],
+    spec: EvaluationEpisodesSpec,
     tasks_folder: str | Path,
     split: str,
     output: str | Path,
@@ -50,13 +51,10 @@ def write_evaluation_episodes(
     Where there are fewer rows than `shots`, all are taken, with a warning. Columns: task, seed,
     row, demonstrations, and context: a number that two rows share if and only if they have the
     same task, seed and ordered demonstrations. Unless it is `train`, also selection, which says
-    whose numbers the demonstrations are (`selection.source_split`).
+    whose numbers the demonstrations are (`layout.source_split`).
 
     Args:
-        spec: {"tasks": names, "shots", "seeds", "demonstrations_at_test": "per-row" | "per-seed",
-            "rows": at most so many rows a task (null: all; else a random subset, the same for
-            every seed), "seed": of the samples, "selection": train (or absent) | pool |
-            bm25 | dense}.
+        spec: whose rows, and how demonstrations are chosen.
         tasks_folder: the folder of `tasks.import_tasks`.
         split: "dev" or "test".
         output: the Parquet file.
@@ -69,24 +67,23 @@ def write_evaluation_episodes(
     import numpy
     import pyarrow
 
-    selection = spec.get("selection", "train")
     parts: list[tuple[str, int, numpy.ndarray, numpy.ndarray, numpy.ndarray]] = []
     contexts = 0
-    names = list(dict.fromkeys(spec["tasks"]))
+    names = list(dict.fromkeys(spec.tasks))
     progress = Progress(f"{split} episodes", len(names))
     for done, name in enumerate(names, start=1):
-        sizes = _sizes(spec, tasks_folder, name, split, source_split(selection))
+        sizes = _sizes(spec, tasks_folder, name, split, source_split(spec.selection))
         chosen = {seed: _choose_rows(spec, name, split, size) for seed, (_, size) in sizes.items()}
-        if selection in RETRIEVED:
+        if spec.selection in RETRIEVED:
             task = load_rows(tasks_folder, name)
             queries = {
                 seed: [task.rows(split, seed)[row].input for row in rows]
                 for seed, rows in chosen.items()
             }
             pools = {seed: [row.input for row in task.rows("pool", seed)] for seed in chosen}
-            found = nearest(queries, pools, spec["shots"])
+            found = nearest(queries, pools, spec.shots)
         for seed, rows in chosen.items():
-            if selection in RETRIEVED:
+            if spec.selection in RETRIEVED:
                 demonstrations = found[seed]
             else:
                 pool, size = sizes[seed]
@@ -104,13 +101,14 @@ def write_evaluation_episodes(
         "demonstrations": pyarrow.concat_arrays([row_lists(p[3]) for p in parts]),
         "context": pyarrow.array(numpy.concatenate([p[4] for p in parts]), pyarrow.int64()),
     }
-    if selection != "train":
-        columns["selection"] = pyarrow.array([selection] * len(columns["row"]), pyarrow.string())
+    if spec.selection != "train":
+        selections = [spec.selection] * len(columns["row"])
+        columns["selection"] = pyarrow.array(selections, pyarrow.string())
     write_parquet(pyarrow.table(columns), output)
 
 
 def _sizes(
-    spec: Mapping[str, Any], tasks_folder: str | Path, name: str, split: str, source: str
+    spec: EvaluationEpisodesSpec, tasks_folder: str | Path, name: str, split: str, source: str
 ) -> dict[int, tuple[int, int]]:
     """For each seed, how many rows a task has to choose from (of `source`) and to ask (of `split`).
 
@@ -118,14 +116,14 @@ def _sizes(
     """
     counts = count_rows(tasks_folder, name)
     sizes = {}
-    for seed in spec["seeds"]:
+    for seed in spec.seeds:
         pool, size = counts.get((source, seed), 0), counts.get((split, seed), 0)
         if not pool or not size:
             raise UserError(
                 f"{Path(tasks_folder) / name}.parquet: task {name} has {pool} {source} rows and "
                 f"{size} {split} rows of seed {seed} (benchmark.seeds)"
             )
-        if pool < spec["shots"]:
+        if pool < spec.shots:
             logger.warning(
                 "task %s, seed %d: %d %s rows, so %d demonstrations instead of %d",
                 name,
@@ -133,35 +131,35 @@ def _sizes(
                 pool,
                 source,
                 pool,
-                spec["shots"],
+                spec.shots,
             )
         sizes[seed] = pool, size
     return sizes
 
 
-def _choose_rows(spec: Mapping[str, Any], name: str, split: str, size: int) -> numpy.ndarray:
+def _choose_rows(spec: EvaluationEpisodesSpec, name: str, split: str, size: int) -> numpy.ndarray:
     """Row numbers to score, ascending. The seed is no part of it: all seeds get the same rows."""
     import numpy
 
-    if spec["rows"] is None or size <= spec["rows"]:
+    if spec.rows is None or size <= spec.rows:
         return numpy.arange(size, dtype=numpy.int32)
-    order = generator(spec["seed"], "rows", split, name).permutation(size)
-    return numpy.sort(order[: spec["rows"]]).astype(numpy.int32)
+    order = generator(spec.seed, "rows", split, name).permutation(size)
+    return numpy.sort(order[: spec.rows]).astype(numpy.int32)
 
 
 def _sample(
-    spec: Mapping[str, Any], name: str, split: str, seed: int, size: int, pool: int
+    spec: EvaluationEpisodesSpec, name: str, split: str, seed: int, size: int, pool: int
 ) -> numpy.ndarray:
     """Demonstrations of all `size` rows, (size, shots): a limit on rows changes none of them."""
     import numpy
 
     everything = numpy.tile(numpy.arange(pool, dtype=numpy.int32), (size, 1))
-    if spec["demonstrations_at_test"] == "per-row":
+    if spec.demonstrations_at_test == "per-row":
         # Rows of the pool are others than those of train, so they are sampled on their own.
-        source = [] if spec.get("selection", "train") == "train" else ["pool"]
-        random = generator(spec["seed"], "demonstrations", split, name, seed, *source)
+        source = [] if spec.selection == "train" else ["pool"]
+        random = generator(spec.seed, "demonstrations", split, name, seed, *source)
         everything = random.permuted(everything, axis=1)
-    return everything[:, : spec["shots"]]
+    return everything[:, : spec.shots]
 
 
 def _number_contexts(demonstrations: numpy.ndarray) -> tuple[numpy.ndarray, int]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from mend.atomic_io import whole_folder, write_json
+from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload, Source
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
 
@@ -22,48 +22,41 @@ SOURCE_RECORD = "source.json"
 """Beside the files: {repository, revision (as asked), commit, files}."""
 
 
-def download_benchmark(spec: Mapping[str, Any], output_folder: str | Path) -> None:
+def download_benchmark(spec: BenchmarkDownload, output_folder: str | Path) -> None:
     """Download the tasks' files in MetaICL's layout; `output_folder` becomes a local benchmark.
 
     Args:
-        spec: {"repository": such as "allenai/metaicl-data", "revision": a commit (a branch or tag
-            is resolved and its commit recorded), "train_tasks", "test_tasks", "seeds", "pool": as
-            in `tasks.import_tasks`}.
+        spec: what is wanted; a branch or tag is resolved and its commit recorded.
         output_folder: replaced as a whole; also gets SOURCE_RECORD.
 
     Raises:
         UserError: if the hub cannot be reached and its cache does not have the files, the revision
             is unknown, files are missing (all are named), or the disk has no room.
     """
-    names = ("train_tasks", "test_tasks", "seeds")
-    files = benchmark_files(*(spec[name] for name in names), spec.get("pool"))
+    files = benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, spec.pool)
     _download(spec, [file.name for file in files], output_folder)
 
 
-def download_corpus(spec: Mapping[str, Any], output_folder: str | Path) -> None:
+def download_corpus(spec: CorpusDownload, output_folder: str | Path) -> None:
     """Download a corpus' files, with their folders, such as C4's `en/c4-validation.*.json.gz`.
-
-    Args:
-        spec: {"repository": such as "allenai/c4", "revision", "files": names or patterns with *}.
-        output_folder: as in `download_benchmark`.
 
     Raises:
         UserError: as `download_benchmark`; also if a pattern matches no file.
     """
-    _download(spec, spec["files"], output_folder)
+    _download(spec, spec.files, output_folder)
 
 
-def _download(spec: Mapping[str, Any], patterns: Sequence[str], output_folder: str | Path) -> None:
+def _download(spec: Source, patterns: Sequence[str], output_folder: str | Path) -> None:
     import huggingface_hub
 
-    repository, revision = spec["repository"], spec["revision"]
-    if not revision:
-        raise UserError(f"{repository}: name the revision to download, so that it can be repeated")
-    what = f"{repository} at revision {revision}"
+    what = f"{spec.repository} at revision {spec.revision}"
     try:
         snapshot = Path(
             huggingface_hub.snapshot_download(
-                repository, repo_type="dataset", revision=revision, allow_patterns=list(patterns)
+                spec.repository,
+                repo_type="dataset",
+                revision=spec.revision,
+                allow_patterns=list(patterns),
             )
         )
         cached = [path for path in snapshot.rglob("*") if path.is_file()]
@@ -72,8 +65,13 @@ def _download(spec: Mapping[str, Any], patterns: Sequence[str], output_folder: s
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(snapshot / name, folder / name)
-            record = {"repository": repository, "revision": revision, "commit": snapshot.name}
-            write_json({**record, "files": names}, folder / SOURCE_RECORD)
+            record = {
+                "repository": spec.repository,
+                "revision": spec.revision,
+                "commit": snapshot.name,
+                "files": names,
+            }
+            write_json(record, folder / SOURCE_RECORD)
     except UserError:
         raise
     except Exception as error:  # what the client raises changes with its HTTP library

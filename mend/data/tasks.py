@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mend.atomic_io import whole_folder
+from mend.configuration.specs.tasks import TasksSpec
 from mend.data.layout import (
     META_TRAIN_SEED,
     BenchmarkFile,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _BATCH = 8192  # rows held in memory at once while a task is converted
 
 
-def import_tasks(spec: Mapping[str, Any], folder: str | Path, output_folder: str | Path) -> None:
+def import_tasks(spec: TasksSpec, folder: str | Path, output_folder: str | Path) -> None:
     """Convert tasks from the layout to `output_folder/TASK.parquet`, with flat memory.
 
     Columns: split (meta_train, train, dev, test or pool), seed, row (within split and seed), input,
@@ -36,8 +37,7 @@ def import_tasks(spec: Mapping[str, Any], folder: str | Path, output_folder: str
     each distinct (input, output) once, and none whose input is that of a dev or test row.
 
     Args:
-        spec: {"train_tasks": [...], "test_tasks": [...], "seeds": [...], "pool": rows of the larger
-            train files (null or absent: there are none)}. A task may be in both.
+        spec: which tasks.
         folder: the folder that holds `data/TASK/...`.
         output_folder: receives one file a task and nothing else.
 
@@ -59,8 +59,7 @@ def import_tasks(spec: Mapping[str, Any], folder: str | Path, output_folder: str
         ]
     )
     files: dict[str, list[BenchmarkFile]] = {}
-    names = ("train_tasks", "test_tasks", "seeds")
-    for file in benchmark_files(*(spec[name] for name in names), spec.get("pool")):
+    for file in benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, spec.pool):
         files.setdefault(file.task, []).append(file)
     with whole_folder(output_folder) as temporary:
         progress = Progress("tasks", len(files))

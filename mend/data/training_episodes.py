@@ -6,11 +6,10 @@ it is for, so that a task added to a list changes nothing for the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mend.atomic_io import write_parquet
+from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
 from mend.data.layout import META_TRAIN_SEED
 from mend.data.seeding import generator
 from mend.data.tasks import count_rows, row_lists
@@ -19,9 +18,9 @@ from mend.progress import Progress
 
 
 def write_training_episodes(
-    spec: Mapping[str, Any], tasks_folder: str | Path, output: str | Path
+    spec: TrainingEpisodesSpec, tasks_folder: str | Path, output: str | Path
 ) -> None:
-    """Draw the episodes of meta-training and write them to Parquet, in training order.
+    """Sample the episodes of meta-training and write them to Parquet, in training order.
 
     An episode is a task, then `shots` demonstrations and `queries_per_episode` queries: distinct
     rows of the task's meta_train split, in random order (paper, section 3.3). The n-th episode of a
@@ -29,9 +28,7 @@ def write_training_episodes(
     demonstrations and queries (row numbers).
 
     Args:
-        spec: {"tasks": names, "shots", "queries_per_episode", "episodes", "seed",
-            "task_sampling": "uniform" (each task is as likely) | "proportional" (each row is as
-            likely, so tasks in proportion to their rows, as the authors' code)}.
+        spec: whose episodes, and how many.
         tasks_folder: the folder of `tasks.import_tasks`.
         output: the Parquet file.
 
@@ -41,8 +38,8 @@ def write_training_episodes(
     import numpy
     import pyarrow
 
-    shots, queries, seed = spec["shots"], spec["queries_per_episode"], spec["seed"]
-    names = sorted(set(spec["tasks"]))  # so that the order of the list changes nothing
+    shots, queries, seed = spec.shots, spec.queries_per_episode, spec.seed
+    names = sorted(set(spec.tasks))  # so that the order of the list changes nothing
     if not names:
         raise UserError("training episodes: the list of tasks is empty")
     sizes = [
@@ -54,9 +51,9 @@ def write_training_episodes(
                 f"{Path(tasks_folder) / name}.parquet: task {name} has {size} meta-train rows, "
                 f"fewer than an episode's {shots} demonstrations and {queries} queries"
             )
-    weights = numpy.array(sizes if spec["task_sampling"] == "proportional" else [1] * len(sizes))
+    weights = numpy.array(sizes if spec.task_sampling == "proportional" else [1] * len(sizes))
     chosen = generator(seed, "tasks").choice(
-        len(names), size=spec["episodes"], p=weights / weights.sum()
+        len(names), size=spec.episodes, p=weights / weights.sum()
     )
     generators = [generator(seed, "meta_train", name) for name in names]
     rows = numpy.empty((len(chosen), shots + queries), dtype=numpy.int32)

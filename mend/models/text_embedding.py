@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
+from mend.configuration.specs.evaluation_episodes import DenseRetrieval
 from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
 from mend.models.frozen_llm import pad_right
@@ -21,19 +22,14 @@ if TYPE_CHECKING:
 _BATCH = 64  # texts embedded at once
 
 
-def load_embedder(dense: Mapping[str, Any]) -> Embed:
-    """Return a function that embeds texts, (texts, width), by `benchmark.dense_retrieval`.
+def load_embedder(dense: DenseRetrieval) -> Embed:
+    """Return a function that embeds texts, (texts, width).
 
-    Args:
-        dense: {"kind": "sentence-transformers" | "language-model", "model": a folder or a name on
-            the hub, "revision": optional}.
-
-    Raises:
-        UserError: if the model cannot be loaded, or its library is not installed.
+    Raises UserError if the model cannot be loaded, or its library is not installed.
     """
     kinds = {"sentence-transformers": _sentence_transformer, "language-model": _language_model}
-    logger.info("inputs are compared by %s (%s)", dense["model"], dense["kind"])
-    return kinds[dense["kind"]](dense["model"], dense.get("revision"))
+    logger.info("inputs are compared by %s (%s)", dense.model, dense.kind)
+    return kinds[dense.kind](dense.model, dense.revision)
 
 
 def _sentence_transformer(model: str, revision: str | None) -> Embed:

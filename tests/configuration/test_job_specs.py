@@ -134,7 +134,7 @@ def test_a_method_overrides_the_training_of_its_own_stage(values) -> None:
     assert (training.steps, training.stage, training.partition) == (999, "finetune", "qa_to_qa")
     other = specification(configuration, f"{HYPER}/qa_to_qa/finetune").training
     assert other.steps == values["training"]["finetune"]["steps"]
-    episodes = specification(configuration, "data/episodes/train/qa_to_qa")["episodes"]
+    episodes = specification(configuration, "data/episodes/train/qa_to_qa").episodes
     assert episodes == 999 * values["training"]["finetune"]["batch_size"]
 
 

@@ -174,7 +174,7 @@ def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
     configuration = load_configuration({**values, "benchmark": {**values["benchmark"], "pool": 64}})
     assert sampling_of(condition) == "selection=pool,shots=32"
     episodes = specification(configuration, f"data/episodes/{sampling_of(condition)}/test")
-    assert (episodes["selection"], episodes["shots"], episodes["pool"]) == ("pool", 32, 64)
+    assert (episodes.selection, episodes.shots) == ("pool", 32)
     spec = specification(configuration, f"runs/{LLM}/vanilla-icl/default/all/{condition}/predict")
     assert spec.predict.perturbation == "no-label"
     assert spec.reading.separators.model_dump() == values["templates"]["newline"]

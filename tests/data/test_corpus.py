@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.data.corpus import read_documents, write_chunks
 from mend.errors import UserError
 
@@ -52,15 +53,10 @@ def write_jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def spec(tokenizer_folder: Path, **changes) -> dict:
-    llm = {"path": str(tokenizer_folder), "revision": None, "local_files_only": True}
-    return {
-        "llm": llm,
-        "window": 16,
-        "pretraining_chunks": "fixed-windows",
-        "documents": None,
-        **changes,
-    }
+def spec(tokenizer_folder: Path, **changes) -> ChunksSpec:
+    llm = TokenizerSource(path=str(tokenizer_folder), local_files_only=True)
+    settings = {"window": 16, "pretraining_chunks": "fixed-windows"}
+    return ChunksSpec(llm=llm, **{**settings, **changes})
 
 
 def read_chunks(path: Path) -> dict:

@@ -11,6 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
+from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
 from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.training_episodes import write_training_episodes
 from mend.errors import UserError
@@ -40,29 +42,22 @@ def tasks(tmp_path_factory) -> Path:
 
 
 def training(folder: Path, output: Path, **changes) -> dict:
-    spec = {
-        "tasks": ["small", "large", "a:b"],
-        "shots": 16,
-        "queries_per_episode": 3,
-        "episodes": 600,
-        "seed": 0,
-        "task_sampling": "uniform",
-        **changes,
-    }
+    spec = TrainingEpisodesSpec(
+        tasks=["small", "large", "a:b"],
+        shots=16,
+        queries_per_episode=3,
+        episodes=600,
+        seed=0,
+        task_sampling="uniform",
+    ).model_copy(update=changes)
     write_training_episodes(spec, folder, output / "train.parquet")
     return pyarrow.parquet.read_table(output / "train.parquet").to_pydict()
 
 
 def evaluation(folder: Path, output: Path, split: str = "test", **changes) -> dict:
-    spec = {
-        "tasks": ["small", "large"],
-        "shots": 4,
-        "seeds": SEEDS,
-        "demonstrations_at_test": "per-row",
-        "rows": None,
-        "seed": 0,
-        **changes,
-    }
+    spec = EvaluationEpisodesSpec(
+        tasks=["small", "large"], shots=4, seeds=SEEDS, demonstrations_at_test="per-row", seed=0
+    ).model_copy(update=changes)
     write_evaluation_episodes(spec, folder, split, output / "test.parquet")
     return pyarrow.parquet.read_table(output / "test.parquet").to_pydict()
 

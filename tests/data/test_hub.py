@@ -18,18 +18,19 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
+from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload
 from mend.data.hub import download_benchmark, download_corpus
 from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-SPEC = {
-    "repository": "someone/metaicl-data",
-    "revision": "main",
-    "train_tasks": ["free"],
-    "test_tasks": ["kind:one"],
-    "seeds": [13],
-}
+SPEC = BenchmarkDownload(
+    repository="someone/metaicl-data",
+    revision="main",
+    train_tasks=["free"],
+    test_tasks=["kind:one"],
+    seeds=[13],
+)
 NOBODY = "http://127.0.0.1:9"  # where nothing listens
 
 
@@ -120,6 +121,10 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     server.server_close()
 
 
+def corpus(*files: str, revision: str = "main") -> CorpusDownload:
+    return CorpusDownload(repository=SPEC.repository, revision=revision, files=list(files))
+
+
 def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -143,8 +148,7 @@ def test_a_benchmark_becomes_a_local_folder(mirror, tmp_path):
 
 
 def test_patterns_choose_corpus_files(mirror, tmp_path):
-    spec = {**SPEC, "revision": COMMIT, "files": ["en/c4-validation.*.json.gz"]}
-    download_corpus(spec, tmp_path / "corpus")
+    download_corpus(corpus("en/c4-validation.*.json.gz", revision=COMMIT), tmp_path / "corpus")
     assert files_of(tmp_path / "corpus") == {
         "en/c4-validation.00000.json.gz",
         "en/c4-validation.00001.json.gz",
@@ -154,23 +158,20 @@ def test_patterns_choose_corpus_files(mirror, tmp_path):
 
 
 def test_all_files_that_the_hub_lacks_are_named(mirror, tmp_path):
+    changed = {"train_tasks": ["free", "absent"], "seeds": [13, 42]}
     with pytest.raises(UserError) as raised:
-        download_benchmark(
-            {**SPEC, "train_tasks": ["free", "absent"], "seeds": [13, 42]}, tmp_path / "b"
-        )
+        download_benchmark(SPEC.model_copy(update=changed), tmp_path / "b")
     for name in ("absent_16384_100_train", "kind:one_16_42_train", "kind:one_16_42_test"):
         assert name in str(raised.value)
     assert "free" not in str(raised.value)
     with pytest.raises(UserError, match=r"has no files fr/\*\.gz"):
-        download_corpus({**SPEC, "files": ["fr/*.gz"]}, tmp_path / "corpus")
+        download_corpus(corpus("fr/*.gz"), tmp_path / "corpus")
     assert not (tmp_path / "b").exists()
 
 
-def test_a_revision_must_be_named_and_known(mirror, tmp_path):
-    with pytest.raises(UserError, match="name the revision"):
-        download_benchmark({**SPEC, "revision": None}, tmp_path / "b")
+def test_a_revision_must_be_known(mirror, tmp_path):
     with pytest.raises(UserError, match=r"at revision v9 could not be.*RevisionNotFound"):
-        download_benchmark({**SPEC, "revision": "v9"}, tmp_path / "b")
+        download_benchmark(SPEC.model_copy(update={"revision": "v9"}), tmp_path / "b")
 
 
 def test_what_was_downloaded_is_not_downloaded_again(mirror, tmp_path):
@@ -194,7 +195,7 @@ def test_without_the_hub_its_cache_is_read(mirror, tmp_path, monkeypatch):
     download_benchmark(SPEC, tmp_path / "offline")
     assert files_of(tmp_path / "offline") == before
     with pytest.raises(UserError, match=r"could not be downloaded.*kind:one_16_21_dev"):
-        download_benchmark({**SPEC, "seeds": [13, 21]}, tmp_path / "more")
+        download_benchmark(SPEC.model_copy(update={"seeds": [13, 21]}), tmp_path / "more")
     assert not (tmp_path / "more").exists()
 
 
@@ -223,7 +224,7 @@ def test_a_full_disk_is_told(mirror, tmp_path, monkeypatch):
 
 def test_the_environment_names_a_mirror(mirror, tmp_path):
     spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps(SPEC))
+    spec.write_text(SPEC.model_dump_json())
     command = ["download-benchmark", "--spec", str(spec), "--output", str(tmp_path / "b")]
     environment = {
         **os.environ,

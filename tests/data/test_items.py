@@ -13,7 +13,9 @@ import torch
 from helpers.jobs import prediction
 from helpers.models import DISTILLING, READING, build, random_llm, word_tokenizer
 
+from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.run import DistillerSource, LLMSource, MethodSource, RunSpec
+from mend.configuration.specs.tasks import TasksSpec
 from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.examples import read_items
 from mend.data.perturbation import perturb
@@ -43,16 +45,17 @@ def tasks(tmp_path_factory) -> Path:
                 record = {"task": "t", "input": words, "output": OPTIONS[row % 3]}
                 lines.append(json.dumps({**record, "options": OPTIONS}) + "\n")
             path.write_text("".join(lines))
-    spec = {"train_tasks": [], "test_tasks": ["t"], "seeds": SEEDS, "pool": 9}
+    spec = TasksSpec(train_tasks=[], test_tasks=["t"], seeds=SEEDS, pool=9)
     import_tasks(spec, folder / "raw", folder / "tasks")
     return folder / "tasks"
 
 
 def sample(tasks: Path, output: Path, **changes) -> Path:
-    spec = {"tasks": ["t"], "shots": 4, "seeds": SEEDS, "rows": None, "seed": 0}
-    spec["demonstrations_at_test"] = "per-row"
+    spec = EvaluationEpisodesSpec(
+        tasks=["t"], shots=4, seeds=SEEDS, demonstrations_at_test="per-row", seed=0
+    ).model_copy(update=changes)
     by_words = partial(nearest, None)
-    write_evaluation_episodes({**spec, **changes}, tasks, "test", output / "test.parquet", by_words)
+    write_evaluation_episodes(spec, tasks, "test", output / "test.parquet", by_words)
     return output / "test.parquet"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mend.configuration.choices import PARTITIONS
+from mend.configuration.specs.tasks import TasksSpec
 from mend.configuration.task_list import METAICL_TASK_LIST, partition_needs, read_task_list
 from mend.data.layout import benchmark_files, read_rows
 from mend.data.preflight import check_benchmark, remaining_needs
@@ -36,8 +37,10 @@ def test_real_rows_of_metaicl(tmp_path):
     rows = sum(1 for file in rest for _ in read_rows(METAICL / file.name, options_required=False))
     assert rows > 10_000
 
-    chosen = {"train_tasks": ["glue-mrpc", "kilt_nq"], "test_tasks": ["glue-mrpc", "codah"]}
-    import_tasks({**chosen, "seeds": seeds}, METAICL, tmp_path / "tasks")
+    spec = TasksSpec(
+        train_tasks=["glue-mrpc", "kilt_nq"], test_tasks=["glue-mrpc", "codah"], seeds=seeds
+    )
+    import_tasks(spec, METAICL, tmp_path / "tasks")
     mrpc, codah = load_rows(tmp_path / "tasks", "glue-mrpc"), load_rows(tmp_path / "tasks", "codah")
     assert 100 < len(mrpc.rows("meta_train")) <= 1000
     assert {option for row in mrpc.rows("meta_train") for option in row.options} == {

@@ -11,6 +11,8 @@ import numpy
 import pyarrow.parquet
 import pytest
 
+from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
+from mend.configuration.specs.tasks import TasksSpec
 from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.retrieval import Embed, bm25_scores, cosine_scores, nearest, nearest_rows
 from mend.data.tasks import import_tasks, load_rows
@@ -38,7 +40,7 @@ def tasks(tmp_path_factory) -> Path:
                 rows = [{"task": task, "input": text, "output": "a"} for text in texts]
                 lines = [json.dumps({**row, "options": ["a", "b"]}) + "\n" for row in rows]
                 path.write_text("".join(lines))
-    spec = {"train_tasks": [], "test_tasks": ["one", "two"], "seeds": SEEDS, "pool": 20}
+    spec = TasksSpec(train_tasks=[], test_tasks=["one", "two"], seeds=SEEDS, pool=20)
     import_tasks(spec, folder / "raw", folder / "tasks")
     return folder / "tasks"
 
@@ -46,15 +48,9 @@ def tasks(tmp_path_factory) -> Path:
 def episodes(
     tasks: Path, folder: Path, embed: Embed | None = None, **changes
 ) -> dict[tuple[str, int, int], list[int]]:
-    spec = {
-        "tasks": ["one", "two"],
-        "shots": 4,
-        "seeds": SEEDS,
-        "demonstrations_at_test": "per-row",
-        "rows": None,
-        "seed": 0,
-        **changes,
-    }
+    spec = EvaluationEpisodesSpec(
+        tasks=["one", "two"], shots=4, seeds=SEEDS, demonstrations_at_test="per-row", seed=0
+    ).model_copy(update=changes)
     write_evaluation_episodes(spec, tasks, "test", folder / "test.parquet", partial(nearest, embed))
     rows = pyarrow.parquet.read_table(folder / "test.parquet").to_pylist()
     return {(row["task"], row["seed"], row["row"]): row["demonstrations"] for row in rows}

@@ -13,6 +13,7 @@ import pytest
 from helpers.rows import GOOD, write_rows
 
 from mend.configuration.choices import PARTITIONS
+from mend.configuration.specs.tasks import TasksSpec
 from mend.configuration.task_list import partition_needs, read_task_list
 from mend.data.layout import read_rows
 from mend.data.preflight import check_benchmark, remaining_needs
@@ -161,7 +162,7 @@ def test_a_stamp_that_cannot_be_written_is_only_a_warning(world, tmp_path, caplo
 
 def test_import_writes_the_schema(world, tmp_path):
     folder, *_ = world
-    spec = {"train_tasks": ["free", "choice"], "test_tasks": ["kind:one"], "seeds": SEEDS}
+    spec = TasksSpec(train_tasks=["free", "choice"], test_tasks=["kind:one"], seeds=SEEDS)
     output = tmp_path / "tasks"
     import_tasks(spec, folder, output)
     assert sorted(path.name for path in output.iterdir()) == [
@@ -197,7 +198,7 @@ def test_without_larger_files_the_pool_is_the_train_rows_of_all_seeds(world, tmp
     write_rows(
         path, *({**row, "input": text} for text in inputs), {**row, "input": "new", "output": "b"}
     )
-    spec = {"train_tasks": [], "test_tasks": ["two"], "seeds": SEEDS}
+    spec = TasksSpec(train_tasks=[], test_tasks=["two"], seeds=SEEDS)
     import_tasks(spec, folder, tmp_path / "tasks")
     rows = load_rows(tmp_path / "tasks", "two")
     # Its own rows first, each once, and none that this seed asks about.
@@ -222,7 +223,7 @@ def test_without_larger_files_the_pool_is_the_train_rows_of_all_seeds(world, tmp
 def test_the_pool_comes_from_larger_files_where_there_are_some(world, tmp_path):
     folder, tasks, needs = world
     only = {"non_class_to_class": {"train": ("free",), "test": ("two",)}}
-    spec = {"train_tasks": ["free"], "test_tasks": ["two"], "seeds": SEEDS, "pool": 9}
+    spec = TasksSpec(train_tasks=["free"], test_tasks=["two"], seeds=SEEDS, pool=9)
     with pytest.raises(UserError, match=r"two \(no two_9_13_train.jsonl and 1 more\)"):
         check_benchmark(folder, tasks, only, SEEDS, tmp_path / "stamp.json", pool=9)
     for seed in SEEDS:
@@ -243,7 +244,7 @@ def test_the_pool_comes_from_larger_files_where_there_are_some(world, tmp_path):
 
 def test_import_streams_in_batches_without_changing_rows(world, tmp_path, monkeypatch):
     folder, *_ = world
-    spec = {"train_tasks": ["choice"], "test_tasks": [], "seeds": []}
+    spec = TasksSpec(train_tasks=["choice"], test_tasks=[], seeds=[])
     monkeypatch.setattr("mend.data.tasks._BATCH", 4)
     import_tasks(spec, folder, tmp_path / "tasks")
     table = pyarrow.parquet.read_table(tmp_path / "tasks/choice.parquet")
@@ -253,7 +254,7 @@ def test_import_streams_in_batches_without_changing_rows(world, tmp_path, monkey
 
 def test_a_failed_import_leaves_the_old_folder(world, tmp_path):
     folder, *_ = world
-    spec = {"train_tasks": ["choice"], "test_tasks": ["two"], "seeds": SEEDS}
+    spec = TasksSpec(train_tasks=["choice"], test_tasks=["two"], seeds=SEEDS)
     output = tmp_path / "tasks"
     import_tasks(spec, folder, output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
@@ -268,14 +269,15 @@ def test_import_refuses_test_rows_without_options(world, tmp_path):
     folder, *_ = world
     path = folder / "data/two/two_16_13_test.jsonl"
     write_rows(path, {**GOOD, "options": []})
-    spec = {"train_tasks": [], "test_tasks": ["two"], "seeds": [13]}
+    spec = TasksSpec(train_tasks=[], test_tasks=["two"], seeds=[13])
     with pytest.raises(UserError, match=r"two_16_13_test.jsonl, line 1: 'options' is missing"):
         import_tasks(spec, folder, tmp_path / "tasks")
 
 
 def test_rows_that_are_not_there(world, tmp_path):
     folder, *_ = world
-    import_tasks({"train_tasks": ["choice"], "test_tasks": [], "seeds": []}, folder, tmp_path / "o")
+    spec = TasksSpec(train_tasks=["choice"], test_tasks=[], seeds=[])
+    import_tasks(spec, folder, tmp_path / "o")
     with pytest.raises(UserError, match=r"choice.parquet: it has no rows of split dev, seed 13"):
         load_rows(tmp_path / "o", "choice").rows("dev", 13)
     with pytest.raises(UserError, match=r"absent.parquet"):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from helpers.models import DISTILLING, OBJECTIVE, READING, random_llm
 from mend.configuration.settings import S
+from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
+from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.prediction import PredictionSpec
 from mend.configuration.specs.run import (
     DistillerSource,
@@ -15,7 +17,9 @@ from mend.configuration.specs.run import (
     RunSpec,
     ScoringSettings,
 )
+from mend.configuration.specs.tasks import TasksSpec
 from mend.configuration.specs.training import TrainingSpec
+from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
 from mend.data.corpus import write_chunks
 from mend.data.evaluation_episodes import write_evaluation_episodes
 from mend.data.tasks import import_tasks
@@ -44,13 +48,20 @@ def write_data(folder: Path) -> None:
     write_rows(files / "parity_16384_100_train.jsonl", 30, 0)
     for number, split in enumerate(("train", "dev", "test")):
         write_rows(files / f"parity_16_{SEED}_{split}.jsonl", 6, 100 * number)
-    spec = {"train_tasks": ["parity"], "test_tasks": ["parity"], "seeds": [SEED]}
+    spec = TasksSpec(train_tasks=["parity"], test_tasks=["parity"], seeds=[SEED])
     import_tasks(spec, folder / "raw", folder / "tasks")
-    training = {"tasks": ["parity"], "shots": 3, "queries_per_episode": 2, "episodes": 8}
-    training |= {"seed": 0, "task_sampling": "uniform"}
+    training = TrainingEpisodesSpec(
+        tasks=["parity"],
+        shots=3,
+        queries_per_episode=2,
+        episodes=8,
+        seed=0,
+        task_sampling="uniform",
+    )
     write_training_episodes(training, folder / "tasks", folder / "train.parquet")
-    evaluation = {"tasks": ["parity"], "shots": 3, "seeds": [SEED], "rows": None, "seed": 0}
-    evaluation["demonstrations_at_test"] = "per-row"
+    evaluation = EvaluationEpisodesSpec(
+        tasks=["parity"], shots=3, seeds=[SEED], demonstrations_at_test="per-row", seed=0
+    )
     for split in ("dev", "test"):
         write_evaluation_episodes(evaluation, folder / "tasks", split, folder / f"{split}.parquet")
     text = [" ".join(f"w{(7 * row + word) % 59}" for word in range(24)) for row in range(20)]
@@ -100,8 +111,9 @@ def pretraining(data: Path, folder: Path, **training) -> TrainingSpec:
 
 def write_tiny_chunks(data: Path, folder: Path, spec: TrainingSpec) -> None:
     """Write chunks of the tiny text as chunks.parquet."""
-    chunks = {"llm": spec.llm.model_dump(), "window": 16, "pretraining_chunks": "fixed-windows"}
-    write_chunks(chunks | {"documents": None}, [data / "text.txt"], folder / "chunks.parquet")
+    llm = spec.llm.subset(TokenizerSource)
+    chunks = ChunksSpec(llm=llm, window=16, pretraining_chunks="fixed-windows")
+    write_chunks(chunks, [data / "text.txt"], folder / "chunks.parquet")
 
 
 def prediction(spec: RunSpec, **predict) -> PredictionSpec:

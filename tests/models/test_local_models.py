@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mend.configuration.specs.local_models import LocalModelsSpec, ModelSize
 from mend.errors import UserError
 from mend.models.local_models import train_local_models
 
-SPEC = {
-    "vocabulary": 300,
-    "positions": 32,
-    "llm": {"layers": 2, "width": 16, "heads": 2},
-    "distiller": {"layers": 1, "width": 16, "heads": 2},
-    "steps": 3,
-    "batch_size": 2,
-    "learning_rate": 1.0e-3,
-    "seed": 0,
-    "train_tasks": ["weather"],
-}
+SPEC = LocalModelsSpec(
+    vocabulary=300,
+    positions=32,
+    llm=ModelSize(layers=2, width=16, heads=2),
+    distiller=ModelSize(layers=1, width=16, heads=2),
+    steps=3,
+    batch_size=2,
+    learning_rate=1e-3,
+    seed=0,
+    train_tasks=["weather"],
+)
 
 
 def write_rows(folder: Path, count: int) -> None:

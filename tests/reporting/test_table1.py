@@ -8,6 +8,7 @@ from helpers.models import READING, word_tokenizer
 from helpers.rows import write_rows
 
 from mend.configuration.specs.reporting import Table1Spec
+from mend.configuration.specs.tasks import TasksSpec
 from mend.data.tasks import import_tasks
 from mend.errors import UserError
 from mend.reporting.tables.table1 import ROWS, write_table1
@@ -32,7 +33,7 @@ def world(tmp_path):
                 path = folder / f"{name}_16_{seed}_{split}.jsonl"
                 write_rows(path, *[row(text + rest, "w1 w2")] * 4)
     names = ["short", "other", "long"]
-    spec = {"train_tasks": names, "test_tasks": names, "seeds": SEEDS}
+    spec = TasksSpec(train_tasks=names, test_tasks=names, seeds=SEEDS)
     import_tasks(spec, tmp_path, tmp_path / "tasks")
     word_tokenizer().save_pretrained(tmp_path / "model")
     return tmp_path

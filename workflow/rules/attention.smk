@@ -7,7 +7,7 @@ rule attention:
         lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
         lambda wildcards: model_files(VALUES.llms[wildcards.llm].distiller.path),
         weights=mend_weights,
-        episodes=f"{R}/data/episodes/{DRAW}/test.parquet",
+        episodes=f"{R}/data/episodes/{SAMPLING}/test.parquet",
         tasks=f"{R}/data/tasks",
         spec=f"{R}/attention/{{llm}}.spec.json",
     output:

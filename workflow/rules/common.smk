@@ -28,7 +28,7 @@ R = CONFIGURATION.results
 LOCAL_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 VALUES = CONFIGURATION.values
 TASKS_SOURCE = VALUES.benchmark.tasks.source
-DRAW = sampling_of(default_condition(VALUES))
+SAMPLING = sampling_of(default_condition(VALUES))
 ENVIRONMENT = f"{workflow.basedir}/envs/{VALUES.environment}.yaml"
 
 STUDIES = list(VALUES.studies)
@@ -64,7 +64,7 @@ wildcard_constraints:
     variant="[^/]+",
     partition="[^/]+",
     condition="[^/]+",
-    draw="[^/]+",
+    sampling="[^/]+",
 
 
 def one_of(names):
@@ -97,8 +97,9 @@ def benchmark_rows(wildcards):
     folder = CONFIGURATION.benchmark_folder
     if TASKS_SOURCE != "folder":
         return [folder]
-    wanted = specification(CONFIGURATION, "data/tasks")
-    return [f"{folder}/{file.name}" for file in benchmark_files(**wanted)]
+    spec = specification(CONFIGURATION, "data/tasks")
+    files = benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, spec.pool)
+    return [f"{folder}/{file.name}" for file in files]
 
 
 def corpus_source(wildcards):
@@ -125,7 +126,7 @@ def run_models(wildcards):
 
 def retrieval_model(wildcards):
     """Return the files of the model that finds the nearest demonstrations, if one does."""
-    if "selection=dense" not in wildcards.draw:
+    if "selection=dense" not in wildcards.sampling:
         return []
     return model_files(VALUES.benchmark.dense_retrieval.model)
 
@@ -133,9 +134,9 @@ def retrieval_model(wildcards):
 def episodes_code(wildcards):
     """Hash the code that chooses demonstrations, of retrieval only if it is asked for."""
     modules = ["mend.data.evaluation_episodes"]
-    if "selection=dense" in wildcards.draw or "selection=bm25" in wildcards.draw:
+    if "selection=dense" in wildcards.sampling or "selection=bm25" in wildcards.sampling:
         modules.append("mend.data.retrieval")
-    if "selection=dense" in wildcards.draw:
+    if "selection=dense" in wildcards.sampling:
         modules.append("mend.models.text_embedding")
     return code_hash(*modules)
 
@@ -148,7 +149,7 @@ def development_rows(stage):
         settings = method_setup(VALUES, *run).stages.get(stage)
         if not settings or not settings.early_stopping:
             return {}
-        return {"dev": f"{R}/data/episodes/{DRAW}/dev.parquet", "tasks": f"{R}/data/tasks"}
+        return {"dev": f"{R}/data/episodes/{SAMPLING}/dev.parquet", "tasks": f"{R}/data/tasks"}
 
     return rows
 

@@ -160,22 +160,22 @@ rule evaluation_episodes:
     input:
         retrieval_model,
         tasks=f"{R}/data/tasks",
-        spec=f"{R}/data/episodes/{{draw}}/{{split}}.spec.json",
+        spec=f"{R}/data/episodes/{{sampling}}/{{split}}.spec.json",
     output:
-        f"{R}/data/episodes/{{draw}}/{{split}}.parquet",
+        f"{R}/data/episodes/{{sampling}}/{{split}}.parquet",
     log:
-        f"{R}/logs/data/episodes/{{draw}}/{{split}}.log",
+        f"{R}/logs/data/episodes/{{sampling}}/{{split}}.log",
     benchmark:
-        f"{R}/benchmarks/data/episodes/{{draw}}/{{split}}.jsonl"
+        f"{R}/benchmarks/data/episodes/{{sampling}}/{{split}}.jsonl"
     wildcard_constraints:
         split="dev|test",
-        draw="[^/]*shots=[^/]*",
+        sampling="[^/]*shots=[^/]*",
     conda:
         ENVIRONMENT
     params:
         code=episodes_code,
     message:
-        "choosing the demonstrations of {wildcards.split} rows: {wildcards.draw}"
+        "choosing the demonstrations of {wildcards.split} rows: {wildcards.sampling}"
     shell:
         "python -m mend evaluation-episodes --spec {input.spec:q} --tasks {input.tasks:q}"
         " --split {wildcards.split} --output {output:q} --log {log:q}"

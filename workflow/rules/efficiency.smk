@@ -7,7 +7,7 @@ rule efficiency_of:
         f"{workflow.basedir}/mend/paper/figure3.csv",
         lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
         lambda wildcards: model_files(VALUES.llms[wildcards.llm].distiller.path),
-        episodes=f"{R}/data/episodes/{DRAW}/test.parquet",
+        episodes=f"{R}/data/episodes/{SAMPLING}/test.parquet",
         tasks=f"{R}/data/tasks",
         spec=f"{R}/efficiency/{{llm}}.spec.json",
     output:

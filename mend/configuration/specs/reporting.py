@@ -9,6 +9,7 @@ from pydantic import Field
 from mend.configuration.choices import Metrics, TaskMean, TaskType
 from mend.configuration.claims import Claim, CostClaim, PaperTable, Value
 from mend.configuration.settings import Seed, Settings, Text
+from mend.configuration.specs.chunks import TokenizerSource
 from mend.configuration.specs.reading import ReadingSettings
 
 Layout = Literal["list", "matrix"]
@@ -140,20 +141,11 @@ class StudySpec(Settings):
         return [name for name in self.partitions if self.test_tasks.get(name)]
 
 
-class TokenizerSource(Settings):
-    """An LLM whose tokenizer counts."""
+class CountedLLM(TokenizerSource):
+    """An LLM whose tokens are counted."""
 
     name: str
     """The key of `llms`."""
-
-    path: Text
-    """Folder or hub name."""
-
-    revision: Text | None = None
-    """Commit or tag on the hub."""
-
-    local_files_only: bool = False
-    """Never look on the network."""
 
 
 class Table1Spec(Settings):
@@ -165,7 +157,7 @@ class Table1Spec(Settings):
     benchmark: str
     """The source of the tasks."""
 
-    llms: list[TokenizerSource]
+    llms: list[CountedLLM]
     """Whose tokens are counted."""
 
     partitions: list[str]

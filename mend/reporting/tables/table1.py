@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mend.configuration.display_names import partition_display_name
-from mend.configuration.specs.reporting import Table1Spec, TokenizerSource
+from mend.configuration.specs.reporting import CountedLLM, Table1Spec
 from mend.data.corpus import load_tokenizer
 from mend.data.tasks import load_rows
 from mend.data.template import SHORTEST_QUERY, Template
@@ -76,12 +76,12 @@ def _sides(spec: Table1Spec) -> dict[tuple[str, str], tuple[str, ...]]:
 
 def _lengths(
     spec: Table1Spec,
-    llm: TokenizerSource,
+    llm: CountedLLM,
     tasks_folder: str | Path,
     sides: Mapping[tuple[str, str], Sequence[str]],
 ) -> dict[tuple[str, str], tuple[int, float, float]]:
     """For each (train or test, task): rows measured, mean tokens cut and uncut."""
-    tokenizer = load_tokenizer(llm.model_dump())
+    tokenizer = load_tokenizer(llm)
     positions = spec.reading.longest_context.llm + SHORTEST_QUERY + 1
     uncut = spec.reading.model_copy(update={"longest_example": 10**9})
     templates = [Template(tokenizer, reading, positions) for reading in (spec.reading, uncut)]
