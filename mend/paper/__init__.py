@@ -3,7 +3,8 @@
 `table1` to `table7` and `figure3`. Scores are in per cent, and partitions, methods and runs have
 this project's names. Tables 2, 3, 4, 6 and 7 are as a study's table: llm, run, the axis (of table
 3 demonstrations, of table 7 template), partition, mean, std (empty where the paper prints none).
-Tables 3, 4 and 7 are GPT-2 large's, and 3, 6 and 7 of class_to_class, as their captions say. Names
+Tables 3, 4 and 7 are GPT-2 large's, and 3, 6 and 7 of class_to_class, as their captions say. Table
+5 has our keys of hyperparameters; its optimizer, AdamW, is the one whose betas we set. Names
 changed from the paper's text: T5's language-model checkpoint is `t5-lm-large` everywhere (table 5
 calls it t5-large-lm). Which bar each number of figure 3 belongs to was worked out from the order on
 the page; the average lengths in table 1 were interleaved in the extracted text, so recompute them

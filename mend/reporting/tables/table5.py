@@ -17,19 +17,6 @@ from mend.reporting.pages import page, render, write_table
 
 TITLE = "Table 5: hyperparameters"
 COLUMNS = ["source", "stage", "llm", "method", "hyperparameter", "value"]
-PAPER = {
-    "num steps": "steps",
-    "batch size": "batch_size",
-    "learning rate": "learning_rate",
-    "precision": "dtype",
-    "optimizer": "betas",
-    "LLM in 8 bit": "int8",
-    "early stop patience": "early_stopping.patience",
-    "beta (searched)": "beta",
-    "lambda (searched)": "losses.distill",
-}
-"""The paper's hyperparameters by ours; its optimizer, AdamW, is the one whose betas we set."""
-
 DISPLAY_NAMES = {
     "length": "length (l)",
     "beta": "beta (β)",
@@ -52,8 +39,8 @@ def write_table5(spec: Table5Spec, csv: str | Path, parquet: str | Path, html: s
     ]
     if not rows:
         raise UserError("table 5: none of the methods of studies.table2 is trained; add one")
-    rows += _paper_rows()
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    paper = paper_table("table5").assign(source="paper", method="")
+    table = pd.concat([pd.DataFrame(rows, columns=COLUMNS), paper[COLUMNS]], ignore_index=True)
     write_table(table, page(TITLE, table5_section(spec, table, level=1)), csv, parquet, html)
 
 
@@ -67,19 +54,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return str(value)
-
-
-def _paper_rows() -> list[tuple[str, ...]]:
-    table = paper_table("table5").set_index("hyperparameter")
-    rows = []
-    for column in table.columns:
-        stage, llm = column.split()
-        for name, value in table[column].items():
-            if value != "N/A":
-                text = str(value)
-                text = text.lower() if text in ("True", "False") else text
-                rows.append(("paper", stage, llm, "", PAPER[name], text))
-    return rows
 
 
 def table5_section(spec: Table5Spec, table: pd.DataFrame, level: int = 2) -> Markup:
