@@ -90,8 +90,8 @@ class Distiller(nn.Module):
             missing = max(0, self.padded_length - ids.shape[1])
             ids = nn.functional.pad(ids, (0, missing))
             mask = nn.functional.pad(mask, (0, missing))
-        words = self.backbone.get_input_embeddings()(ids)
         placeholders = self.placeholders.expand(len(ids), -1, -1).to(self.backbone.dtype)
+        embeddings = torch.cat([self.backbone.get_input_embeddings()(ids), placeholders], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(ids), self.length)], dim=1)
         positions = None
         if self._takes_positions and self.padded_length is None:
@@ -99,7 +99,6 @@ class Distiller(nn.Module):
             positions = mask.cumsum(1).sub(1).clamp(min=0)
         elif self._takes_positions:
             positions = torch.arange(mask.shape[1], device=device).expand(len(ids), -1)
-        embeddings = torch.cat([words, placeholders], dim=1)
         states = last_states(self.backbone, embeddings, mask, positions, self.length)
         return self.projection(states.float())
 
