@@ -20,7 +20,8 @@ from side_by_side import HEADER, compare
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mend import pocket as pocket_world
-from mend.data.examples import Example, MultipleChoiceItem
+from mend.data.examples import Example
+from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller, distilling_part
 from mend.models.frozen_llm import FrozenLLM

@@ -12,7 +12,7 @@ from floors import floor_seconds
 from models import device, distiller, llm, mend, random_tokens, vanilla_icl, without_kernels
 from side_by_side import compare, exit_status
 
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM

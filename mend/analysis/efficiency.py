@@ -31,7 +31,7 @@ from mend.analysis.profiling import (
 from mend.atomic_io import write_parquet
 from mend.configuration.specs.analysis import EfficiencySpec
 from mend.configuration.specs.run import DistillerSource, LLMSource, MethodSource
-from mend.data.examples import read_items
+from mend.data.items import read_items
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod, build_method

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_max_pool1d
 from mend.atomic_io import write_parquet
 from mend.configuration.specs.analysis import AttentionSpec
 from mend.configuration.specs.run import MethodSource
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.predict import items_for
 from mend.methods.built import BuiltMethod, build_method

@@ -11,7 +11,7 @@ import pyarrow
 from mend.atomic_io import write_parquet
 from mend.configuration.specs.prediction import PredictionSpec
 from mend.configuration.specs.run import RunSpec
-from mend.data.examples import MultipleChoiceItem, read_items
+from mend.data.items import MultipleChoiceItem, read_items
 from mend.data.template import Template
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import score_items
@@ -101,7 +101,7 @@ def items_for(
     only: Sequence[str],
     **others,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
-    """Read evaluation rows as `method` sees them; see `mend.data.examples.read_items`."""
+    """Read evaluation rows as `method` sees them; see `mend.data.items.read_items`."""
     template = Template(llm.tokenizer, method.reading, llm.positions)
     return read_items(
         episodes,

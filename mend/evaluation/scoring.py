@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.methods.built import BuiltMethod

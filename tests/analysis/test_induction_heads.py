@@ -21,7 +21,7 @@ from mend.analysis.induction_heads import (
 )
 from mend.configuration.specs.analysis import AttentionSpec
 from mend.configuration.specs.run import LLMSource, RunSpec
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.methods.built import build_method
 from mend.models.frozen_llm import Attentions

@@ -17,7 +17,7 @@ from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.run import DistillerSource, LLMSource, MethodSource, RunSpec
 from mend.configuration.specs.tasks import TasksSpec
 from mend.data.evaluation_episodes import write_evaluation_episodes
-from mend.data.examples import read_items
+from mend.data.items import read_items
 from mend.data.perturbation import perturb
 from mend.data.retrieval import nearest
 from mend.data.tasks import import_tasks, load_rows

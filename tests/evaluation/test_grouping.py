@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.models import build, built, random_distiller, random_llm, random_tokens
 
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import score_items

@@ -8,7 +8,7 @@ from helpers.examples import items
 from helpers.models import CONFIGURATIONS, build, built, random_llm, random_tokens
 from torch.utils.flop_counter import FlopCounterMode
 
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from helpers.models import built, random_distiller, random_tokens
 from mend.configuration.specs.training import Losses
-from mend.data.examples import Example, MultipleChoiceItem
+from mend.data.examples import Example
+from mend.data.items import MultipleChoiceItem
 from mend.methods.built import BuiltMethod
 from mend.methods.mend import Mend
 from mend.models.frozen_llm import FrozenLLM

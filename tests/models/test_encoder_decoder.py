@@ -17,7 +17,7 @@ from helpers.models import (
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
 
 from mend.configuration.specs.training import Losses
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import distilling_part

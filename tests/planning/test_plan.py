@@ -26,7 +26,8 @@ from mend.configuration.presets import with_preset
 from mend.configuration.runs import study_runs, trained_stages
 from mend.configuration.schema import configuration_type
 from mend.configuration.specs.training import Losses
-from mend.data.examples import Example, MultipleChoiceItem
+from mend.data.examples import Example
+from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller

@@ -45,6 +45,7 @@ def test_every_rule_that_calls_the_package_hashes_its_code() -> None:
 def test_a_teacher_does_not_run_again_for_scoring_or_a_training_loop(rule: str) -> None:
     assert not room(reached(rule), "evaluation")
     assert room(reached(rule), "training") <= {"training", "training.teacher", "training.losses"}
+    assert not reached(rule) & {"data.items", "data.perturbation"}
 
 
 @pytest.mark.parametrize(

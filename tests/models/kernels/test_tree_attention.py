@@ -7,7 +7,7 @@ import torch
 from helpers.models import CONFIGURATIONS, VOCABULARY, build, random_llm, random_tokens
 from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, Qwen2Config
 
-from mend.data.examples import MultipleChoiceItem
+from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.tree_attention import collate_trees, pack_trees, supports_tree_attention

@@ -1,0 +1,160 @@
+"""From evaluation episodes to token ids: the items that are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from mend.configuration.choices import RETRIEVED
+from mend.data.layout import source_split
+from mend.data.perturbation import Demonstration, perturb_rows
+from mend.data.tasks import TaskRows, load_rows
+from mend.data.template import Template
+from mend.errors import UserError
+from mend.progress import logger
+
+
+@dataclass(frozen=True)
+class MultipleChoiceItem:
+    """A query and its options, as token ids, after the demonstrations it is asked with.
+
+    context: equal for items that share their demonstrations.
+    demonstrations: token ids; where demonstrations are distilled in groups, those of each group.
+    """
+
+    context: int
+    demonstrations: Sequence[int] | Sequence[Sequence[int]]
+    query: Sequence[int]
+    options: Sequence[Sequence[int]]
+
+
+class DemonstrationReader:
+    """Turns the demonstrations of an evaluation row into the token ids of its context."""
+
+    def __init__(
+        self,
+        template: Template,
+        limit: int,
+        selection: str = "train",
+        perturbation: str | None = None,
+        sampling_seed: int = 0,
+        group: int | None = None,
+    ) -> None:
+        """Set up for one file of episodes.
+
+        limit: the longest context in tokens. Where demonstrations exceed it, the template's rule
+        holds; of retrieved ones the last stay, which are the nearest.
+        selection: how they were chosen (see `write_evaluation_episodes`).
+        perturbation, sampling_seed: see `mend.data.perturbation`.
+        group: so many demonstrations at a time are a context of their own; None for all.
+        """
+        self.template, self.limit, self.group = template, limit, group
+        self.split = source_split(selection)
+        self.nearest_last = selection in RETRIEVED
+        self.perturbation, self.sampling_seed = perturbation, sampling_seed
+        self._rows: dict[tuple[str, int], Sequence[Demonstration]] = {}
+        #: Contexts (or groups) that were made, and those that no demonstration fitted into.
+        self.made = self.empty = 0
+
+    def __call__(
+        self, rows: TaskRows, task: str, seed: int, numbers: Sequence[int]
+    ) -> list[int] | list[list[int]]:
+        """Return the token ids of the rows `numbers`; of each group of them, if there are groups.
+
+        Without demonstrations there is one empty group.
+        """
+        if (task, seed) not in self._rows:
+            self._rows[task, seed] = self._read(rows, task, seed)
+        demonstrations = [self._rows[task, seed][number] for number in numbers]
+        if self.group is None:
+            return self._tokens(demonstrations)
+        starts = range(0, max(1, len(demonstrations)), self.group)
+        return [self._tokens(demonstrations[start : start + self.group]) for start in starts]
+
+    def _tokens(self, demonstrations: Sequence[Demonstration]) -> list[int]:
+        fit = demonstrations
+        if self.nearest_last:
+            fit = self.template.last_that_fit(demonstrations, self.limit)
+        ids = self.template.demonstrations(fit, self.limit)
+        self.made += 1
+        self.empty += bool(demonstrations and not ids)
+        return ids
+
+    def _read(self, rows: TaskRows, task: str, seed: int) -> Sequence[Demonstration]:
+        found = rows.rows(self.split, seed)
+        if self.perturbation is None:
+            return [row[:2] for row in found]
+        return perturb_rows(found, self.perturbation, self.sampling_seed, task, seed, self.split)
+
+
+def read_items(
+    episodes: str | Path,
+    tasks: str | Path,
+    split: str,
+    template: Template,
+    limit: int,
+    only: Sequence[str],
+    seeds: Sequence[int] | None = None,
+    rows_per_task: int | None = None,
+    after_context: bool = True,
+    reads_demonstrations: bool = True,
+    **settings,
+) -> tuple[list[dict], list[MultipleChoiceItem]]:
+    """Return evaluation rows and, in the same order, their multiple-choice items.
+
+    split: "dev" or "test", where the queries are; limit: the longest context in tokens.
+    only, seeds, rows_per_task: leave out the rest.
+    after_context: whether anything stands before the query.
+    reads_demonstrations: if not, all items share one context without demonstrations.
+    settings: perturbation, sampling_seed and group, as in `DemonstrationReader`.
+    A row is a dictionary of task, seed, row, gold (the right option's index) and options.
+    """
+    table = pyarrow.parquet.read_table(episodes)
+    table = table.filter(pyarrow.compute.is_in(table["task"], pyarrow.array(list(only))))
+    missing = sorted(set(only) - set(table["task"].to_pylist()))
+    if missing:
+        raise UserError(f"{episodes}: no rows of {', '.join(missing)}")
+    selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
+    read = DemonstrationReader(template, limit, selection, **settings)
+    task_rows = {task: load_rows(tasks, task) for task in only}
+    contexts: dict[int, list] = {} if reads_demonstrations else {0: []}
+    taken: dict[tuple[str, int], int] = {}
+    rows, items = [], []
+    for record in table.to_pylist():
+        task, seed = record["task"], record["seed"]
+        if seeds is not None and seed not in seeds:
+            continue
+        taken[task, seed] = taken.get((task, seed), 0) + 1
+        if rows_per_task is not None and taken[task, seed] > rows_per_task:
+            continue
+        context = record["context"] if reads_demonstrations else 0
+        if context not in contexts:
+            contexts[context] = read(task_rows[task], task, seed, record["demonstrations"])
+        x, y, options = task_rows[task].rows(split, seed)[record["row"]]
+        query = template.query(x, after_context, template.longest(options))
+        rows.append(
+            {
+                "task": task,
+                "seed": seed,
+                "row": record["row"],
+                "gold": options.index(y),
+                "options": options,
+            }
+        )
+        encoded = [template.option(option) for option in options]
+        items.append(MultipleChoiceItem(context, contexts[context], query, encoded))
+    if read.empty:
+        logger.warning(
+            "%s: %d of %d contexts are empty, because not one demonstration fits the longest "
+            "context of %d tokens",
+            episodes,
+            read.empty,
+            read.made,
+            limit,
+        )
+    return rows, items
