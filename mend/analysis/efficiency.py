@@ -133,7 +133,7 @@ def row_lengths(
     llm: FrozenLLM, spec: EfficiencySpec, episodes: str | Path, tasks: str | Path, task: str
 ) -> Lengths:
     """Return the mean lengths, in tokens, of a task's demonstrations, queries and right answers."""
-    template = Template(llm.tokenizer, spec.reading, llm.positions)
+    template = Template(llm.tokenizer, spec.reading, llm.max_positions)
     found = {}
     for reader, limit in spec.reading.longest_context:
         rows, items = read_items(

@@ -76,7 +76,7 @@ def induction_scores(llm: FrozenLLM, length: int = LONGEST_COPY) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     vocabulary = min(len(llm.tokenizer), llm.embedding.weight.shape[0])
-    length = min(length, llm.positions // 2, vocabulary)
+    length = min(length, llm.max_positions // 2, vocabulary)
     here = torch.arange(length - 1)
     total = 0
     for _ in range(SEQUENCES):

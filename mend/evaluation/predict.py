@@ -102,7 +102,7 @@ def items_for(
     **others,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
     """Read evaluation rows as `method` sees them; see `mend.data.items.read_items`."""
-    template = Template(llm.tokenizer, method.reading, llm.positions)
+    template = Template(llm.tokenizer, method.reading, llm.max_positions)
     return read_items(
         episodes,
         tasks,

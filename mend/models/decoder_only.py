@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mend.models.frozen_llm import Attentions, Context, FrozenLLM, pad_right, select_cache
+from mend.models.frozen_llm import (
+    Attentions,
+    Context,
+    FrozenLLM,
+    pad_right,
+    select_cache,
+    takes_position_ids,
+)
 from mend.models.kernels import enabled
 from mend.models.kernels.partial_prefill import partial_prefill
 from mend.models.sharding import is_sharded
@@ -57,7 +63,7 @@ class DecoderOnlyLLM(FrozenLLM):
         """Freeze `model`; `dropout` leaves its dropout on (`protocol.llm_dropout_in_training`)."""
         super().__init__(model, tokenizer, dropout)
         self.base = model.base_model
-        self._takes_positions = "position_ids" in inspect.signature(self.base.forward).parameters
+        self.takes_position_ids = takes_position_ids(self.base)
 
     def prefill(self, context: Context) -> PrefilledContext:
         """Compute each context's keys and values; its last token stays pending.
@@ -76,8 +82,8 @@ class DecoderOnlyLLM(FrozenLLM):
         before, last = mask[:, :-1], (embeddings[:, -1:], mask[:, -1:])
         if before.shape[1] == 0:
             return PrefilledContext(nothing.cache, before, pending=last)
-        positions = self._positions(before, before.shape[1])
-        cache = partial_prefill(self.base, embeddings[:, :-1], before, **positions)
+        position_ids = self._position_ids(before, before.shape[1])
+        cache = partial_prefill(self.base, embeddings[:, :-1], before, **position_ids)
         return PrefilledContext(cache, before, pending=last)
 
     def extend(
@@ -120,9 +126,9 @@ class DecoderOnlyLLM(FrozenLLM):
         before = context.mask.shape[1]
         return Attentions(weights[..., :before], weights[..., before:])
 
-    def _positions(self, mask: Tensor, last: int) -> dict[str, Tensor]:
-        """Return the positions of the last tokens of `mask`, if the model takes them."""
-        if not self._takes_positions:
+    def _position_ids(self, mask: Tensor, last: int) -> dict[str, Tensor]:
+        """Return the position ids of the last tokens of `mask`, if the model takes them."""
+        if not self.takes_position_ids:
             return {}
         return {"position_ids": mask.cumsum(1).sub(1).clamp(min=0)[:, -last:]}
 
@@ -139,7 +145,7 @@ class DecoderOnlyLLM(FrozenLLM):
             attention_mask=full_mask,
             past_key_values=prefilled.cache,
             use_cache=True,
-            **self._positions(full_mask, mask.shape[1]),
+            **self._position_ids(full_mask, mask.shape[1]),
             **options,
         )
         return output, PrefilledContext(prefilled.cache, full_mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
 from mend.errors import UserError
-from mend.models.frozen_llm import FrozenLLM, longest_input, pad_left, pad_right
+from mend.models.frozen_llm import FrozenLLM, max_positions, pad_left, pad_right, takes_position_ids
 from mend.models.kernels.activations import fuse_activations
 from mend.models.kernels.partial_prefill import last_states
 from mend.progress import logger
@@ -66,8 +65,7 @@ class Distiller(nn.Module):
                 layers.append(nn.Tanh())
             self.projection = nn.Sequential(*layers)
         self.padded_length = padded_length if placeholder_position == "after-padding" else None
-        self.positions = longest_input(backbone.config)
-        self._takes_positions = "position_ids" in inspect.signature(backbone.forward).parameters
+        self.max_positions = max_positions(backbone.config)
 
     @property
     def length(self) -> int:
@@ -76,7 +74,7 @@ class Distiller(nn.Module):
 
     def longest_context(self, reading: ReadingSettings) -> int:
         """Return how many tokens fit before the placeholders, at most the protocol's longest."""
-        return min(reading.longest_context.distiller, self.positions - self.length)
+        return min(reading.longest_context.distiller, self.max_positions - self.length)
 
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
@@ -93,13 +91,13 @@ class Distiller(nn.Module):
         placeholders = self.placeholders.expand(len(ids), -1, -1).to(self.backbone.dtype)
         embeddings = torch.cat([self.backbone.get_input_embeddings()(ids), placeholders], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(ids), self.length)], dim=1)
-        positions = None
-        if self._takes_positions and self.padded_length is None:
+        position_ids = None
+        if takes_position_ids(self.backbone) and self.padded_length is None:
             # Only real tokens count: the vectors do not depend on the batch's padding.
-            positions = mask.cumsum(1).sub(1).clamp(min=0)
-        elif self._takes_positions:
-            positions = torch.arange(mask.shape[1], device=device).expand(len(ids), -1)
-        states = last_states(self.backbone, embeddings, mask, positions, self.length)
+            position_ids = mask.cumsum(1).sub(1).clamp(min=0)
+        elif takes_position_ids(self.backbone):
+            position_ids = torch.arange(mask.shape[1], device=device).expand(len(ids), -1)
+        states = last_states(self.backbone, embeddings, mask, position_ids, self.length)
         return self.projection(states.float())
 
     def _decode(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
@@ -163,19 +161,19 @@ def load_distiller(
         projection=source.projection,
         placeholder_initialisation=source.placeholder_initialisation,
         placeholder_position=source.placeholder_position,
-        padded_length=min(longest, longest_input(backbone.config) - length),
+        padded_length=min(longest, max_positions(backbone.config) - length),
     )
     limit = distiller.longest_context(reading)
     if limit < 1:
         raise UserError(
             f"length: {length} vectors leave no room for demonstrations: the distiller "
-            f"{source.path!r} has {distiller.positions} positions"
+            f"{source.path!r} has {distiller.max_positions} positions"
         )
     if limit < longest:
         logger.info(
             "the distiller reads at most %d tokens of demonstrations: its %d positions less l",
             limit,
-            distiller.positions,
+            distiller.max_positions,
         )
     return distiller.to(llm.device)
 

@@ -80,7 +80,7 @@ class EncoderDecoderLLM(FrozenLLM):
         super().__init__(model, tokenizer, dropout)
 
     @property
-    def positions(self) -> int:
+    def max_positions(self) -> int:
         """Relative positions have no limit."""
         return UNLIMITED
 

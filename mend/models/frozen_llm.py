@@ -9,6 +9,7 @@ a context of demonstrations' tokens and one of distilled vectors take exactly th
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,9 +100,9 @@ class FrozenLLM:
         return self.embedding.weight.dtype
 
     @property
-    def positions(self) -> int:
+    def max_positions(self) -> int:
         """How many tokens the LLM can read at most, context and query together."""
-        return longest_input(self.model.config)
+        return max_positions(self.model.config)
 
     def token_context(self, sequences: Sequence[Sequence[int]]) -> Context:
         """Return the context made of tokens: each of `sequences` a list of token ids."""
@@ -179,7 +180,12 @@ def select_cache(cache: DynamicCache, rows: Tensor) -> DynamicCache:
 UNLIMITED = 10**9
 
 
-def longest_input(config) -> int:
+def takes_position_ids(base: torch.nn.Module) -> bool:
+    """Return whether a model takes position ids: with relative positions it does not."""
+    return "position_ids" in inspect.signature(base.forward).parameters
+
+
+def max_positions(config) -> int:
     """Return how many positions a model of this configuration has.
 
     At most the window of its layers with local attention: padding counts in their window, so that

@@ -68,7 +68,7 @@ def _language_model(model: str, revision: str | None) -> Embed:
             llm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             for text in texts
         ]
-        ids = [tokens[: llm.positions] for tokens in ids]
+        ids = [tokens[: llm.max_positions] for tokens in ids]
         vectors = torch.zeros(len(ids), llm.width)
         # Texts of similar length together: little padding.
         order = sorted((n for n, tokens in enumerate(ids) if tokens), key=lambda n: len(ids[n]))

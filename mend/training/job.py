@@ -108,7 +108,7 @@ def _examples(
     if training.stage == "pretrain":
         examples = ChunkExamples(chunks, training.beta, limits, training.seed, states)
     else:
-        template = Template(llm.tokenizer, spec.reading, llm.positions)
+        template = Template(llm.tokenizer, spec.reading, llm.max_positions)
         examples = EpisodeExamples(episodes, tasks, template, limits, states)
     needed = min(training.steps * training.batch_size, len(examples))
     if states and len(states) < needed:

@@ -93,7 +93,7 @@ def write_teacher_states(
     if wanted.stage == "pretrain":
         examples = ChunkExamples(chunks, wanted.beta, limits, wanted.seed)
     else:
-        template = Template(llm.tokenizer, spec.reading, llm.positions)
+        template = Template(llm.tokenizer, spec.reading, llm.max_positions)
         examples = EpisodeExamples(episodes, tasks, template, limits)
     number = min(wanted.examples, len(examples))
     lengths = [_predicted_tokens(llm, examples[i], wanted.stage) for i in range(number)]

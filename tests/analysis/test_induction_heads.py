@@ -32,7 +32,7 @@ from mend.reporting.figures.attention import draw_attention, draw_heads
 class HandMade:
     """An LLM of 2 layers of 3 heads: (1, 2) is an induction head, (0, 1) half of the time."""
 
-    positions = 24
+    max_positions = 24
     tokenizer = range(50)
     embedding = torch.nn.Embedding(50, 4)
 

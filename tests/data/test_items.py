@@ -178,7 +178,7 @@ def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, 
 
 def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_path):
     llm = random_llm()
-    template = Template(llm.tokenizer, READING, llm.positions)
+    template = Template(llm.tokenizer, READING, llm.max_positions)
     path = sample(tasks, tmp_path, selection="pool")
     _, items = read_items(path, tasks, "test", template, 4, ["t"])
     together = score_items(llm, build(llm, "vanilla-icl"), items)

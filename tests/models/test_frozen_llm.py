@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPTNeoConfig, MistralConfig, Qwen2Config
 
 from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
-from mend.models.frozen_llm import longest_input, pad_right
+from mend.models.frozen_llm import max_positions, pad_right
 from mend.models.loading import load_llm
 
 ARCHITECTURES = sorted(CONFIGURATIONS)
@@ -52,7 +52,7 @@ def test_a_reading_can_be_selected_many_times() -> None:
     ],
 )
 def test_no_more_is_read_than_every_layer_sees(configuration, positions: int) -> None:
-    assert longest_input(configuration) == positions
+    assert max_positions(configuration) == positions
 
 
 def test_an_empty_context_reads_the_query_alone() -> None:

@@ -65,7 +65,7 @@ def test_kept_states_give_the_losses_and_gradients_of_a_running_teacher(
     write_teacher_states(teacher_spec(spec, stage="finetune", examples=100), kept, **inputs)
     llm = load_llm(spec.llm)
     method = build_method(llm, spec)
-    template = Template(llm.tokenizer, READING, llm.positions)
+    template = Template(llm.tokenizer, READING, llm.max_positions)
 
     def learnt(teacher: TeacherStates | None) -> tuple[float, list[torch.Tensor]]:
         limits = dict(READING.longest_context)

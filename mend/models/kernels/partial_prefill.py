@@ -61,21 +61,21 @@ def partial_prefill(base: nn.Module, embeddings: Tensor, mask: Tensor, **inputs)
 
 
 def last_states(
-    base: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor | None, number: int
+    base: nn.Module, embeddings: Tensor, mask: Tensor, position_ids: Tensor | None, number: int
 ) -> Tensor:
     """Return the hidden states of the last `number` tokens, (sequences, number, width).
 
     base, embeddings, mask: as of `partial_prefill`, of all tokens, or one stack of an
-    encoder-decoder. positions: (sequences, n); None for a model that takes none.
+    encoder-decoder. position_ids: (sequences, n); None for a model that takes none.
     """
     inputs = {"attention_mask": mask, "use_cache": False}
     before = embeddings.shape[1] - number
     if before and enabled("partial_prefill") and not base.config.is_encoder_decoder:
-        earlier = {} if positions is None else {"position_ids": positions[:, :before]}
+        earlier = {} if position_ids is None else {"position_ids": position_ids[:, :before]}
         cache = partial_prefill(base, embeddings[:, :before], mask[:, :before], **earlier)
         inputs |= {"past_key_values": cache, "use_cache": True}
         embeddings = embeddings[:, before:]
-        positions = None if positions is None else positions[:, before:]
-    if positions is not None:
-        inputs["position_ids"] = positions
+        position_ids = None if position_ids is None else position_ids[:, before:]
+    if position_ids is not None:
+        inputs["position_ids"] = position_ids
     return base(inputs_embeds=embeddings, **inputs).last_hidden_state[:, -number:]

@@ -14,7 +14,6 @@ and 1.3. Encoder-decoders do without.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,7 +45,7 @@ def supports_tree_attention(llm: FrozenLLM) -> bool:
         # A window of attention is part of a mask, and here the mask is ours.
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and config._attn_implementation in ("eager", "sdpa")
-        and "position_ids" in inspect.signature(llm.base.forward).parameters
+        and llm.takes_position_ids
     )
 
 
@@ -77,7 +76,7 @@ def _size(tree: Tree) -> int:
 class PackedTrees:
     """Trees in rows, as tensors.
 
-    tokens: (rows, n), padded on the right. positions: (rows, n), counted after the context.
+    tokens: (rows, n), padded on the right. position_ids: (rows, n), counted after the context.
     visible: (rows, n, n), whether a row's token may attend to another.
     row, place: (states,), where the states are that predict something.
     state, target: (tokens of options,), which of them predicts each token of an option, and it.
@@ -85,7 +84,7 @@ class PackedTrees:
     """
 
     tokens: Tensor
-    positions: Tensor
+    position_ids: Tensor
     visible: Tensor
     row: Tensor
     place: Tensor
@@ -119,7 +118,7 @@ def collate_trees(rows: Sequence[Sequence[Tree]], device: torch.device) -> Packe
     visible &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
     return PackedTrees(
         _stack([row.tokens for row in laid], 0).to(device),
-        _stack([row.positions for row in laid], 0).to(device),
+        _stack([row.position_ids for row in laid], 0).to(device),
         visible.tril_(),
         *torch.tensor(states, device=device).T,
         *torch.tensor(answers, device=device).T,
@@ -132,14 +131,14 @@ class _Row:
     def __init__(self) -> None:
         """Start with nothing."""
         self.tokens: list[int] = []
-        self.positions: list[int] = []
+        self.position_ids: list[int] = []
         self.trees: list[int] = []
         self.branches: list[int] = []  # 0 for a query
 
     def append(self, tokens: Sequence[int], position: int, tree: int, branch: int) -> None:
         """Add tokens, the first of which has this position after the context."""
         self.tokens += tokens
-        self.positions += range(position, position + len(tokens))
+        self.position_ids += range(position, position + len(tokens))
         self.trees += [tree] * len(tokens)
         self.branches += [branch] * len(tokens)
 
@@ -155,16 +154,20 @@ def tree_states(llm: DecoderOnlyLLM, prefilled: PrefilledContext, rows: PackedTr
 
     prefilled: the context of each row, which is consumed.
     """
-    embeddings, positions, context = llm.embedding(rows.tokens), rows.positions, prefilled.mask
+    embeddings, position_ids, context = (
+        llm.embedding(rows.tokens),
+        rows.position_ids,
+        prefilled.mask,
+    )
     visible, pending = rows.visible, 0
     if prefilled.pending is not None:
         # The context's last token comes first in the row, and sees no token of a tree.
         embeddings = torch.cat([prefilled.pending[0], embeddings], dim=1)
-        positions = pad(positions, (1, 0), value=-1)
+        position_ids = pad(position_ids, (1, 0), value=-1)
         context = torch.cat([context, prefilled.pending[1]], dim=1)
         visible, pending = pad(visible, (0, 0, 1, 0)), 1
     context = context.bool()
-    positions = (context.sum(1, keepdim=True) + positions).clamp(min=0)
+    position_ids = (context.sum(1, keepdim=True) + position_ids).clamp(min=0)
     before = context[:, None, :].expand(-1, embeddings.shape[1], -1)
     visible = torch.cat([before, visible], dim=2)[:, None]
     # Added to attention scores, as every attention takes it.
@@ -173,7 +176,7 @@ def tree_states(llm: DecoderOnlyLLM, prefilled: PrefilledContext, rows: PackedTr
     output = llm.base(
         inputs_embeds=embeddings,
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=position_ids,
         past_key_values=prefilled.cache,
         use_cache=True,
     )

@@ -27,7 +27,7 @@ def test_a_row_has_neighbours_of_one_owner_that_fit() -> None:
 def test_what_each_token_sees_and_predicts() -> None:
     rows = collate_trees([[TREE, ([9], [[1], [2, 3]])], [([5], [[6]])]], torch.device("cpu"))
     assert rows.tokens.tolist() == [[1, 2, 3, 4, 7, 9, 2], [5, 0, 0, 0, 0, 0, 0]]
-    assert rows.positions[0].tolist() == [0, 1, 2, 3, 2, 0, 1]
+    assert rows.position_ids[0].tolist() == [0, 1, 2, 3, 2, 0, 1]
     seen = [[j for j in range(7) if rows.visible[0, i, j]] for i in range(7)]
     assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [5, 6]]
     assert rows.visible[1, 0].tolist() == [True] + [False] * 6
