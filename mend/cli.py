@@ -124,15 +124,22 @@ def train(options: argparse.Namespace) -> None:
     from mend.configuration.specs.training import TrainingSpec
     from mend.training.job import run_training
 
+    spec, dev_score = read_spec(options.spec, TrainingSpec), None
+    if options.dev:
+        from mend.training.dev_score import DevScore
+
+        dev_score = partial(
+            DevScore, stopping=spec.training.early_stopping, dev=options.dev, tasks=options.tasks
+        )
     run_training(
-        read_spec(options.spec, TrainingSpec),
+        spec,
         options.output,
         chunks=options.chunks,
         episodes=options.episodes,
         tasks=options.tasks,
         initial=options.initial,
-        dev=options.dev,
         teacher=options.teacher,
+        dev_score=dev_score,
     )
 
 

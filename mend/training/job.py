@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow
 import torch
 import transformers
 
 from mend import __version__
 from mend.atomic_io import whole_folder, write_json
-from mend.configuration.specs.training import EarlyStopping, TrainingSpec
+from mend.configuration.specs.training import TrainingSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
-from mend.evaluation.metrics import scores_by_task
-from mend.evaluation.predict import items_for, run_name
-from mend.evaluation.prediction_table import chosen_options
-from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
@@ -38,21 +34,23 @@ def run_training(
     episodes: str | Path | None = None,
     tasks: str | Path | None = None,
     initial: str | Path | None = None,
-    dev: str | Path | None = None,
     teacher: str | Path | None = None,
+    dev_score: Callable[[FrozenLLM, BuiltMethod], Callable[[], float]] | None = None,
 ) -> None:
     """Train a method in one stage and write weights.safetensors, record.json, metrics.jsonl.
 
     chunks: Parquet of a pretraining job; episodes: Parquet of a finetuning job, with `tasks`,
     the folder of task Parquet files. initial: the folder of the stage before, if there was one.
-    dev: evaluation episodes for early stopping; without them the last weights are kept.
     teacher: what `mend.training.teacher` wrote for these examples; without it the teacher runs at
-    each step. With several processes (see `mend.training.distributed`) the first alone writes.
+    each step. dev_score: makes what scores the method, for early stopping
+    (`mend.training.dev_score`); without it the last weights are kept. It is handed over so that a
+    training that scores nothing does not run again for a change of scoring.
+    With several processes (see `mend.training.distributed`) the first alone writes.
     A job that was killed resumes from the checkpoint beside `output`. On SIGTERM, SIGINT or
     SIGUSR1 it finishes its step, saves a checkpoint and raises SystemExit with 128 + the signal.
     """
     training = spec.training
-    name = f"{training.stage} {run_name(spec)}"
+    name = f"{training.stage} {spec.llm.name} {spec.method.name}"
     with joined_processes() as processes:
         torch.manual_seed(training.seed)
         llm = load_llm(spec.llm, dropout=spec.objective.llm_dropout_in_training)
@@ -60,7 +58,6 @@ def run_training(
         if initial:
             method.load(Path(initial) / "weights.safetensors")
         examples = _examples(spec, llm, method, teacher, chunks, episodes, tasks)
-        dev_score = DevScore(llm, method, training.early_stopping, dev, tasks) if dev else None
         identity = spec.model_dump(mode="json")
         checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", identity)
         with StopSignals() as signals:
@@ -71,7 +68,7 @@ def run_training(
                     examples,
                     training,
                     spec.objective,
-                    dev_score=dev_score,
+                    dev_score=dev_score(llm, method) if dev_score else None,
                     checkpoint=checkpoint,
                     name=name,
                     received_signal=lambda: signals.received,
@@ -150,41 +147,6 @@ def _write_results(
         method.save(folder / "weights.safetensors")
         write_metrics(result.metrics, folder / "metrics.jsonl")
         write_json(record, folder / "record.json")
-
-
-class DevScore:
-    """Mean score over the meta-test tasks' dev rows, in per cent (`training.*.early_stopping`)."""
-
-    def __init__(
-        self,
-        llm: FrozenLLM,
-        method: BuiltMethod,
-        stopping: EarlyStopping,
-        dev: str | Path,
-        tasks: str | Path | None,
-    ) -> None:
-        """Read the dev rows that `training.early_stopping` names: tasks, seed, rows_per_task."""
-        if tasks is None:
-            raise UserError("train: --dev needs --tasks, the folder of task rows")
-        self.llm, self.method, self.stopping = llm, method, stopping
-        self.rows, self.items = items_for(
-            llm,
-            method,
-            dev,
-            tasks,
-            "dev",
-            list(stopping.tasks),
-            seeds=[stopping.seed],
-            rows_per_task=stopping.rows_per_task,
-        )
-
-    def __call__(self) -> float:
-        """Score the method as it is now."""
-        scores = score_items(self.llm, self.method, self.items, self.stopping.option_score)
-        rows = [{**row, "scores": of_row} for row, of_row in zip(self.rows, scores, strict=True)]
-        chosen = chosen_options(pyarrow.Table.from_pylist(rows), "dev rows")
-        by_task = scores_by_task(chosen, self.stopping.tasks, self.stopping.metrics)["score"]
-        return sum(by_task) / len(by_task)
 
 
 def provenance(llm: FrozenLLM) -> dict:

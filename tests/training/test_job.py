@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
+from mend.training.dev_score import DevScore
 from mend.training.job import run_training
 
 
@@ -36,7 +38,12 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
         episodes=data / "train.parquet",
         tasks=data / "tasks",
         initial=tmp_path / "pretrain",
-        dev=data / "dev.parquet",
+        dev_score=partial(
+            DevScore,
+            stopping=spec.training.early_stopping,
+            dev=data / "dev.parquet",
+            tasks=data / "tasks",
+        ),
     )
     record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["steps"], record["examples"]) == ("finetune", 4, 8)

@@ -17,8 +17,11 @@ def entry_modules() -> dict[str, list[str]]:
     found = {}
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for rule in re.split(r"\n *rule ", file.read_text(encoding="utf-8"))[1:]:
-            if code := re.search(r"\bcode=\w*code\((.*?)\)", rule, flags=re.DOTALL):
-                found[rule.partition(":")[0]] = re.findall(r'"([\w.]+)"', code[1])
+            name = rule.partition(":")[0]
+            if code := re.search(r"\bcode=(\w*)code\((.*?)\)", rule, flags=re.DOTALL):
+                training = code[1] == "training_"  # names its stage, not modules
+                named = ["mend.training.job"] if training else re.findall(r'"([\w.]+)"', code[2])
+                found[name] = named
     return found
 
 
@@ -46,6 +49,12 @@ def test_a_teacher_does_not_run_again_for_scoring_or_a_training_loop(rule: str) 
     assert not room(reached(rule), "evaluation")
     assert room(reached(rule), "training") <= {"training", "training.teacher", "training.losses"}
     assert not reached(rule) & {"data.items", "data.perturbation"}
+
+
+@pytest.mark.parametrize("rule", ["pretrain", "finetune"])
+def test_a_training_runs_again_for_scoring_only_if_it_stops_by_scores(rule: str) -> None:
+    assert not room(reached(rule), "evaluation")
+    assert "evaluation.scoring" in reached(rule, "mend.training.dev_score")
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,18 @@ def development_rows(stage):
     return rows
 
 
+def training_code(stage):
+    """Return a function that hashes a training's code, and that of scoring if it stops by it."""
+
+    def hashed(wildcards):
+        modules = ["mend.training.job", method_module(wildcards.method)]
+        if development_rows(stage)(wildcards):
+            modules.append("mend.training.dev_score")
+        return code_hash(*modules)
+
+    return hashed
+
+
 def teacher_states(stage):
     """Return a function of a job's wildcards: its teacher's states, if they are kept.
 

@@ -94,7 +94,7 @@ rule pretrain:
     params:
         folder=subpath(output[0], parent=True),
         optional=lambda wildcards, input: flags(input, "dev", "tasks", "teacher"),
-        code=method_code("mend.training.job"),
+        code=training_code("pretrain"),
     message:
         "pretraining: {wildcards.llm} {wildcards.method} {wildcards.variant}"
     shell:
@@ -130,7 +130,7 @@ rule finetune:
     params:
         folder=subpath(output[0], parent=True),
         optional=lambda wildcards, input: flags(input, "dev", "initial", "teacher"),
-        code=method_code("mend.training.job"),
+        code=training_code("finetune"),
     message:
         "finetuning: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
     shell:
