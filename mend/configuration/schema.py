@@ -297,7 +297,7 @@ class LLM(Settings):
     local_files_only: bool = False
     """Never look on the network."""
 
-    query_in: Literal["decoder", "encoder"] | None = None
+    query_in: Literal["encoder", "decoder"] | None = None
     """Where an encoder-decoder LLM gets its query: decoder is the default."""
 
     paper_llm: Text | None = None
