@@ -44,7 +44,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        made(*TABLES, *DRAWN),
+        made(*TABLES, *PICTURES),
         f"{R}/report.html",
 
 
@@ -56,7 +56,7 @@ rule tables:
 
 rule figures:
     input:
-        [f"{R}/{name}.png" for name in DRAWN],
+        [f"{R}/{name}.png" for name in PICTURES],
     localrule: True
 
 

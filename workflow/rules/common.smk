@@ -40,9 +40,9 @@ ALONE = [
 EFFICIENCY = VALUES.efficiency.llms if VALUES.efficiency else []
 ATTENTION = VALUES.attention.llms if VALUES.attention else []
 TABLES = ["table1", "table5", *STUDIES]
-DRAWN = [*FIGURES, *ALONE]
-DRAWN += ["figure3"] if EFFICIENCY else []
-DRAWN += ["figure5", "figure8"] if ATTENTION else []
+PICTURES = [*FIGURES, *ALONE]
+PICTURES += ["figure3"] if EFFICIENCY else []
+PICTURES += ["figure5", "figure8"] if ATTENTION else []
 
 # GNU's C library keeps what tensors free for the next ones, instead of handing it back to the
 # system, which clears it: predictions of the pocket LLMs take a fifth less processor time
@@ -238,4 +238,4 @@ def mend_weights(wildcards):
 def made(*names):
     """Return the tables and figures of these names, as far as the configuration has them."""
     tables = [f"{R}/{name}.html" for name in names if name in TABLES]
-    return tables + [f"{R}/{name}.png" for name in names if name in DRAWN]
+    return tables + [f"{R}/{name}.png" for name in names if name in PICTURES]
