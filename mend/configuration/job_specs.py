@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from mend.configuration.choices import ALL_PARTITIONS
 from mend.configuration.loading import Configuration
@@ -56,7 +55,7 @@ from mend.configuration.teachers import teacher_examples
 from mend.errors import UserError
 
 
-def specification(configuration: Configuration, path: str) -> Settings | dict[str, Any]:
+def specification(configuration: Configuration, path: str) -> Settings:
     """Return the specification of the job at a path; raises UserError if there is no such job."""
     job = parse_job_path(path)
     values = configuration.values
@@ -112,8 +111,7 @@ def specification(configuration: Configuration, path: str) -> Settings | dict[st
 
 def specification_json(configuration: Configuration, path: str) -> str:
     """Return the specification as one line of JSON with sorted keys."""
-    spec = specification(configuration, path)
-    content = spec.model_dump(mode="json") if isinstance(spec, Settings) else spec
+    content = specification(configuration, path).model_dump(mode="json")
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 

@@ -35,10 +35,6 @@ class Configuration:
     listed_test_tasks: Mapping[str, Sequence[str]]
     files: Sequence[str] = ()
 
-    def __getitem__(self, key: str) -> Any:
-        """Return a top-level section; for what is not yet converted to attributes."""
-        return self.values[key]
-
     @property
     def results(self) -> str:
         """The folder for everything that is made, without a slash at the end."""

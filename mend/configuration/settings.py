@@ -46,25 +46,6 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
     )
 
-    def __getitem__(self, key: str) -> Any:
-        """Return a value by its key; for what is not yet converted to attributes."""
-        for name, field in type(self).model_fields.items():
-            if key in (name, field.alias):
-                return getattr(self, name)
-        raise KeyError(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a value by its key, or the default; for what is not yet converted."""
-        value = self[key]
-        return default if value is None else value
-
-    def __contains__(self, key: str) -> bool:
-        """Whether a value is given; for what is not yet converted."""
-        return any(
-            key in (name, field.alias) and name in self.model_fields_set
-            for name, field in type(self).model_fields.items()
-        )
-
     def subset(self, kind: type[S]) -> S:
         """Return those of these settings that another type has."""
         return kind(**{name: getattr(self, name) for name in kind.model_fields})

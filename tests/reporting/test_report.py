@@ -211,7 +211,7 @@ def test_parts_are_in_the_papers_order(default):
     assert names[-2:] == ["equal-tokens", "beyond-window"]
     assert spec.absent == []
     tables = [table for part in spec.parts for table in part.tables]
-    assert sorted(tables) == sorted({*default["studies"], "table1", "table5"})
+    assert sorted(tables) == sorted({*default.values.studies, "table1", "table5"})
     files = report_files(default)
     assert {"shots.details.json", "figure4.png", "table2.parquet", "figure3.parquet"} <= {*files}
     assert "runs/pocket-gpt2/mend/default/pretrain/metrics.jsonl" in files
