@@ -66,6 +66,7 @@ class Distiller(nn.Module):
             self.projection = nn.Sequential(*layers)
         self.padded_length = padded_length if placeholder_position == "after-padding" else None
         self.max_positions = max_positions(backbone.config)
+        self.takes_position_ids = takes_position_ids(backbone)
 
     @property
     def length(self) -> int:
@@ -92,10 +93,10 @@ class Distiller(nn.Module):
         embeddings = torch.cat([self.backbone.get_input_embeddings()(ids), placeholders], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(ids), self.length)], dim=1)
         position_ids = None
-        if takes_position_ids(self.backbone) and self.padded_length is None:
+        if self.takes_position_ids and self.padded_length is None:
             # Only real tokens count: the vectors do not depend on the batch's padding.
             position_ids = mask.cumsum(1).sub(1).clamp(min=0)
-        elif takes_position_ids(self.backbone):
+        elif self.takes_position_ids:
             position_ids = torch.arange(mask.shape[1], device=device).expand(len(ids), -1)
         states = last_states(self.backbone, embeddings, mask, position_ids, self.length)
         return self.projection(states.float())

@@ -83,7 +83,7 @@ def write_teacher_states(
     A shard holds the states of SHARD examples, (tokens, width) each, by their numbers.
     chunks: Parquet, for pretraining; episodes: Parquet, for finetuning, with `tasks`, the folder of
     task Parquet files. Before anything is computed the size is said, and compared with the free
-    disk. A job that was killed goes on from the first shard that it had not written.
+    disk. A job that was killed resumes at the first shard that it had not written.
     Raises UserError if the disk has no room.
     """
     llm = load_llm(spec.llm)
