@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -169,5 +170,8 @@ def provenance(llm: FrozenLLM) -> dict:
         "commit": commit or None,
         "device": torch.cuda.get_device_name(llm.device) if cuda else "cpu",
         "cpu": platform.processor() or platform.machine(),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(llm.device) if cuda else None,
+        # On a processor that of the whole process, which getrusage tells in KiB.
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(llm.device)
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10,
     }

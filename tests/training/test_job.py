@@ -48,6 +48,7 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["steps"], record["examples"]) == ("finetune", 4, 8)
     assert record["flops"] > 0
+    assert record["peak_memory_bytes"] > 10**7
     lines = (tmp_path / "finetune/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     assert "dev_score" in json.loads(lines[1])
