@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import os
 
+from mend.errors import UserError
+
 KERNELS = ("activations", "cross_attention", "partial_prefill", "tree_attention")
 
 
 def enabled(kernel: str) -> bool:
-    """Return whether one of `KERNELS` is on: for models from here on, and calls from here on."""
-    chosen = os.environ.get("MEND_KERNELS")
-    return chosen is None or kernel in chosen.split(",")
+    """Return whether one of `KERNELS` is on: for models from here on, and calls from here on.
+
+    Raises UserError if the variable names another.
+    """
+    chosen = os.environ.get("MEND_KERNELS", ",".join(KERNELS)).split(",")
+    if unknown := set(chosen) - {*KERNELS, "0"}:
+        raise UserError(
+            f"MEND_KERNELS: no kernel is named {min(unknown)!r}; 0 turns all off, a list of some of "
+            f"{', '.join(KERNELS)} leaves these on, and without the variable all are on"
+        )
+    return kernel in chosen
