@@ -22,7 +22,7 @@ def enabled(kernel: str) -> bool:
     chosen = os.environ.get("MEND_KERNELS", ",".join(KERNELS)).split(",")
     if unknown := set(chosen) - {*KERNELS, "0"}:
         raise UserError(
-            f"MEND_KERNELS: no kernel is named {min(unknown)!r}; 0 turns all off, a list of some of "
-            f"{', '.join(KERNELS)} leaves these on, and without the variable all are on"
+            f"MEND_KERNELS: no kernel is named {min(unknown)!r}; 0 turns all off, some names of "
+            f"{', '.join(KERNELS)} leave these on, and without the variable all are on"
         )
     return kernel in chosen
