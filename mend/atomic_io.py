@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it replaces `path` if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 def write_text(text: str, path: str | Path) -> None:
     """Write UTF-8 text atomically."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -71,5 +71,5 @@ def write_parquet(table: pyarrow.Table, path: str | Path) -> None:
     """Write a Parquet file (zstd) atomically."""
     import pyarrow.parquet
 
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         pyarrow.parquet.write_table(table, temporary, compression="zstd")

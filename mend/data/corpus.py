@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mend.atomic_io import whole_file
+from mend.atomic_io import atomic_file
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.errors import UserError
 from mend.progress import Progress, logger
@@ -155,7 +155,7 @@ def write_chunks(spec: ChunksSpec, files: Sequence[str | Path], output: str | Pa
     batches = _tokenize(tokenizer, documents, spec.documents)
     cut = _cut_documents if per_document else _pack_windows
     with (
-        whole_file(output) as temporary,
+        atomic_file(output) as temporary,
         pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         chunks = _write(writer, cut(batches, spec.window, tokenizer.eos_token_id))

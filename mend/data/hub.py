@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from mend.atomic_io import whole_folder, write_json
+from mend.atomic_io import atomic_folder, write_json
 from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload, Source
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
@@ -61,7 +61,7 @@ def _download(spec: Source, patterns: Sequence[str], output_folder: str | Path) 
         )
         cached = [path for path in snapshot.rglob("*") if path.is_file()]
         names = _match(patterns, [path.relative_to(snapshot).as_posix() for path in cached], what)
-        with whole_folder(output_folder) as folder:
+        with atomic_folder(output_folder) as folder:
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(snapshot / name, folder / name)

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mend.atomic_io import whole_folder
+from mend.atomic_io import atomic_folder
 from mend.configuration.specs.tasks import TasksSpec
 from mend.data.layout import (
     META_TRAIN_SEED,
@@ -61,7 +61,7 @@ def import_tasks(spec: TasksSpec, folder: str | Path, output_folder: str | Path)
     files: dict[str, list[BenchmarkFile]] = {}
     for file in benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, spec.pool):
         files.setdefault(file.task, []).append(file)
-    with whole_folder(output_folder) as temporary:
+    with atomic_folder(output_folder) as temporary:
         progress = Progress("tasks", len(files))
         for count, (task, task_files) in enumerate(files.items(), start=1):
             path = temporary / f"{task}.parquet"

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mend.atomic_io import whole_folder
+from mend.atomic_io import atomic_folder
 from mend.configuration.specs.local_models import LocalModelsSpec, ModelSize
 from mend.data.layout import benchmark_files, read_rows
 from mend.errors import UserError
@@ -40,7 +40,7 @@ def train_local_models(spec: LocalModelsSpec, folder: str | Path, output: str | 
         raise UserError(f"{folder}: {len(stream)} tokens of text, less than one window")
     for name, size in (("gpt2", spec.llm), ("gpt2-small", spec.distiller)):
         model = train_language_model(stream, len(tokenizer), spec, size, name)
-        with whole_folder(Path(output) / name) as temporary:
+        with atomic_folder(Path(output) / name) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from mend.atomic_io import whole_folder, write_text
+from mend.atomic_io import atomic_folder, write_text
 from mend.pocket.tokenizer import build_tokenizer
 from mend.progress import Progress
 
@@ -119,7 +119,7 @@ def _optimizers(model) -> list[torch.optim.Optimizer]:
 
 def save(model, folder: Path, readme: str) -> None:
     """Write the model (stored in float16, read as float32), tokenizer and README.md to `folder`."""
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         copy.deepcopy(model).half().save_pretrained(temporary)
         build_tokenizer().save_pretrained(temporary)
         configuration = json.loads((temporary / "config.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
-from mend.atomic_io import whole_folder
+from mend.atomic_io import atomic_folder
 from mend.configuration.choices import POCKET_SEEDS as SEEDS
 from mend.data.layout import META_TRAIN_SEED
 from mend.pocket.passages import DocumentMaker
@@ -44,7 +44,7 @@ def write_world(
         wrong_answers: probability that a row of a list in the corpus has a wrong label.
         pool: number of rows of the larger train files; None for none.
     """
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for task in TASKS:
             data = temporary / "data" / task.name
             data.mkdir(parents=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mend.atomic_io import whole_folder
+from mend.atomic_io import atomic_folder
 from mend.errors import UserError
 from mend.progress import logger
 
@@ -29,7 +29,7 @@ def write_events(results: str | Path, output: str | Path) -> None:
         raise UserError(
             f"tensorboard is not installed: pip install tensorboard ({error})"
         ) from None
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for name, file in runs.items():
             with SummaryWriter(folder / name) as writer:
                 for row in read_metrics(file):

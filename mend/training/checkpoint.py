@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mend.atomic_io import whole_file
+from mend.atomic_io import atomic_file
 from mend.training.distributed import Processes
 
 #: What a checkpoint holds; one of another format is not used.
@@ -43,7 +43,7 @@ class Checkpoint:
         random = processes.all_gather(random)
         if not processes.is_first:
             return
-        with whole_file(self.path) as temporary:
+        with atomic_file(self.path) as temporary:
             torch.save(
                 {
                     "spec": self.spec,

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from mend import __version__
-from mend.atomic_io import whole_folder, write_json
+from mend.atomic_io import atomic_folder, write_json
 from mend.configuration.specs.training import TrainingSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
@@ -144,7 +144,7 @@ def _write_results(
         "processes": processes.count,
         **provenance(llm),
     }
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         method.save(folder / "weights.safetensors")
         write_metrics(result.metrics, folder / "metrics.jsonl")
         write_json(record, folder / "record.json")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mend.atomic_io import whole_file
+from mend.atomic_io import atomic_file
 from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import LossSettings, TrainingSettings
 from mend.data.examples import Example
@@ -198,5 +198,5 @@ def _describe(losses: dict[str, float]) -> str:
 
 def write_metrics(metrics: Sequence[dict], path: str | Path) -> None:
     """Write one JSON object a line: step, losses, gradient_norm and, where asked, dev_score."""
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in metrics)

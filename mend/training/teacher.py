@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mend.atomic_io import whole_file
+from mend.atomic_io import atomic_file
 from mend.configuration.specs.teacher import TeacherSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
@@ -111,7 +111,7 @@ def write_teacher_states(
     for start in range(len(done) * SHARD, number, SHARD):
         numbers = range(start, min(start + SHARD, number))
         states = _states_of(llm, [examples[i] for i in numbers], wanted.stage)
-        with whole_file(partial / f"{start // SHARD:06d}.safetensors") as temporary:
+        with atomic_file(partial / f"{start // SHARD:06d}.safetensors") as temporary:
             tensors = {str(i): one for i, one in zip(numbers, states, strict=True)}
             save_file(tensors, temporary, metadata={"spec": identity})
         progress.update(numbers.stop)

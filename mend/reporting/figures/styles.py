@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow
 import seaborn
 
-from mend.atomic_io import whole_file, write_parquet
+from mend.atomic_io import atomic_file, write_parquet
 from mend.configuration.display_names import PAPER_METHODS, method_display_name
 
 matplotlib.use("Agg")
@@ -53,7 +53,7 @@ def write_picture(
     figure: Figure, png: str | Path, drawn: pd.DataFrame, parquet: str | Path | None
 ) -> None:
     """Write a figure, the same bytes each time, and what is drawn (if asked for); close it."""
-    with whole_file(png) as temporary:
+    with atomic_file(png) as temporary:
         figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
     pyplot.close(figure)
     if parquet is not None:
