@@ -18,16 +18,17 @@ from mend.errors import UserError
 
 def check_values(values: ConfigurationValues) -> None:
     """Raise UserError, listing the keys, for values that do not fit other ones."""
-    _raise(_tasks(values), _corpus(values), _names(values), _stages(values))
-    _raise(study_problems(values))
-    lengths = longest_lengths(values)
-    studies = values.studies.values()
-    names = dict.fromkeys(name for study in studies for name in study.llms)
-    _raise(*(_llm(values, name, lengths) for name in names))
-
-
-def _raise(*checks: Iterable[str]) -> None:
-    if problems := [problem for check in checks for problem in check]:
+    problems = [*_tasks(values), *_corpus(values), *_stages(values)]
+    unknown = {study: list(_unknown_names(values, study)) for study in values.studies}
+    for found in unknown.values():
+        problems += found
+    studies = [study for study, found in unknown.items() if not found]
+    of_studies = list(study_problems(values, studies))
+    lengths = {} if of_studies else longest_lengths(values, studies)
+    problems += of_studies
+    for name in dict.fromkeys(name for study in studies for name in values.studies[study].llms):
+        problems += _llm(values, name, lengths)
+    if problems:
         raise UserError("\n".join(problems))
 
 
@@ -74,22 +75,21 @@ def _required(part: Settings, place: str, *keys: str) -> Iterator[str]:
             yield f"{place}.{key}: missing, and source {part.source} needs it"
 
 
-def _names(values: ConfigurationValues) -> Iterator[str]:
-    """Check that what is named is defined."""
+def _unknown_names(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield which LLMs, methods and partitions of a study there are not."""
     defined = {
         "llms": list(values.llms),
         "methods": values.methods.names(),
         "partitions": values.benchmark.partitions,
     }
-    for study, content in values.studies.items():
-        for kind, names in defined.items():
-            for name in getattr(content, kind) or ():
-                if name not in names:
-                    where = "benchmark.partitions" if kind == "partitions" else kind
-                    yield (
-                        f"studies.{study}.{kind}: {name} is not in {where}"
-                        f"{closest(name, names)}; there are {_listed(names)}"
-                    )
+    for kind, names in defined.items():
+        for name in getattr(values.studies[study], kind) or ():
+            if name not in names:
+                where = "benchmark.partitions" if kind == "partitions" else kind
+                yield (
+                    f"studies.{study}.{kind}: {name} is not in {where}"
+                    f"{closest(name, names)}; there are {_listed(names)}"
+                )
 
 
 def _stages(values: ConfigurationValues) -> Iterator[str]:

@@ -58,14 +58,14 @@ def validated(kind: type[BaseModel], values: Mapping[str, Any], files: Iterable[
     raise UserError("\n".join(lines))
 
 
-def check_settings(settings: Mapping[str, Any], place: Path) -> None:
-    """Raise UserError for settings of a run that there are not; place: their key."""
+def setting_problems(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with settings of a run, each with its key."""
     kind = run_settings()
     try:
         kind.model_validate(settings)
     except ValidationError as error:
-        lines = [f"{dotted([*place, *path])}: {text}" for path, text in problems(kind, error)]
-        raise UserError("\n".join(lines)) from None
+        return [f"{dotted(path)}: {text}" for path, text in problems(kind, error)]
+    return []
 
 
 def problems(kind: type[BaseModel], error: ValidationError) -> list[tuple[list[Any], str]]:

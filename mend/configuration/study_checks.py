@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mend.configuration.choices import STAGES, TRAIN_ROWS
-from mend.configuration.messages import check_settings, closest
+from mend.configuration.messages import closest, dotted, setting_problems
 from mend.configuration.methods import method_class
 from mend.configuration.paths import parse_settings
 from mend.configuration.runs import study_axes, study_points
@@ -36,19 +36,22 @@ TAKEN = ("report", "table1", "table5", "figure3", "figure5", "figure8")
 """Results that are no studies."""
 
 
-def study_problems(values: ConfigurationValues) -> Iterator[str]:
-    """Yield what is wrong with studies and figures that cannot be made, each with its key."""
+def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Iterator[str]:
+    """Yield what is wrong with studies and with figures that cannot be made, each with its key.
+
+    studies: those whose LLMs, methods and partitions there are.
+    """
     for name in (*values.studies, *values.figures):
         if name in TAKEN:
             yield f"{name}: the workflow makes something else of this name; rename it"
-    for study in values.studies:
-        try:
-            _check_shape(values, study)
-            _check_settings(values, study)
-        except UserError as error:
-            yield str(error)
-    for figure, studies in values.figures.items():
-        for study in studies:
+    for study in studies:
+        # Later checks need what earlier ones allow.
+        for check in (_shape, _points, _settings, _runs):
+            if problems := list(check(values, study)):
+                yield from (f"studies.{study}{problem}" for problem in problems)
+                break
+    for figure, shown in values.figures.items():
+        for study in shown:
             if study not in values.studies:
                 yield (
                     f"figures.{figure}: {study} is not in studies{closest(study, values.studies)}; "
@@ -64,104 +67,117 @@ def study_problems(values: ConfigurationValues) -> Iterator[str]:
                 yield f"{part}.llms: {name} is not in llms{closest(name, values.llms)}"
 
 
-def longest_lengths(values: ConfigurationValues) -> dict[str, int]:
-    """Return the largest l that the studies give each method that they give one."""
+def longest_lengths(values: ConfigurationValues, studies: Iterable[str]) -> dict[str, int]:
+    """Return the largest l that studies without problems give each method that they give one."""
     longest: dict[str, int] = {}
-    for study in values.studies:
+    for study in studies:
         for _, method, variant, _, _ in study_points(values, study):
             length = parse_settings(variant).get("length", 0)
             longest[method] = max(longest.get(method, 0), length)
     return longest
 
 
-def _check_shape(values: ConfigurationValues, study: str) -> None:
-    content, place = values.studies[study], f"studies.{study}"
+def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield what keeps a study from having axes."""
+    content = values.studies[study]
     if bool(content.runs) == bool(content.methods):
-        raise UserError(f"{place}: give either methods or runs")
+        yield ": give either methods or runs"
     if study == "table2" or content.layout == "matrix":
         for key in ("runs", "vary", "set", "reference"):
             if key in content.model_fields_set:
-                raise UserError(
-                    f"{place}.{key}: its rows are methods as they are configured, and differences "
-                    "those of its claims; leave this out, or make another study"
+                yield (
+                    f".{key}: its rows are methods as they are configured, and differences those "
+                    "of its claims; leave this out, or make another study"
                 )
     methods = values.methods.names()
     for name, run in (content.runs or {}).items():
         if run.method not in methods:
-            raise UserError(
-                f"{place}.runs.{name}.method: {run.method} is not in methods"
+            yield (
+                f".runs.{name}.method: {run.method} is not in methods"
                 f"{closest(run.method, methods)}; there are {', '.join(methods)}"
             )
     for axis, points in content.vary.items():
         if axis in COLUMNS:
-            raise UserError(f"{place}.vary.{axis}: every table has such a column; rename the axis")
+            yield f".vary.{axis}: every table has such a column; rename the axis"
         if not points:
-            raise UserError(f"{place}.vary.{axis}: must not be empty")
+            yield f".vary.{axis}: must not be empty"
         if isinstance(points, Mapping) and not all(
             isinstance(settings, Mapping) for settings in points.values()
         ):
-            raise UserError(
-                f"{place}.vary.{axis}: each name needs its settings, such as {{shots: 4}}, or {{}}"
-            )
+            yield f".vary.{axis}: each name needs its settings, such as {{shots: 4}}, or {{}}"
+
+
+def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield which points a study names and has not."""
+    content = values.studies[study]
     named: list[tuple[str, Mapping[str, Any]]] = [("reference", content.reference or {})]
     if content.context_share_of:
         named.append(("context_share_of", {"run": content.context_share_of}))
     for number, claim in enumerate(content.claims):
         key = f"claims[{number}]"
         if set(claim.higher) != set(claim.lower):
-            raise UserError(f"{place}.{key}: higher and lower must name the same axes")
+            yield f".{key}: higher and lower must name the same axes"
+            continue
         try:
             pairs = claim.pairs()
         except UserError as error:
-            raise UserError(f"{place}.{key}: {error}") from None
+            yield f".{key}: {error}"
+            continue
         for higher, lower in pairs:
             named += [(f"{key}.higher", higher), (f"{key}.lower", lower)]
     axes = {name: list(points) for name, points in study_axes(values, study).items()}
     # A claim about a method that the study leaves out is not judged.
+    methods = values.methods.names()
     left_out = [] if content.runs else [method_class(name).display_name for name in methods]
     for key, point in named:
         for axis, value in point.items():
-            if axis not in axes:
-                raise UserError(
-                    f"{place}.{key}: there is no axis {axis}; there are {', '.join(axes)}"
-                )
             also = left_out if axis == "run" and key.startswith("claims") else []
-            if value not in [*axes[axis], *also]:
-                known = ", ".join(map(str, axes[axis]))
-                raise UserError(f"{place}.{key}.{axis}: {value} is not one of {known}")
+            if axis not in axes:
+                yield f".{key}: there is no axis {axis}; there are {', '.join(axes)}"
+            elif value not in [*axes[axis], *also]:
+                yield f".{key}.{axis}: {value} is not one of {', '.join(map(str, axes[axis]))}"
     if content.context_share_of and not content.vary:
-        raise UserError(f"{place}.context_share_of: the study varies nothing to be drawn (vary)")
+        yield ".context_share_of: the study varies nothing to be drawn (vary)"
 
 
-def _check_settings(values: ConfigurationValues, study: str) -> None:
-    place = f"studies.{study}"
+def _settings(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield which settings of a study's axes there are not."""
     for axis, points in study_axes(values, study).items():
+        told: dict[str, str] = {}  # a key that there is not is told once, not for each value
         for value, settings in points.items():
             if axis != "run":  # the types know those of runs
-                check_settings(settings, ["studies", study, "vary", axis, str(value)])
+                for problem in setting_problems(settings):
+                    told.setdefault(problem, f".{dotted(['vary', axis, str(value)])}.{problem}")
+        yield from told.values()
+
+
+def _runs(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield why a run of a study cannot be made, the first reason alone: others are often alike."""
     for llm, method, variant, condition, _ in study_points(values, study):
-        how = parse_settings(condition)
-        template = how.get("template")
-        if template and template not in values.templates:
-            raise UserError(
-                f"{place}: there is no template {template}; "
-                f"templates has {', '.join(values.templates) or 'none'}"
-            )
-        selection = how.get("selection", "train")
-        if how["shots"] > TRAIN_ROWS and selection == "train":
-            raise UserError(
-                f"{place}: {how['shots']} shots, but the training files have {TRAIN_ROWS} rows; "
-                "add selection: pool, bm25 or dense"
-            )
-        if selection == "dense" and values.benchmark.dense_retrieval is None:
-            raise UserError(f"{place}: selection dense needs benchmark.dense_retrieval")
-        if "group" in how and not method_class(method).distils:
-            raise UserError(f"{place}: {method} does not distil; leave group out for it")
-        if _untrained(variant):
-            raise UserError(
-                f"{place}: {method} with {llm} is neither pretrained nor finetuned; "
-                "leave one stage in"
-            )
+        if problem := _run_problem(values, llm, method, variant, parse_settings(condition)):
+            yield f": {problem}"
+            return
+
+
+def _run_problem(
+    values: ConfigurationValues, llm: str, method: str, variant: str, condition: Mapping[str, Any]
+) -> str | None:
+    template, selection = condition.get("template"), condition.get("selection", "train")
+    if template and template not in values.templates:
+        known = ", ".join(values.templates) or "none"
+        return f"there is no template {template}; templates has {known}"
+    if condition["shots"] > TRAIN_ROWS and selection == "train":
+        return (
+            f"{condition['shots']} shots, but the training files have {TRAIN_ROWS} rows; "
+            "add selection: pool, bm25 or dense"
+        )
+    if selection == "dense" and values.benchmark.dense_retrieval is None:
+        return "selection dense needs benchmark.dense_retrieval"
+    if "group" in condition and not method_class(method).distils:
+        return f"{method} does not distil; leave group out for it"
+    if _untrained(variant):
+        return f"{method} with {llm} is neither pretrained nor finetuned; leave one stage in"
+    return None
 
 
 def _untrained(variant: str) -> bool:

@@ -115,6 +115,26 @@ def test_all_problems_are_told_at_once_with_the_file_they_stand_in(values, tmp_p
     ]
 
 
+def test_parts_that_do_not_fit_each_other_are_told_at_once(values) -> None:
+    values = put(values, "methods/mend/length", 120)
+    values = put(values, "studies/table2/methods", ["mond"])
+    wrong = {"llms": ["pocket-gpt2"], "methods": ["mend"], "partitions": ["class_to_class"]}
+    wrong |= {"vary": {"shotz": [1, 2], "length": [0, 3]}}
+    values = put(values, "studies/wrong", wrong)
+    values = put(values, "benchmark/seeds", [7])
+    with pytest.raises(UserError) as caught:
+        load_configuration(values)
+    keys = {line.partition(": ")[0] for line in str(caught.value).splitlines()}
+    assert keys >= {
+        "benchmark.seeds",
+        "studies.table2.methods",
+        "studies.wrong.vary.shotz.1.shotz",
+        "studies.wrong.vary.length.0.length",
+        "llms.pocket-gpt2, methods.mend",
+    }
+    assert "studies.wrong.vary.shotz.2.shotz" not in keys
+
+
 def test_a_key_that_yaml_reads_as_a_number_is_refused(values) -> None:
     values["methods"][13] = {}
     with pytest.raises(UserError, match=r"13 must be text"):
