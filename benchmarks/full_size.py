@@ -145,7 +145,6 @@ def measured(configuration: Configuration, job: str) -> list[str]:
     results = Path(configuration.results)
     record = json.loads((results / job / "record.json").read_text(encoding="utf-8"))
     [metrics] = map(json.loads, (results / job / "metrics.jsonl").read_text().splitlines())
-    used = json.loads((results / "benchmarks" / f"{job}.jsonl").read_text(encoding="utf-8"))
     memory = (planned.memory - RESERVED) / FRAGMENTED  # both are CUDA's
     sizes = Models(configuration.values)("", configuration.values.llms[record["llm"]].path)
     return [
@@ -153,7 +152,7 @@ def measured(configuration: Configuration, job: str) -> list[str]:
         f"{record['seconds']:.0f}",
         f"{record['flops'] / 1e12:.1f}",
         f"{planned.work.flops / 1e12:.1f}",
-        f"{used['max_rss'] * 2**20 / 1e9:.1f}",
+        f"{record['peak_memory_bytes'] / 1e9:.1f}",
         f"{memory / 1e9:.1f}",
         f"{metrics['loss']:.2f}",
     ]
