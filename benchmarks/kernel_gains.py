@@ -46,12 +46,12 @@ def pocket(family: str) -> dict[str, Callable]:
     chunks = [replace(one, teacher_states=of) for one, of in zip(chunks, states, strict=True)]
     queries = [(tokens(QUERY), tokens(2)) for _ in range(4)]
     shown = [Example(ids, ids, queries) for ids in map(tokens, range(SHOWN - 8, SHOWN))]
-    asked = [
+    own = [
         MultipleChoiceItem(context, tokens(SHOWN), tokens(QUERY), [tokens(n) for n in (1, 2, 3, 2)])
         for context in range(64)
     ]
-    same = [MultipleChoiceItem(0, tokens(SHOWN), one.query, one.options) for one in asked]
-    return parts(model, method, (chunks, shown), 10, (asked, same))
+    same = [MultipleChoiceItem(0, tokens(SHOWN), one.query, one.options) for one in own]
+    return parts(model, method, (chunks, shown), 10, (own, same))
 
 
 def large() -> dict[str, Callable]:
@@ -66,7 +66,9 @@ def large() -> dict[str, Callable]:
     )
 
 
-def parts(model: FrozenLLM, method, examples, micro_batch_size: int, asked) -> dict[str, Callable]:
+def parts(
+    model: FrozenLLM, method, examples, micro_batch_size: int, batches
+) -> dict[str, Callable]:
     """Return steps on chunks and episodes, and scoring with items' own or a shared context."""
     found = {}
     for stage, batch in zip(("pretraining", "finetuning"), examples, strict=True):
@@ -74,7 +76,7 @@ def parts(model: FrozenLLM, method, examples, micro_batch_size: int, asked) -> d
             found[f"{stage} step"] = lambda batch=batch: our_step(
                 model, method, batch, micro_batch_size
             )
-    for contexts, batch in zip(("own contexts", "a shared context"), asked, strict=True):
+    for contexts, batch in zip(("own contexts", "a shared context"), batches, strict=True):
         for name, how in (("tokens", vanilla_icl(model)), ("vectors", method)):
             found[f"scoring, {name}, {contexts}"] = lambda batch=batch, how=how: score_items(
                 model, how, batch

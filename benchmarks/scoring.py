@@ -77,20 +77,20 @@ def run() -> tuple[list[dict], list[str]]:
     shared, drawn = items(True, QUERIES), items(False, 4)
     rows = []
     tokens = vanilla_icl(model)
-    for name, method, plain_method, asked, goal in (
+    for name, method, plain_method, batch, goal in (
         ("scoring, ICL, 20 queries share 900 tokens", tokens, tokens, shared, 15),
         ("scoring, 100 vectors, 20 queries share them", distilling, plain_distilling, shared, 5),
         ("scoring, ICL, demonstrations for each row", tokens, tokens, drawn, 3),
     ):
 
-        def ours(method=method, asked=asked) -> list[list[float]]:
-            return score_items(model, method, asked, context_batch_size=4)
+        def ours(method=method, batch=batch) -> list[list[float]]:
+            return score_items(model, method, batch, context_batch_size=4)
 
-        def obvious(method=plain_method, asked=asked) -> list[list[float]]:
-            return score_each_option(plain, method, asked)
+        def obvious(method=plain_method, batch=batch) -> list[list[float]]:
+            return score_each_option(plain, method, batch)
 
         # On a CPU the obvious way takes minutes where 20 queries have 4 options each.
-        repeats = 3 if on_gpu or asked is drawn else 1
+        repeats = 3 if on_gpu or batch is drawn else 1
         tolerance = 0.2 if on_gpu else 1e-3
         floor = floor_seconds(ours, model)
         row = compare(name, ours, obvious, largest_difference, tolerance, goal, repeats, floor)

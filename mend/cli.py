@@ -84,7 +84,7 @@ def train_episodes(options: argparse.Namespace) -> None:
 
 def evaluation_episodes(options: argparse.Namespace) -> None:
     """Sample or retrieve the demonstrations of each dev or test row."""
-    from mend.configuration.choices import RETRIEVED
+    from mend.configuration.conditions import RETRIEVED
     from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
     from mend.data.evaluation_episodes import write_evaluation_episodes
 

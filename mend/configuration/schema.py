@@ -18,12 +18,11 @@ from mend.configuration.choices import (
     Dtype,
     Metrics,
     Partition,
-    Perturbation,
     Preset,
-    Selection,
     TaskMean,
 )
 from mend.configuration.claims import Claim, CostClaim, PaperTable
+from mend.configuration.conditions import Perturbation, Selection
 from mend.configuration.methods import MethodSettings, method_classes
 from mend.configuration.presets import fidelity
 from mend.configuration.settings import Count, Distinct, Seed, Settings, Text

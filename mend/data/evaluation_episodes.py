@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mend.atomic_io import write_parquet
-from mend.configuration.choices import RETRIEVED
+from mend.configuration.conditions import RETRIEVED
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.data.layout import source_split
 from mend.data.seeding import generator

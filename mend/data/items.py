@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from mend.configuration.choices import RETRIEVED
+from mend.configuration.conditions import RETRIEVED
 from mend.data.layout import source_split
 from mend.data.perturbation import Demonstration, perturb_rows
 from mend.data.tasks import TaskRows, load_rows

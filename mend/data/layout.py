@@ -70,7 +70,7 @@ def benchmark_files(
 
 
 def source_split(selection: str) -> str:
-    """The split whose rows the demonstrations of a selection are (`choices.SELECTIONS`)."""
+    """The split whose rows the demonstrations of a selection are (`conditions.SELECTIONS`)."""
     return "train" if selection == "train" else "pool"
 
 

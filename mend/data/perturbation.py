@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mend.configuration.choices import PERTURBATIONS
+from mend.configuration.conditions import PERTURBATIONS
 from mend.data.layout import Row
 from mend.data.seeding import generator
 from mend.errors import UserError

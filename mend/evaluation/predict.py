@@ -10,7 +10,6 @@ import pyarrow
 
 from mend.atomic_io import write_parquet
 from mend.configuration.specs.prediction import PredictionSpec
-from mend.configuration.specs.run import RunSpec
 from mend.data.items import MultipleChoiceItem, read_items
 from mend.data.template import Template
 from mend.evaluation.grouping import GroupedMethod
@@ -66,7 +65,7 @@ def run_prediction(
     rows, items = items_for(llm, method, episodes, tasks, "test", wanted.tasks, **changes)
     if wanted.group:
         method.check_groups(max(len(item.demonstrations) for item in items))
-    name = f"predict {run_name(spec)} {wanted.partition}"
+    name = f"predict {spec.llm.name} {spec.method.name} {wanted.partition}"
     logger.info("%s: %d rows", name, len(rows))
     lengths: dict[int, int] = {}
     progress = Progress(name, len(rows))
@@ -114,8 +113,3 @@ def items_for(
         reads_demonstrations=method.reads_demonstrations,
         **others,
     )
-
-
-def run_name(spec: RunSpec) -> str:
-    """Return how progress names a run: its LLM and method."""
-    return f"{spec.llm.name} {spec.method.name}"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mend.configuration.choices import PERTURBATIONS
+from mend.configuration.conditions import PERTURBATIONS
 from mend.data.layout import Row
 from mend.data.perturbation import perturb, perturb_rows
 from mend.errors import UserError

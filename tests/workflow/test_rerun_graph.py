@@ -57,7 +57,7 @@ LLM = names("methods.base methods.built") | names(
     " kernels.cross_attention kernels.partial_prefill loading sharding",
     "models.",
 )
-ITEMS = names("data.items data.perturbation data.seeding")
+ITEMS = names("configuration.conditions data.items data.perturbation data.seeding")
 SCORING = ROWS | LLM | ITEMS | names("configuration.specs.prediction evaluation.predict")
 SCORING |= names("evaluation.grouping evaluation.scoring models.kernels.tree_attention")
 TEACHER = ROWS | LLM | names("data.examples training.losses training.teacher")
@@ -138,12 +138,13 @@ def test_every_rule_that_calls_the_package_hashes_its_code() -> None:
 def test_a_teacher_does_not_run_again_for_scoring_or_a_training_loop(rule: str) -> None:
     assert not room(reached(rule), "evaluation")
     assert room(reached(rule), "training") <= {"training", "training.teacher", "training.losses"}
-    assert not reached(rule) & {"data.items", "data.perturbation"}
+    assert not reached(rule) & {"configuration.conditions", "data.items", "data.perturbation"}
 
 
 @pytest.mark.parametrize("rule", ["pretrain", "finetune"])
 def test_a_training_runs_again_for_scoring_only_if_it_stops_by_scores(rule: str) -> None:
     assert not room(reached(rule), "evaluation")
+    assert "configuration.conditions" not in reached(rule)
     assert "evaluation.scoring" in reached(rule, "mend.training.dev_score")
 
 

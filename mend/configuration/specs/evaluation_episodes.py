@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mend.configuration.choices import Selection
+from mend.configuration.conditions import Selection
 from mend.configuration.settings import Count, Seed, Settings, Text
 
 DemonstrationsAtTest = Literal["per-row", "per-seed"]

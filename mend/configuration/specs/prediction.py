@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mend.configuration.choices import Perturbation
+from mend.configuration.conditions import Perturbation
 from mend.configuration.settings import Count, Seed, Settings
 from mend.configuration.specs.run import RunSpec, ScoringSettings
 
