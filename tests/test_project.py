@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_both_kinds_of_environment_have_the_same_pins(kind) -> None:
     for line in wanted:
         name, version = line.split("==")
         assert pinned[name] == version
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_dependency_is_in_both_kinds_of_environment(kind) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
+    environment = yaml.safe_load((ROOT / f"envs/{kind}.yaml").read_text())
+    pinned = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    assert wanted <= {line.partition("==")[0].lower() for line in pinned}
 
 
 def test_the_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
