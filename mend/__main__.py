@@ -1,7 +1,19 @@
 """`python -m mend`."""
 
+import gc
+import logging
+import os
 import sys
 
-from mend.cli import main
+if __name__ == "__main__":
+    # What a job imports makes many objects and no garbage: to look for it less often saves each
+    # job 0.6 s of processor time, and to leave without taking everything apart another 0.6 s.
+    gc.set_threshold(100_000, 20, 20)
 
-sys.exit(main())
+    from mend.cli import main
+
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
