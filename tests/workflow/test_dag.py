@@ -97,7 +97,7 @@ def test_fewer_test_rows_train_nothing_again(finished) -> None:
     jobs = finished.snakemake(
         "-n", "tables", values=finished.with_value("benchmark/test_rows", 3)
     ).jobs
-    assert "drawing the demonstrations of test rows: shots=16" in jobs
+    assert "choosing the demonstrations of test rows: shots=16" in jobs
     assert sum(job.startswith("predicting") for job in jobs) == len(METHODS)
     assert not [job for job in jobs if "training" in job or "tuning: " in job]
 
