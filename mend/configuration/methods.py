@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import ValidationError
 
-from mend.configuration.settings import Settings
+from mend.configuration.settings import Settings, first_problem
 from mend.configuration.specs.run import MethodSource
 from mend.errors import UserError
 
@@ -81,6 +81,4 @@ def make_method(source: MethodSource) -> MethodSettings:
     try:
         return method_class(source.name)(**source.settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"methods.{source.name}.{key}: {first['msg'].lower()}") from None
+        raise UserError(f"methods.{source.name}.{first_problem(error)}") from None

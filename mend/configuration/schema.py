@@ -34,6 +34,7 @@ from mend.configuration.specs.reading import ReadingSettings, Separators
 from mend.configuration.specs.run import DistillerSettings, ScoringSettings
 from mend.configuration.specs.training import (
     Checkpointing,
+    DevRows,
     Losses,
     LossSettings,
     Optimisation,
@@ -164,20 +165,8 @@ class Benchmark(Settings):
     """What embeds inputs for selection: dense."""
 
 
-class EarlyStoppingSettings(Settings):
+class EarlyStoppingSettings(DevRows):
     """Stop when dev rows no longer improve and keep the best weights; null trains all steps."""
-
-    every: Count
-    """Training steps between two scores on meta-test dev rows."""
-
-    patience: Count
-    """Scores in a row without a new best after which training stops."""
-
-    rows_per_task: Count
-    """Dev rows of each task that are scored."""
-
-    seed: Seed
-    """Whose dev rows and demonstrations are used; one of benchmark.seeds."""
 
     partition: Partition | None = None
     """Whose meta-test dev rows stop pretraining (the paper: class_to_class). Finetuning uses its

@@ -63,6 +63,10 @@ def read_spec(path: str | Path, kind: type[S]) -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {key}: {first['msg'].lower()} (the workflow writes it)") from None
+        raise UserError(f"{path}: {first_problem(error)} (the workflow writes it)") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first key that is wrong, and what is."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
