@@ -32,6 +32,7 @@ from mend.configuration.specs.reading import LongestContext, ReadingSettings
 from mend.configuration.specs.run import (
     DistillerSettings,
     DistillerSource,
+    LLMLoading,
     LLMSource,
     MethodSource,
     RunSpec,
@@ -305,6 +306,4 @@ def _run(configuration: Configuration, llm: str, setup: MethodSetup) -> RunSpec:
 
 
 def _llm(configuration: Configuration, name: str) -> LLMSource:
-    llm = configuration.values.llms[name]
-    keys = (key for key in LLMSource.model_fields if key != "name")
-    return LLMSource(name=name, **{key: getattr(llm, key) for key in keys})
+    return LLMSource(name=name, **dict(configuration.values.llms[name].subset(LLMLoading)))

@@ -9,6 +9,7 @@ from mend.configuration.loading import Configuration
 from mend.configuration.paths import DEFAULT
 from mend.configuration.presets import fidelity
 from mend.configuration.runs import trained_stages
+from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reporting import ReportPart, ReportSpec
 from mend.configuration.study_specs import command, study_stages
 
@@ -83,17 +84,14 @@ def report_stages(configuration: Configuration) -> list[str]:
     return list(dict.fromkeys(stages))
 
 
-def _pictures(configuration: Configuration) -> tuple[dict[str, list[str]], list[str]]:
-    """Return figures with their studies, and the studies that are a picture of their own."""
-    figures = configuration.values.figures
-    drawn = {study for studies in figures.values() for study in studies}
-    studies = configuration.values.studies
-    alone = [name for name in studies if studies[name].vary and name not in drawn]
-    return figures, alone
+def pictured_alone(values: ConfigurationValues) -> list[str]:
+    """Return the studies that vary something and are part of no figure: each is its own picture."""
+    drawn = {study for studies in values.figures.values() for study in studies}
+    return [name for name, study in values.studies.items() if study.vary and name not in drawn]
 
 
 def _parts(configuration: Configuration) -> Iterator[ReportPart]:
-    figures, alone = _pictures(configuration)
+    figures, alone = configuration.values.figures, pictured_alone(configuration.values)
     in_figures = [study for studies in figures.values() for study in studies]
     found = {name: _part(configuration, name, [name], []) for name in TABLES}
     if configuration.values.efficiency:

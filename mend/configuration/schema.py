@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, create_model
 
 from mend.configuration.choices import (
-    Dtype,
     Metrics,
     Partition,
     Preset,
@@ -31,7 +30,7 @@ from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, D
 from mend.configuration.specs.local_models import LocalModelsSettings
 from mend.configuration.specs.pocket import PocketSettings
 from mend.configuration.specs.reading import ReadingSettings, Separators
-from mend.configuration.specs.run import DistillerSettings, ScoringSettings
+from mend.configuration.specs.run import DistillerSettings, LLMLoading, ScoringSettings
 from mend.configuration.specs.training import (
     Checkpointing,
     DevRows,
@@ -260,33 +259,14 @@ class LLMDistiller(Settings):
     """Commit or tag on the hub."""
 
 
-class LLM(Settings):
+class LLM(LLMLoading):
     """A frozen LLM."""
 
-    path: Text
-    """Folder or hub name of the LLM."""
-
-    revision: Text | None = None
-    """Commit or tag on the hub."""
+    int8: bool  # the preset decides
+    """Load the frozen LLM in 8 bit; needs bitsandbytes and a GPU."""
 
     distiller: LLMDistiller
     """The small language model that the distiller starts as."""
-
-    dtype: Dtype = "float32"
-    """Precision of the frozen LLM."""
-
-    int8: bool
-    """Load the frozen LLM in 8 bit; needs bitsandbytes and a GPU."""
-
-    sharded: bool = False
-    """Spread the frozen LLM over the GPUs that train together (docs/training.md); not with
-    int8."""
-
-    local_files_only: bool = False
-    """Never look on the network."""
-
-    query_in: Literal["encoder", "decoder"] | None = None
-    """Where an encoder-decoder LLM gets its query: decoder is the default."""
 
     paper_llm: Text | None = None
     """Whose numbers of the paper's table 2 stand beside."""

@@ -11,6 +11,7 @@ from mend.configuration.job_specs import specification, specification_json
 from mend.configuration.loading import load_configuration
 from mend.configuration.methods import method_class, method_module
 from mend.configuration.paths import DEFAULT, JobPath, sampling_of
+from mend.configuration.report_spec import pictured_alone
 from mend.configuration.runs import default_condition, method_setup, study_runs, trained_stages
 from mend.configuration.teachers import teacher_of
 from mend.data.layout import benchmark_files
@@ -33,10 +34,7 @@ ENVIRONMENT = f"{workflow.basedir}/envs/{VALUES.environment}.yaml"
 
 STUDIES = list(VALUES.studies)
 FIGURES = VALUES.figures
-# Studies that vary something and are part of no figure.
-ALONE = [
-    name for name in STUDIES if VALUES.studies[name].vary and name not in sum(FIGURES.values(), [])
-]
+ALONE = pictured_alone(VALUES)
 EFFICIENCY = VALUES.efficiency.llms if VALUES.efficiency else []
 ATTENTION = VALUES.attention.llms if VALUES.attention else []
 TABLES = ["table1", "table5", *STUDIES]

@@ -9,11 +9,8 @@ from mend.configuration.settings import Settings, Text
 from mend.configuration.specs.reading import ReadingSettings
 
 
-class LLMSource(Settings):
-    """The frozen LLM: where it is, and how it is loaded."""
-
-    name: str
-    """The key of `llms`."""
+class LLMLoading(Settings):
+    """Where a frozen LLM is, and how it is loaded."""
 
     path: Text
     """Folder or hub name of the LLM."""
@@ -28,13 +25,21 @@ class LLMSource(Settings):
     """Load the frozen LLM in 8 bit; needs bitsandbytes and a GPU."""
 
     sharded: bool = False
-    """Spread the frozen LLM over the GPUs that train together."""
+    """Spread the frozen LLM over the GPUs that train together (docs/training.md); not with
+    int8."""
 
     local_files_only: bool = False
     """Never look on the network."""
 
     query_in: Literal["encoder", "decoder"] | None = None
-    """Where an encoder-decoder LLM gets its query."""
+    """Where an encoder-decoder LLM gets its query: decoder is the default."""
+
+
+class LLMSource(LLMLoading):
+    """The frozen LLM of a job."""
+
+    name: str
+    """The key of `llms`."""
 
 
 class DistillerSettings(Settings):
