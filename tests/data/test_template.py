@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from helpers.models import READING as SHARED_READING
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mend.configuration.room import SHORTEST_QUERY
-from mend.configuration.specs.reading import LongestContext, ReadingSettings, Separators
+from mend.configuration.specs.reading import LongestContext, Separators
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.models.local_models import train_tokenizer
 
-READING = ReadingSettings(
-    longest_context=LongestContext(llm=60, distiller=60),
-    separators=Separators(input_output=" ", demonstrations=" "),
-    demonstration_overflow="omit",
-    example_truncation="input-and-output",
-    longest_example=256,
+READING = SHARED_READING.model_copy(
+    update={"longest_context": LongestContext(llm=60, distiller=60), "longest_example": 256}
 )
 WORDS = ["one", "two", "three", "four", "five", "six", "yes", "no", "maybe"]
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from mend.configuration.specs.reading import LongestContext, ReadingSettings, Separators
 from mend.configuration.specs.run import DistillerSettings, LLMSource, MethodSource, RunSpec
-from mend.configuration.specs.training import LossSettings
+from mend.configuration.specs.training import Losses, LossSettings, TrainingSettings
 from mend.methods.base import Method
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.distiller import Distiller, distilling_part
@@ -41,6 +41,21 @@ OBJECTIVE = LossSettings(
     distill_first_token=True,
     distill_in_finetuning="input-and-output",
     prediction_loss="mean",
+)
+TRAINING = TrainingSettings(
+    stage="finetune",
+    steps=12,
+    batch_size=4,
+    learning_rate=0.05,
+    warmup_fraction=0.1,
+    schedule="linear",
+    weight_decay=0.0,
+    gradient_clip=1.0,
+    betas=[0.9, 0.999],
+    losses=Losses(pred=1.0),
+    checkpoint_every=100,
+    log_every=1,
+    seed=0,
 )
 DISTILLING = DistillerSettings(
     projection="linear-tanh",

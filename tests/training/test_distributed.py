@@ -20,6 +20,7 @@ import pytest
 import torch
 from helpers.jobs import SEED, changed, specification, write_data
 from helpers.models import OBJECTIVE, built, random_llm, random_tokens
+from helpers.models import TRAINING as SHARED_TRAINING
 
 from mend.cli import main
 from mend.configuration.specs.training import Losses, TrainingSettings
@@ -142,21 +143,8 @@ class Examples:
         return Example([], [], [(random_tokens(2 + index % 3, index), [7])])
 
 
-TRAINING = TrainingSettings(
-    stage="finetune",
-    steps=3,
-    batch_size=4,
-    micro_batch_size=1,
-    learning_rate=0.05,
-    warmup_fraction=0.1,
-    schedule="linear",
-    weight_decay=0.0,
-    gradient_clip=1.0,
-    betas=[0.9, 0.999],
-    losses=Losses(clm=1.0, pred=1.0),
-    checkpoint_every=100,
-    log_every=1,
-    seed=0,
+TRAINING = SHARED_TRAINING.model_copy(
+    update={"steps": 3, "micro_batch_size": 1, "losses": Losses(clm=1.0, pred=1.0)}
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Container
 import pytest
 import torch
 from helpers.models import OBJECTIVE, build, built, random_llm, random_tokens
+from helpers.models import TRAINING as SHARED_TRAINING
 
 from mend.configuration.specs.training import EarlyStopping, Losses, TrainingSettings
 from mend.data.examples import Example
@@ -19,22 +20,7 @@ from mend.training.loop import TrainingResult, learning_rate_factor, train
 STOPPING = EarlyStopping(
     every=2, patience=2, rows_per_task=1, seed=0, tasks={}, metrics="metaicl", option_score="mean"
 )
-TRAINING = TrainingSettings(
-    stage="finetune",
-    steps=12,
-    batch_size=4,
-    learning_rate=0.05,
-    warmup_fraction=0.1,
-    schedule="linear",
-    weight_decay=0.0,
-    gradient_clip=1.0,
-    betas=[0.9, 0.999],
-    losses=Losses(pred=1.0),
-    early_stopping=STOPPING,
-    checkpoint_every=100,
-    log_every=1,
-    seed=0,
-)
+TRAINING = SHARED_TRAINING.model_copy(update={"early_stopping": STOPPING})
 
 
 def training(**changes) -> TrainingSettings:
