@@ -289,11 +289,8 @@ def _run(configuration: Configuration, llm: str, setup: MethodSetup) -> RunSpec:
     values, source = configuration.values, _llm(configuration, llm)
     distiller = None
     if method_class(setup.name).distils:
-        small = values.llms[llm].distiller
         distiller = DistillerSource(
-            path=small.path,
-            part=small.part,
-            revision=small.revision,
+            **dict(values.llms[llm].distiller),
             local_files_only=source.local_files_only,
             **dict(values.protocol.subset(DistillerSettings)),
         )

@@ -30,7 +30,12 @@ from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, D
 from mend.configuration.specs.local_models import LocalModelsSettings
 from mend.configuration.specs.pocket import PocketSettings
 from mend.configuration.specs.reading import ReadingSettings, Separators
-from mend.configuration.specs.run import DistillerSettings, LLMLoading, ScoringSettings
+from mend.configuration.specs.run import (
+    DistillerSettings,
+    LLMDistiller,
+    LLMLoading,
+    ScoringSettings,
+)
 from mend.configuration.specs.training import (
     Checkpointing,
     DevRows,
@@ -242,21 +247,6 @@ class LLMTraining(Settings):
 
     finetune: _LLM_FINETUNE | None = None
     """Finetuning settings that differ from `training`."""
-
-
-class LLMDistiller(Settings):
-    """The small language model that the distiller starts as."""
-
-    path: Text
-    """Folder or hub name of the small LM that the distiller starts as; same tokenizer as the
-    LLM."""
-
-    part: Literal["encoder", "decoder"] | None = None
-    """Of an encoder-decoder distiller: its encoder reads the demonstrations and the placeholders
-    (encoder, the default), or its decoder reads the placeholders (decoder)."""
-
-    revision: Text | None = None
-    """Commit or tag on the hub."""
 
 
 class LLM(LLMLoading):

@@ -55,17 +55,23 @@ class DistillerSettings(Settings):
     """Placeholders start as the embeddings of random tokens, or as noise of their scale."""
 
 
-class DistillerSource(DistillerSettings):
-    """The distiller of an LLM: the small language model that it starts as, and how it is built."""
+class LLMDistiller(Settings):
+    """The small language model that the distiller starts as."""
 
     path: Text
-    """Folder or hub name of the small language model."""
+    """Folder or hub name of the small LM that the distiller starts as; same tokenizer as the
+    LLM."""
 
     part: Literal["encoder", "decoder"] | None = None
-    """Of an encoder-decoder distiller: which part reads the placeholders."""
+    """Of an encoder-decoder distiller: its encoder reads the demonstrations and the placeholders
+    (encoder, the default), or its decoder reads the placeholders (decoder)."""
 
     revision: Text | None = None
     """Commit or tag on the hub."""
+
+
+class DistillerSource(DistillerSettings, LLMDistiller):
+    """The distiller of an LLM: the small language model that it starts as, and how it is built."""
 
     local_files_only: bool = False
     """Never look on the network."""
