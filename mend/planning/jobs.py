@@ -82,7 +82,7 @@ def training_job(configuration: Configuration, models: Models, job: JobPath) -> 
         scored = replace(query, tokens=test_tokens(values, spec, {}))
         fixed = _per_seed(values) or not make_method(spec.method).reads_demonstrations
         contexts = len(stopping.tasks) if fixed else items
-        work += scored.scoring_work(contexts, items) * (training.steps // stopping.every)
+        work += scored.scoring_work(contexts, items) * -(-training.steps // stopping.every)
     weights = query.trained_parameters * BYTES["float32"]
     return Job(
         llm=spec.llm.name,

@@ -135,6 +135,7 @@ def _write_results(
         "stage": training.stage,
         "steps": result.steps,
         "best_step": result.best_step,
+        "best_score": result.best_score if training.early_stopping else None,
         "stopped_early": result.stopped_early,
         "examples": result.examples,
         "seconds": result.seconds,

@@ -79,8 +79,9 @@ def train(
     training, objective: the specification's parts of these names. Each step takes `batch_size`
     examples, in micro-batches of `micro_batch_size` (fewer where memory runs out), whose gradients
     add up to those of the whole batch.
-    dev_score: higher is better; evaluated every `early_stopping.every` steps; training ends after
-    `early_stopping.patience` evaluations without improvement. Without it the last weights are kept.
+    dev_score: higher is better; evaluated every `early_stopping.every` steps and after the last;
+    training ends after `early_stopping.patience` evaluations without improvement. Without it the
+    last weights are kept.
     received_signal: the number of a signal that asks to stop, 0 if there is none; called after
     each step.
     processes: those that train together; every one takes its shard of each batch, and comes to
@@ -125,7 +126,8 @@ def train(
         result.examples += training.batch_size
         result.seconds = before + time.monotonic() - began
 
-        if stopping and result.steps % stopping.every == 0:
+        # The last step's weights are a candidate, too.
+        if stopping and (result.steps % stopping.every == 0 or result.steps == training.steps):
             losses["dev_score"] = score = processes.all_gather(dev_score())[0]
             if score > result.best_score:
                 result.best_score, result.best_step = score, result.steps

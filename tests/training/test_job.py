@@ -20,6 +20,12 @@ from mend.training.dev_score import DevScore
 from mend.training.job import run_training
 
 
+def metrics_of(folder: Path) -> list[dict]:
+    """The rows of metrics.jsonl of the finetuning below a folder."""
+    lines = (folder / "finetune/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "gpt-neox", *ENCODER_DECODERS])
 def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str) -> None:
     pretraining = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
@@ -48,10 +54,13 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["steps"], record["examples"]) == ("finetune", 4, 8)
     assert record["flops"] > 0
+    scores = {row["step"]: row["dev_score"] for row in metrics_of(tmp_path) if "dev_score" in row}
+    assert record["best_score"] == max(scores.values()) == scores[record["best_step"]]
     assert record["peak_memory_bytes"] > 10**7
-    lines = (tmp_path / "finetune/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
-    assert "dev_score" in json.loads(lines[1])
+    assert [row["step"] for row in metrics_of(tmp_path)] == [1, 2, 3, 4]
+    assert sorted(scores) == [2, 4]
+    unscored = json.loads((tmp_path / "pretrain/record.json").read_text(encoding="utf-8"))
+    assert unscored["best_score"] is None
     before = load_file(tmp_path / "pretrain/weights.safetensors")
     after = load_file(tmp_path / "finetune/weights.safetensors")
     assert before.keys() == after.keys()

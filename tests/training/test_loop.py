@@ -76,6 +76,20 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     torch.testing.assert_close(best, again)
 
 
+def test_the_last_step_is_a_candidate_for_the_best_weights() -> None:
+    changes = {"steps": 5, "early_stopping": STOPPING.model_copy(update={"every": 2})}
+    scores = iter([50.0, 40.0, 60.0])
+    last, result = run(changes, dev_score=lambda: next(scores))
+    assert [row["step"] for row in result.metrics if "dev_score" in row] == [2, 4, 5]
+    assert (result.best_step, result.best_score, result.stopped_early) == (5, 60.0, False)
+    unscored, _ = run({**changes, "early_stopping": None})
+    assert torch.equal(last, unscored)
+    # Where the last step is scored anyway, it is scored once.
+    scores = iter([50.0, 40.0])
+    _, result = run({**changes, "steps": 4}, dev_score=lambda: next(scores))
+    assert [row["step"] for row in result.metrics if "dev_score" in row] == [2, 4]
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 

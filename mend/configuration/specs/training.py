@@ -95,7 +95,7 @@ class DevRows(Settings):
     """Which dev rows are scored, how often, and when training stops."""
 
     every: Count
-    """Training steps between two scores on meta-test dev rows."""
+    """Training steps between two scores on meta-test dev rows; the last step is scored, too."""
 
     patience: Count
     """Scores in a row without a new best after which training stops."""
