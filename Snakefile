@@ -19,7 +19,9 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-sys.path.insert(0, workflow.basedir)
+# The folder of this file, also where another workflow imports it as a module.
+ROOT = str(workflow.current_basedir)
+sys.path.insert(0, ROOT)
 
 from mend.planning.plan import plan_text
 

@@ -30,7 +30,7 @@ LOCAL_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "toke
 VALUES = CONFIGURATION.values
 TASKS_SOURCE = VALUES.benchmark.tasks.source
 SAMPLING = sampling_of(default_condition(VALUES))
-ENVIRONMENT = f"{workflow.basedir}/envs/{VALUES.environment}.yaml"
+ENVIRONMENT = f"{ROOT}/envs/{VALUES.environment}.yaml"
 
 STUDIES = list(VALUES.studies)
 FIGURES = VALUES.figures
@@ -47,6 +47,10 @@ PICTURES += ["figure5", "figure8"] if ATTENTION else []
 # (GPT-2 17.0 s to 14.4 s, T5 25.6 s to 19.4 s), trainings the same.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))  # the most that it allows
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
+
+# Jobs run this workflow's own package, wherever they are started from and whatever is installed.
+if ROOT not in (SEARCHED := os.environ.get("PYTHONPATH", "")).split(os.pathsep):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, SEARCHED)))
 
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
 # cores that stand for one processor.

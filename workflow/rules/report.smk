@@ -6,8 +6,8 @@ from mend.configuration.report_spec import report_files
 
 rule report_page:
     input:
-        glob(f"{workflow.basedir}/mend/paper/*.csv"),
-        glob(f"{workflow.basedir}/mend/reporting/templates/*"),
+        glob(f"{ROOT}/mend/paper/*.csv"),
+        glob(f"{ROOT}/mend/reporting/templates/*"),
         lambda wildcards: [f"{R}/{file}" for file in report_files(CONFIGURATION)],
         spec=f"{R}/report.spec.json",
     output:
