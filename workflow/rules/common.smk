@@ -49,8 +49,9 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))  # the most tha
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
 
 # Jobs run this workflow's own package, wherever they are started from and whatever is installed.
-if ROOT not in (SEARCHED := os.environ.get("PYTHONPATH", "")).split(os.pathsep):
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, SEARCHED)))
+SEARCHED = os.getenv("PYTHONPATH", "").split(os.pathsep)
+if ROOT not in SEARCHED:
+    os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, *SEARCHED])))
 
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
 # cores that stand for one processor.
