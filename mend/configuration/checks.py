@@ -10,6 +10,7 @@ from typing import Any
 from mend.configuration.choices import POCKET_SEEDS, STAGES
 from mend.configuration.messages import closest
 from mend.configuration.methods import method_class
+from mend.configuration.positions import max_positions
 from mend.configuration.room import check_room
 from mend.configuration.schema import ConfigurationValues, Settings
 from mend.configuration.study_checks import longest_lengths, study_problems
@@ -162,7 +163,7 @@ def _llm(values: ConfigurationValues, name: str, lengths: dict[str, int]) -> Ite
 
 
 def _positions(values: ConfigurationValues, key: str, path: str) -> int | None:
-    """Return the longest input of a model in a folder; None if it has no end or is on the hub."""
+    """Return a model's positions; None if they have no limit or the model is on the hub."""
     if path.startswith(f"{values.results.rstrip('/')}/local-models/"):
         if values.local_models is None:
             raise UserError(f"local_models: missing, and {key} names a model that it makes")
@@ -175,11 +176,11 @@ def _positions(values: ConfigurationValues, key: str, path: str) -> int | None:
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no JSON object")
+        return max_positions(config)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {folder}/config.json cannot be read: {error}") from None
-    if "relative_attention_num_buckets" in config:
-        return None  # T5's relative positions have no end
-    return config.get("n_positions") or config.get("max_position_embeddings")
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -223,6 +223,35 @@ def test_a_folder_is_read_and_its_missing_tasks_named(folder_values) -> None:
     assert "test_me" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("[]", "holds no JSON object"),
+        ("{", "cannot be read"),
+        ('{"n_positions": "many"}', "n_positions: 'many' is no number of positions"),
+        ('{"text_config": {"max_position_embeddings": 64}}', "the LLM has 64 positions"),
+        ('{"max_seq_len": 64}', "the LLM has 64 positions"),
+    ],
+)
+def test_a_models_own_configuration_is_read_before_any_job(values, config, words) -> None:
+    Path(values["llms"]["pocket-gpt2"]["path"], "config.json").write_text(config)
+    with pytest.raises(UserError, match=words):
+        load_configuration(values)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"max_position_embeddings": 256, "sliding_window": 64},
+        {"alibi": True, "max_position_embeddings": 64},
+        {"relative_attention_num_buckets": 32},
+    ],
+)
+def test_a_window_is_no_limit_and_neither_is_distance(values, config) -> None:
+    Path(values["llms"]["pocket-gpt2"]["path"], "config.json").write_text(json.dumps(config))
+    load_configuration(values)
+
+
 def test_missing_tasks_are_left_out_if_asked(folder_values, caplog) -> None:
     folder = Path(folder_values["benchmark"]["tasks"]["folder"])
     (folder / "data/lost/lost_16_13_dev.jsonl").unlink()
