@@ -46,8 +46,11 @@ class DevScore:
         )
 
     def __call__(self) -> float:
-        """Score the method as it is now."""
+        """Score the method as it is now, without dropout, also where training leaves it on."""
+        dropout = self.llm.model.training
+        self.llm.model.eval()
         scores = score_items(self.llm, self.method, self.items, self.stopping.option_score)
+        self.llm.model.train(dropout)
         rows = [{**row, "scores": of_row} for row, of_row in zip(self.rows, scores, strict=True)]
         chosen = chosen_options(pyarrow.Table.from_pylist(rows), "dev rows")
         by_task = scores_by_task(chosen, self.stopping.tasks, self.stopping.metrics)["score"]

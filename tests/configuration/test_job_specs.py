@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.configurations import ROOT, default_values, put
@@ -11,6 +12,7 @@ from mend.configuration.choices import PARTITIONS
 from mend.configuration.job_specs import specification, specification_json
 from mend.configuration.loading import load_configuration
 from mend.configuration.runs import method_setup, study_runs
+from mend.configuration.task_list import read_task_list
 from mend.errors import UserError
 
 
@@ -141,3 +143,17 @@ def test_a_method_overrides_the_training_of_its_own_stage(values) -> None:
 def test_a_path_of_no_job_is_refused(values) -> None:
     with pytest.raises(UserError, match="no job"):
         specification(load_configuration(values), "data/nothing")
+
+
+def test_a_task_of_another_type_reaches_what_its_type_decides(values, tmp_path) -> None:
+    """No job reads the list of tasks: what it says of them stands in specifications."""
+    tasks = read_task_list(values["benchmark"]["task_list"])
+    name = next(name for name, task in tasks.items() if task.roles["class_to_class"] == {"test"})
+    text = Path(values["benchmark"]["task_list"]).read_text()
+    assert f"\n{name},classification," in text
+    other = tmp_path / "tasks.csv"
+    other.write_text(text.replace(f"\n{name},classification,", f"\n{name},multi-choice,"))
+    before, after = specs(values), specs(put(values, "benchmark/task_list", str(other)))
+    partitions = [partition for partition in PARTITIONS if "test" in tasks[name].roles[partition]]
+    trained = {f"{m}/{p}/finetune" for m in (MEND, HYPER, PROMPT) for p in partitions}
+    assert {path for path in before if before[path] != after[path]} == {"table2", *trained}

@@ -11,11 +11,14 @@ import pyarrow.parquet
 import pytest
 import torch
 from helpers.jobs import SEED, changed, prediction, specification, write_tiny_chunks
-from helpers.models import ENCODER_DECODERS, random_llm
+from helpers.models import ENCODER_DECODERS, build, random_llm
 from safetensors.torch import load_file
 
+from mend.configuration.specs.training import EarlyStopping
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
+from mend.evaluation.scoring import score_items
+from mend.training import dev_score
 from mend.training.dev_score import DevScore
 from mend.training.job import run_training
 
@@ -112,3 +115,30 @@ def test_a_distiller_with_another_tokenizer_is_refused_with_the_reason(
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="'w[35]' is token [35] of the LLM and [35] of the dist"):
         run_training(spec, tmp_path / "x", episodes=data / "train.parquet", tasks=data / "tasks")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_dev_rows_are_scored_without_the_llms_dropout(
+    data: Path, architecture: str, monkeypatch
+) -> None:
+    scores = []
+    monkeypatch.setattr(
+        dev_score, "score_items", lambda *inputs: scores.append(score_items(*inputs)) or scores[-1]
+    )
+    stopping = EarlyStopping(
+        every=1,
+        patience=1,
+        rows_per_task=16,
+        seed=SEED,
+        tasks={"parity": "classification"},
+        metrics="metaicl",
+        option_score="mean",
+    )
+    for dropout in (True, False):
+        llm = random_llm(architecture, dropout=dropout)
+        method = build(llm, "vanilla-icl")
+        score = DevScore(llm, method, stopping, data / "dev.parquet", data / "tasks")
+        score()
+        assert llm.model.training == dropout  # training goes on as before
+    with_dropout, without = scores
+    assert with_dropout == without
