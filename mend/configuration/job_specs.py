@@ -219,7 +219,7 @@ def _training(configuration: Configuration, job: JobPath) -> TrainingSpec:
             **own,
             "early_stopping": stopping,
             "stage": job.stage,
-            "seed": values.training.seed,
+            "seed": setup.seed,
             "partition": job.partition or None,
             "variant": job.variant,
         }

@@ -52,7 +52,8 @@ def pretraining_variant(variant: str) -> str:
 class JobPath:
     """The place of one job's output, without its ending, below the results folder.
 
-    kind: the job's command; the other fields are those parts of the path that it has.
+    kind: the job's command; the other fields are those parts of the path that it has. seed: whose
+    order of chunks a teacher's states are in, if it is not `training.seed`.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class JobPath:
     sampling: str = ""
     split: str = ""
     beta: float = 0.0
+    seed: int | None = None
     study: str = ""
 
     def __str__(self) -> str:
@@ -85,7 +87,8 @@ class JobPath:
             case "evaluation-episodes":
                 return f"data/episodes/{self.sampling}/{self.split}"
             case "teacher":
-                last = settings_text({"beta": self.beta}) if self.beta else self.partition
+                order = {} if self.seed is None else {"seed": self.seed}
+                last = settings_text({"beta": self.beta, **order}) if self.beta else self.partition
                 return f"data/teacher/{self.llm}/{self.stage}/{last}"
             case "train":
                 run = f"runs/{self.llm}/{self.method}"
@@ -120,8 +123,9 @@ def parse_job_path(path: str) -> JobPath:
         case ["data", "episodes", sampling, split]:
             found = JobPath("evaluation-episodes", sampling=sampling_of(sampling), split=split)
         case ["data", "teacher", llm, "pretrain", cut]:
-            beta = parse_settings(cut).get("beta", 0.0)
-            found = JobPath("teacher", llm, stage="pretrain", beta=beta)
+            of_chunks = parse_settings(cut)
+            beta, seed = of_chunks.get("beta", 0.0), of_chunks.get("seed")
+            found = JobPath("teacher", llm, stage="pretrain", beta=beta, seed=seed)
         case ["data", "teacher", llm, "finetune", partition]:
             found = JobPath("teacher", llm, stage="finetune", partition=partition)
         case ["runs", llm, method, variant, "pretrain"]:

@@ -87,7 +87,7 @@ def report_stages(configuration: Configuration) -> list[str]:
 def pictured_alone(values: ConfigurationValues) -> list[str]:
     """Return the studies that vary something and are part of no figure: each is its own picture."""
     drawn = {study for studies in values.figures.values() for study in studies}
-    return [name for name, study in values.studies.items() if study.vary and name not in drawn]
+    return [name for name, study in values.studies.items() if study.axes and name not in drawn]
 
 
 def _parts(configuration: Configuration) -> Iterator[ReportPart]:

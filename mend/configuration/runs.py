@@ -9,12 +9,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mend.configuration.choices import ALL_PARTITIONS, STAGES
 from mend.configuration.methods import MethodSettings, method_class
 from mend.configuration.paths import JobPath, parse_settings, settings_text
-from mend.configuration.schema import EVALUATION, RUN_STAGES, ConfigurationValues, Settings, given
+from mend.configuration.schema import (
+    EVALUATION,
+    RUN_STAGES,
+    TRAINING_SEED,
+    ConfigurationValues,
+    Settings,
+    given,
+)
 from mend.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,17 +36,13 @@ NOT_SET: SettingsByKey = {key: "train" if key == "selection" else None for key i
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study; each field but the last is a part of the path of its predictions.
-
-    values: the run's place in the study, {axis: value}, beginning with the axis `run`.
-    """
+    """One run of a study; each field is a part of the path of its predictions."""
 
     llm: str
     method: str
     variant: str
     partition: str
     condition: str
-    values: Mapping[str, Any]
 
     @property
     def path(self) -> JobPath:
@@ -53,13 +56,32 @@ class Run:
         return str(self.path).rpartition("/")[0]
 
 
+class StudyPoint(NamedTuple):
+    """What a study runs at one of its points, on each of its partitions.
+
+    training_seed: of which training; values: the point, {axis: value}, beginning with the axis
+    `run`.
+    """
+
+    llm: str
+    method: str
+    variant: str
+    condition: str
+    training_seed: int
+    values: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class MethodSetup:
-    """A method as one run has it: its own settings, and those of the stages that train it."""
+    """A method as one run has it: its own settings, and those of the stages that train it.
+
+    seed: of the training of all its stages.
+    """
 
     name: str
     own: MethodSettings
     stages: Mapping[str, Settings]
+    seed: int
 
 
 def method_setup(values: ConfigurationValues, llm: str, method: str, variant: str) -> MethodSetup:
@@ -69,7 +91,9 @@ def method_setup(values: ConfigurationValues, llm: str, method: str, variant: st
     A stage that the method does not have, or that the variant sets to none, is not there.
     """
     found = _merged(values, llm, method)
-    for key, value in parse_settings(variant).items():
+    settings = parse_settings(variant)
+    seed = settings.pop(TRAINING_SEED, values.training.seed)
+    for key, value in settings.items():
         *parents, last = key.split(".")
         place = found
         for parent in parents:
@@ -83,7 +107,7 @@ def method_setup(values: ConfigurationValues, llm: str, method: str, variant: st
         for stage in STAGES
         if stage in found
     }
-    return MethodSetup(method, method_class(method)(**found), stages)
+    return MethodSetup(method, method_class(method)(**found), stages, seed)
 
 
 def _merged(values: ConfigurationValues, llm: str, method: str) -> dict[str, Any]:
@@ -105,11 +129,13 @@ def split_settings(
 ) -> tuple[str, str]:
     """Return the variant and the condition that settings of a study come to.
 
-    What the method does not have (the length of zero-shot) and what is as configured anyway is
-    left out, so that equal runs have equal names.
+    What the method does not have (the length of zero-shot, its training seed) and what is as
+    configured anyway is left out, so that equal runs have equal names.
     """
     own = _merged(values, llm, method)
     removed = [key for key in STAGES if key in own and settings.get(key, "") is None]
+    if any(stage in own for stage in STAGES):
+        own["training"] = {"seed": values.training.seed}
     variant: SettingsByKey = dict.fromkeys(removed)
     for key, value in settings.items():
         *parents, last = key.split(".")
@@ -149,6 +175,8 @@ def trained_stages(
 def study_axes(values: ConfigurationValues, study: str) -> dict[str, dict[Any, SettingsByKey]]:
     """Return a study's axes: {axis: {value: settings}}, beginning with the axis `run`.
 
+    Training seeds are no axis: every point has them all.
+
     The settings of a value of `run` hold the key `method`.
     """
     content = values.studies[study]
@@ -158,40 +186,45 @@ def study_axes(values: ConfigurationValues, study: str) -> dict[str, dict[Any, S
         names = content.methods or ()
         runs = {method_class(name).display_name: {"method": name} for name in names}
     axes: dict[str, dict[Any, SettingsByKey]] = {"run": runs}
-    for name, points in content.vary.items():
+    for name, points in content.axes.items():
         named = isinstance(points, Mapping)
         axes[name] = dict(points) if named else {value: {name: value} for value in points}
     return axes
 
 
-def study_points(
-    values: ConfigurationValues, study: str
-) -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
-    """Yield (LLM, method, variant, condition, {axis: value}) of each point of a study."""
+def training_seeds(values: ConfigurationValues, study: str) -> list[int]:
+    """Return the seeds of training over which a study's numbers are means."""
+    return values.studies[study].vary.get(TRAINING_SEED, [values.training.seed])
+
+
+def study_points(values: ConfigurationValues, study: str) -> Iterator[StudyPoint]:
+    """Yield each point of a study, once for each training seed: a method that is not trained is
+    the same for all of them."""
     content = values.studies[study]
-    axes = study_axes(values, study)
-    for llm in content.llms:
-        for point in itertools.product(*axes.values()):
-            settings = given(content.set)
-            # Last of all the run, the first axis: what it fixes is not varied.
-            for axis, value in reversed([*zip(axes.values(), point, strict=True)]):
-                settings.update(axis[value])
-            settings = {key: None if value == "none" else value for key, value in settings.items()}
-            method = settings.pop("method")
-            variant, condition = split_settings(values, llm, method, settings)
-            yield llm, method, variant, condition, dict(zip(axes, point, strict=True))
+    axes, seeds = study_axes(values, study), training_seeds(values, study)
+    for llm, *point, seed in itertools.product(content.llms, *axes.values(), seeds):
+        settings = {**given(content.set), TRAINING_SEED: seed}
+        # Last of all the run, the first axis: what it fixes is not varied.
+        for axis, value in reversed([*zip(axes.values(), point, strict=True)]):
+            settings.update(axis[value])
+        settings = {key: None if value == "none" else value for key, value in settings.items()}
+        method = settings.pop("method")
+        variant, condition = split_settings(values, llm, method, settings)
+        place = dict(zip(axes, point, strict=True))
+        yield StudyPoint(llm, method, variant, condition, seed, place)
 
 
 def study_runs(configuration: Configuration, study: str) -> list[Run]:
-    """Return the runs of a study: a point on one partition, or on all if it is not finetuned."""
+    """Return the runs of a study, each once: a point on one partition, or on all if it is not
+    finetuned."""
     values = configuration.values
     content = values.studies[study]
     partitions = [name for name in content.partitions if name in configuration.needs]
     if not partitions:
         raise UserError(f"studies.{study}.partitions: none of them has its tasks")
     runs = []
-    for llm, method, variant, condition, place in study_points(values, study):
+    for llm, method, variant, condition, *_ in study_points(values, study):
         finetuned = "finetune" in method_setup(values, llm, method, variant).stages
         for partition in partitions if finetuned else [ALL_PARTITIONS]:
-            runs.append(Run(llm, method, variant, partition, condition, place))
-    return runs
+            runs.append(Run(llm, method, variant, partition, condition))
+    return list(dict.fromkeys(runs))

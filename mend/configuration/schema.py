@@ -340,7 +340,8 @@ class Study(Settings):
             ],
         ],
         Field(
-            description="Axes: a setting and its values, or a name and named groups of settings."
+            description="Axes: a setting and its values, or a name and named groups of settings. "
+            "training.seed is no axis of the table: its numbers are means over these seeds."
         ),
     ] = {}
     reference: (
@@ -368,6 +369,11 @@ class Study(Settings):
 
     paper: PaperTable | None = None
     """The paper's table to set beside."""
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """What is varied and shown; numbers are means over training seeds instead."""
+        return {name: points for name, points in self.vary.items() if name != TRAINING_SEED}
 
 
 class Efficiency(Settings):
@@ -477,6 +483,9 @@ EVALUATION = {
 }
 """Settings of a run that decide how it is evaluated: its condition."""
 
+TRAINING_SEED = "training.seed"
+"""The setting that a study may vary without showing it: its numbers are means over the values."""
+
 NOT_OF_RUNS = (
     "micro_batch_size",
     "early_stopping",
@@ -503,6 +512,8 @@ def run_settings() -> type[Settings]:
     for method in method_classes().values():
         for key, field in method.model_fields.items():
             add(key, field.rebuild_annotation(), field.description)
+    seed = Training.model_fields["seed"]
+    add(TRAINING_SEED, seed.rebuild_annotation(), seed.description)
     for stage, kind, without in (("pretrain", Pretrain, "pred"), ("finetune", Finetune, "")):
         add(stage, Literal["none"] | None, "none leaves this stage out.")
         for key, field in kind.model_fields.items():

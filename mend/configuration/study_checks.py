@@ -10,7 +10,7 @@ from mend.configuration.messages import closest, dotted, setting_problems
 from mend.configuration.methods import method_class
 from mend.configuration.paths import parse_settings
 from mend.configuration.runs import study_axes, study_points
-from mend.configuration.schema import ConfigurationValues
+from mend.configuration.schema import TRAINING_SEED, ConfigurationValues
 from mend.errors import UserError
 
 COLUMNS = (
@@ -23,6 +23,7 @@ COLUMNS = (
     "ci_high",
     "tasks",
     "seeds",
+    "training_seeds",
     "context_length",
     "difference",
     "difference_low",
@@ -57,7 +58,7 @@ def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Itera
                     f"figures.{figure}: {study} is not in studies{closest(study, values.studies)}; "
                     f"there are {', '.join(values.studies)}"
                 )
-            elif not values.studies[study].vary:
+            elif not values.studies[study].axes:
                 yield f"figures.{figure}: studies.{study} varies nothing to be drawn"
         if figure in values.studies:
             yield f"figures.{figure}: a study has this name; choose another"
@@ -71,9 +72,9 @@ def longest_lengths(values: ConfigurationValues, studies: Iterable[str]) -> dict
     """Return the largest l that studies without problems give each method that they give one."""
     longest: dict[str, int] = {}
     for study in studies:
-        for _, method, variant, _, _ in study_points(values, study):
-            length = parse_settings(variant).get("length", 0)
-            longest[method] = max(longest.get(method, 0), length)
+        for point in study_points(values, study):
+            length = parse_settings(point.variant).get("length", 0)
+            longest[point.method] = max(longest.get(point.method, 0), length)
     return longest
 
 
@@ -84,10 +85,11 @@ def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
         yield ": give either methods or runs"
     if study == "table2" or content.layout == "matrix":
         for key in ("runs", "vary", "set", "reference"):
-            if key in content.model_fields_set:
+            if key in content.model_fields_set and (key != "vary" or content.axes):
+                also = f", or vary {TRAINING_SEED} alone" if key == "vary" else ""
                 yield (
                     f".{key}: its rows are methods as they are configured, and differences those "
-                    "of its claims; leave this out, or make another study"
+                    f"of its claims; leave this out{also}, or make another study"
                 )
     methods = values.methods.names()
     for name, run in (content.runs or {}).items():
@@ -101,10 +103,25 @@ def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
             yield f".vary.{axis}: every table has such a column; rename the axis"
         if not points:
             yield f".vary.{axis}: must not be empty"
-        if isinstance(points, Mapping) and not all(
+        if axis == TRAINING_SEED:
+            yield from _training_seeds(points)
+        elif isinstance(points, Mapping) and not all(
             isinstance(settings, Mapping) for settings in points.values()
         ):
             yield f".vary.{axis}: each name needs its settings, such as {{shots: 4}}, or {{}}"
+
+
+def _training_seeds(seeds: Any) -> Iterator[str]:
+    """Yield what is wrong with the seeds of training that a study varies."""
+    key = f".vary.{TRAINING_SEED}"
+    if isinstance(seeds, Mapping):
+        yield f"{key}: numbers are means over these seeds, which have no names; write [0, 1, 2]"
+        return
+    wrong = [seed for seed in seeds if setting_problems({TRAINING_SEED: seed})]
+    if wrong:
+        yield f"{key}: {', '.join(map(str, wrong))}: seeds are whole numbers from 0 on"
+    elif len(set(seeds)) < len(seeds):
+        yield f"{key}: {', '.join(map(str, seeds))} has a seed twice; write each once"
 
 
 def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
@@ -136,7 +153,7 @@ def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
                 yield f".{key}: there is no axis {axis}; there are {', '.join(axes)}"
             elif value not in [*axes[axis], *also]:
                 yield f".{key}.{axis}: {value} is not one of {', '.join(map(str, axes[axis]))}"
-    if content.context_share_of and not content.vary:
+    if content.context_share_of and not content.axes:
         yield ".context_share_of: the study varies nothing to be drawn (vary)"
 
 
@@ -153,7 +170,7 @@ def _settings(values: ConfigurationValues, study: str) -> Iterator[str]:
 
 def _runs(values: ConfigurationValues, study: str) -> Iterator[str]:
     """Yield why a run of a study cannot be made, the first reason alone: others are often alike."""
-    for llm, method, variant, condition, _ in study_points(values, study):
+    for llm, method, variant, condition, *_ in study_points(values, study):
         if problem := _run_problem(values, llm, method, variant, parse_settings(condition)):
             yield f": {problem}"
             return

@@ -14,6 +14,7 @@ from mend.configuration.runs import (
     study_points,
     study_runs,
     trained_stages,
+    training_seeds,
 )
 from mend.configuration.schema import given
 from mend.configuration.specs.chunks import TokenizerSource
@@ -49,16 +50,11 @@ def study_specification(configuration: Configuration, study: str) -> StudySpec:
             name: configuration.tasks[name].type for names in tasks.values() for name in names
         },
         seeds=values.benchmark.seeds,
+        training_seeds=training_seeds(values, study),
         axes=[{"name": name, "values": points} for name, points in axes.items()],
         runs=[
-            StudyRun(
-                llm=llm,
-                method=method,
-                variant=variant,
-                condition=condition,
-                values=_place(point, axes),
-            )
-            for llm, method, variant, condition, point in study_points(values, study)
+            StudyRun(**{**point._asdict(), "values": _place(point.values, axes)})
+            for point in study_points(values, study)
         ],
         shared=given(content.set),
         reference=_place(content.reference or {}, axes),

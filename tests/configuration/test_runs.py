@@ -16,6 +16,7 @@ from mend.configuration.paths import (
     settings_text,
 )
 from mend.configuration.runs import method_setup, study_points, study_runs, trained_stages
+from mend.configuration.teachers import teacher_of
 from mend.errors import UserError
 
 LLM = "pocket-gpt2"
@@ -61,6 +62,7 @@ def test_settings_can_be_read_back_from_a_path(settings) -> None:
         JobPath("chunks", "gpt2"),
         JobPath("evaluation-episodes", sampling="selection=bm25,shots=4", split="test"),
         JobPath("teacher", "gpt2", stage="pretrain", beta=0.6666667),
+        JobPath("teacher", "gpt2", stage="pretrain", beta=0.8, seed=3),
         JobPath("teacher", "gpt2", stage="finetune", partition="qa_to_qa"),
         JobPath("train", "gpt2", "mend", "length=4", stage="pretrain"),
         JobPath("train", "gpt2", "mend", "length=4", "qa_to_qa", stage="finetune"),
@@ -115,7 +117,7 @@ def test_named_settings_make_an_axis(values) -> None:
     named = {"random": {}, "no label": {"perturbation": "no-label"}, "BM25": {"selection": "bm25"}}
     configuration = load_configuration(with_study(values, vary={"demonstrations": named}))
     found = [
-        (point[3], point[4]["demonstrations"])
+        (point.condition, point.values["demonstrations"])
         for point in study_points(configuration.values, "mine")
     ]
     assert found == [
@@ -123,6 +125,90 @@ def test_named_settings_make_an_axis(values) -> None:
         ("perturbation=no-label,shots=16", "no label"),
         ("selection=bm25,shots=16", "BM25"),
     ]
+
+
+def test_training_seeds_train_anew_what_is_trained(values) -> None:
+    methods = ["zero-shot", "vanilla-icl", "prompt-tuning", "mend"]
+    study = with_study(values, methods=methods, vary={"training.seed": [0, 3], "shots": [1, 16]})
+    configuration = load_configuration(study)
+    # Seed 0 is as configured; what is not trained is one run, predicted once.
+    found = [(run.method, run.variant) for run in study_runs(configuration, "mine")]
+    assert found == [
+        ("zero-shot", "default"),
+        ("zero-shot", "default"),
+        *([("vanilla-icl", "default")] * 2),
+        *([("prompt-tuning", "default"), ("prompt-tuning", "training.seed=3")] * 2),
+        *([("mend", "default"), ("mend", "training.seed=3")] * 2),
+    ]
+    run = study_runs(configuration, "mine")[-1]
+    place = (LLM, "mend", run.variant, "qa_to_qa")
+    stages = trained_stages(configuration.values, *place)
+    assert stages == [
+        f"runs/{LLM}/mend/training.seed=3/pretrain",
+        f"runs/{LLM}/mend/training.seed=3/qa_to_qa/finetune",
+    ]
+    assert [specification(configuration, stage).training.seed for stage in stages] == [3, 3]
+    usual = specification(configuration, f"runs/{LLM}/mend/default/qa_to_qa/finetune")
+    assert usual.training.seed == 0
+    # Episodes are the benchmark's, the same for all.
+    assert specification(configuration, "data/episodes/train/qa_to_qa").seed == 0
+
+
+def test_a_teachers_states_are_in_the_order_of_their_training_seed(values) -> None:
+    vary = {"training.seed": [0, 3], "pretrain.steps": [50, 60]}
+    configuration = load_configuration(with_study(values, vary=vary))
+    jobs = {
+        seed: teacher_of(configuration.values, JobPath("train", LLM, "mend", v, stage="pretrain"))
+        for seed, v in ((0, "default"), (3, "pretrain.steps=60,training.seed=3"))
+    }
+    assert {seed: str(job) for seed, job in jobs.items()} == {
+        0: f"data/teacher/{LLM}/pretrain/beta=0.8",
+        3: f"data/teacher/{LLM}/pretrain/beta=0.8,seed=3",
+    }
+    for seed, job in jobs.items():
+        teacher = specification(configuration, str(job)).teacher
+        assert (teacher.seed, teacher.examples) == (seed, {0: 2700, 3: 60}[seed] * 10)
+
+
+@pytest.mark.parametrize("study", ["mine", "table2"])
+def test_a_table_is_told_its_training_seeds(values, study) -> None:
+    values = with_study(values, methods=["zero-shot", "mend"])
+    values["studies"][study] = {**values["studies"][study], "vary": {"training.seed": [3, 0]}}
+    spec = specification(load_configuration(values), study)
+    assert spec.training_seeds == [3, 0]
+    assert list(spec.axis_values) == ["run"]
+    found = [(run.method, run.variant, run.training_seed) for run in spec.runs]
+    assert [row for row in found if row[0] in ("zero-shot", "mend")] == [
+        ("zero-shot", "default", 3),
+        ("zero-shot", "default", 0),
+        ("mend", "training.seed=3", 3),
+        ("mend", "default", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ({"vary": {"training.seed": [1, 1]}}, r"vary.training.seed: 1, 1 has a seed twice"),
+        ({"vary": {"training.seed": [-1, 1]}}, r"vary.training.seed: -1: seeds are whole numbers"),
+        ({"vary": {"training.seed": []}}, r"vary.training.seed: must not be empty"),
+        (
+            {"vary": {"training.seed": {"one": {"training.seed": 1}}}},
+            r"vary.training.seed: .* no names; write \[0, 1, 2\]",
+        ),
+        (
+            {"vary": {"training.seed": [0, 1]}, "reference": {"training.seed": 0}},
+            "reference: there is no axis training.seed; there are run",
+        ),
+        (
+            {"layout": "matrix", "vary": {"training.seed": [0, 1], "shots": [1, 2]}},
+            "vary: its rows are methods as they are configured.*or vary training.seed alone",
+        ),
+    ],
+)
+def test_training_seeds_that_cannot_be_are_told(values, study, words) -> None:
+    with pytest.raises(UserError, match=f"studies.mine.{words}"):
+        load_configuration(with_study(values, **study))
 
 
 def test_runs_that_differ_in_finetuning_share_their_pretraining(values) -> None:

@@ -46,7 +46,7 @@ def test_one_seed_has_no_deviation_and_no_task_variation_no_interval():
     row = row_of(table, "m")
     assert np.isnan(row["std"])
     assert row["ci_low"] == row["ci_high"] == 7
-    assert "l,m,p,7.0000,,7.0000,7.0000,4,1\n" in to_csv(table)
+    assert "l,m,p,7.0000,,7.0000,7.0000,4,1,1\n" in to_csv(table)
 
 
 def test_average_is_the_mean_of_the_partitions_and_not_of_the_tasks():
@@ -118,12 +118,65 @@ def test_seeds_alone_give_an_interval():
     assert row["ci_high"] > 55
 
 
+def trained_scores(values):
+    """Scores from {method: array (tasks, seeds, training seeds)}."""
+    trainings = range(next(iter(values.values())).shape[2])
+    return pd.concat(
+        scores_of({name: array[:, :, i] for name, array in values.items()}).assign(training_seed=i)
+        for i in trainings
+    )
+
+
+def test_the_mean_is_over_training_seeds_and_the_deviation_over_seeds():
+    array = np.array([[[10.0, 20.0], [30.0, 60.0]]])  # seeds' means over trainings: 15 and 45
+    row = row_of(summarise(trained_scores({"m": array}), ["l"], ["m"], ["p"]), "m")
+    assert row["mean"] == 30
+    assert row["std"] == pytest.approx(np.sqrt(2 * 15**2), abs=1e-4)
+    assert (row["seeds"], row["training_seeds"]) == (2, 2)
+
+
+def test_training_seeds_alone_give_an_interval_as_wide_as_their_standard_error():
+    trainings = np.random.default_rng(8).normal(50, 6, size=30)
+    values = np.ones((4, 3, 1)) * trainings
+    row = row_of(summarise(trained_scores({"m": values}), ["l"], ["m"], ["p"]), "m")
+    error = trainings.std(ddof=1) / np.sqrt(30)
+    assert (row["ci_high"] - row["ci_low"]) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
+    # One training says nothing of another: its interval is that of tasks and seeds.
+    one = row_of(summarise(trained_scores({"m": values[:, :, :1]}), ["l"], ["m"], ["p"]), "m")
+    assert one["ci_low"] == one["ci_high"] == pytest.approx(trainings[0], abs=1e-4)
+
+
+def test_a_difference_pairs_equal_training_seeds():
+    generator = np.random.default_rng(9)
+    first = generator.normal(50, 2, size=(6, 3, 1)) + generator.normal(0, 9, size=(1, 1, 4))
+    values = {"a": first, "shifted": first + 5, "other": np.flip(first, axis=2)}
+    pairs = [("shifted", "a"), ("other", "a")]
+    table = summarise(trained_scores(values), ["l"], list(values), ["p"], "plain", pairs)
+    shifted = row_of(table, "shifted - a")
+    assert (shifted["ci_low"], shifted["mean"], shifted["ci_high"]) == (5, 5, 5)
+    other = row_of(table, "other - a")
+    assert other["mean"] == 0
+    assert other["ci_high"] - other["ci_low"] > 5
+
+
+def test_scores_that_training_does_not_change_have_the_interval_of_one_training():
+    generator = np.random.default_rng(10)
+    array = generator.normal(50, 20, size=(12, 3, 1))
+    copies = summarise(trained_scores({"m": np.tile(array, 5)}), ["l"], ["m"], ["p"])
+    once = summarise(trained_scores({"m": array}), ["l"], ["m"], ["p"])
+    for key in ("mean", "std", "ci_low", "ci_high"):
+        # The bootstrap's samples are others.
+        assert row_of(copies, "m")[key] == pytest.approx(row_of(once, "m")[key], abs=0.4), key
+
+
 def test_the_csv_is_the_same_twice_and_whatever_the_order_of_rows():
     scores = scores_of({m: np.random.default_rng(6).normal(50, 9, (7, 3)) for m in "ab"})
     arguments = (["l"], ["a", "b"], ["p"], "plain", [("a", "b")])
     first = to_csv(summarise(scores, *arguments))
     assert to_csv(summarise(scores.sample(frac=1, random_state=0), *arguments)) == first
-    assert first.splitlines()[0] == "llm,method,partition,mean,std,ci_low,ci_high,tasks,seeds"
+    assert first.splitlines()[0] == (
+        "llm,method,partition,mean,std,ci_low,ci_high,tasks,seeds,training_seeds"
+    )
 
 
 def test_the_csv_has_no_negative_zero():

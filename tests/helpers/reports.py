@@ -13,7 +13,7 @@ from mend.configuration.specs.reporting import ReportPart, ReportSpec, StudySpec
 from mend.reporting.claims import judged
 
 LLM = "<script>alert(1)</script>"
-NUMBERS = ["mean", "std", "ci_low", "ci_high", "tasks", "seeds"]
+NUMBERS = ["mean", "std", "ci_low", "ci_high", "tasks", "seeds", "training_seeds"]
 RUN = "runs/llm/mend/default"
 SCORES = {
     "zero-shot": (40, 35, 45),
@@ -113,7 +113,7 @@ def pair_of(higher, lower, mean, low, high, **place):
 
 
 def numbers_of(mean, low, high):
-    return dict(zip(NUMBERS, (mean, 1.0, low, high, 4, 2), strict=True))
+    return dict(zip(NUMBERS, (mean, 1.0, low, high, 4, 2, 1), strict=True))
 
 
 def write_table2(folder):

@@ -191,6 +191,19 @@ def test_what_studies_share_is_counted_once(paper):
     assert trained[0] == trained[1]
 
 
+def test_each_training_seed_is_counted(paper):
+    values = paper_values()
+    table2 = values["studies"]["table2"]
+    table2["llms"] = ["gpt2-large"]
+    once = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
+    table2["vary"] = {"training.seed": [0, 1, 2]}
+    several = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
+    for stage in ("teacher", "pretrain", "finetune"):
+        assert several[stage].jobs == 3 * once[stage].jobs
+    # Zero-shot and ICL are predicted once.
+    assert several["predict"].jobs == 2 + 3 * (once["predict"].jobs - 2)
+
+
 def test_a_cached_teacher_is_computed_once_and_its_disk_is_told(paper):
     def rows(cached: bool) -> dict[str, Row]:
         values = paper_values()

@@ -1,6 +1,7 @@
 """Studies from predictions: points, references, ranks, claims, and the paper's numbers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.studies import LLMS, TASKS, predictions_of, study, study_spec
 
@@ -30,7 +31,7 @@ def test_points_and_differences_by_hand():
     table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     assert list(table.columns) == [
         *("llm", "run", "length", "partition", "mean", "std", "ci_low", "ci_high"),
-        *("tasks", "seeds", "context_length"),
+        *("tasks", "seeds", "training_seeds", "context_length"),
         *("difference", "difference_low", "difference_high"),
     ]
     assert len(table) == 2 * 3 * 3 * 3
@@ -49,6 +50,44 @@ def test_points_and_differences_by_hand():
     icl = table[(table["run"] == "Vanilla ICL") & (table["partition"] == "AVG")]
     assert icl["mean"].tolist() == [5 * 6.5] * 6
     assert icl["difference"].tolist() == [5 * (1.0 - 2.5)] * 6
+
+
+def two_trainings():
+    """A study with two training seeds, of which the second makes MEND one row of 20 better."""
+    spec = study(partitions=["qa_to_qa"], training_seeds=[0, 1])
+    predictions = predictions_of(spec, spec["partitions"])
+    again = predictions[predictions["method"] != "vanilla-icl"].copy()
+    again["variant"] += ",training.seed=1"
+    keys = ["llm", "method", "variant", "task", "seed"]
+    wrong = again.assign(wrong=again["row"].where(again["predicted"] == 1))
+    first_wrong = wrong.groupby(keys)["wrong"].transform("min")
+    better = (again["row"] == first_wrong) & (again["method"] == "mend")
+    again.loc[better, "predicted"] = 0
+    again.loc[better, "predicted_text"] = "yes"
+    runs = spec["runs"]
+    spec["runs"] = [{**run, "training_seed": seed} for run in runs for seed in (0, 1)]
+    for run in spec["runs"]:
+        if run["training_seed"] and run["method"] != "vanilla-icl":
+            run["variant"] += ",training.seed=1"
+    return spec, pd.concat([predictions, again], ignore_index=True)
+
+
+def test_numbers_are_means_over_training_seeds_and_equal_ones_are_compared():
+    spec, predictions = two_trainings()
+    table = compute_study(spec, predictions)
+    assert len(table) == 2 * 3 * 3
+    assert set(table["training_seeds"]) == {2}
+    place = {"llm": "small", "length": 16, "partition": "qa_to_qa"}
+    assert row_of(table, run="MEND", **place)["mean"] == pytest.approx(5 * (4 + 1.5 + 2 + 0.5))
+    tuned = row_of(table, run="HyperTuning", **place)
+    # Trainings differ from MEND's by 2 and 3 rows of 20; tasks and seeds alike.
+    assert tuned["difference"] == pytest.approx(-12.5)
+    assert (tuned["difference_low"], tuned["difference_high"]) == (-15, -10)
+    icl = row_of(table, run="Vanilla ICL", **place)
+    assert icl["mean"] == pytest.approx(5 * (5 + 1.5))
+    missing = predictions[predictions["variant"] != "default,training.seed=1"]
+    with pytest.raises(UserError, match="no predictions of .*default,training.seed=1"):
+        compute_study(spec, missing)
 
 
 def test_a_reference_may_be_a_value_of_another_axis_or_absent():

@@ -122,6 +122,19 @@ def test_what_is_read_is_told_where_the_study_is_about_it(write):
     assert "reads" not in str(table_of(write(study())[2].read_text(), "Number of vectors"))
 
 
+def test_training_seeds_are_told(write):
+    assert "training seed" not in write(study())[2].read_text()
+    spec = study(training_seeds=[0, 7])
+    spec["runs"] = [{**run, "training_seed": seed} for run in spec["runs"] for seed in (0, 7)]
+    page = " ".join(write(spec)[2].read_text().split())
+    assert "over 2 seeds of demonstrations and 2 training seeds" in page
+    assert "bootstrap over tasks, seeds and training seeds" in page
+    assert "Training seeds 0, 7: each trains every stage anew" in page
+    assert "each distiller is trained once" not in page
+    # A run that the training seed does not change is listed once.
+    assert len(table_of(page, "What was run")) == 1 + len(study()["runs"])
+
+
 def test_without_an_axis_columns_are_partitions(write):
     spec = study(axes=[{"name": "run", "values": ["Vanilla ICL", "MEND"]}], reference={})
     spec["runs"] = [

@@ -24,7 +24,8 @@ SEEDS = [13, 21]
 TEST_PARTITIONS = ["non_qa_to_qa", "qa_to_qa"]
 ROWS = 10
 LLM = "small & <b>quick</b>"
-COLUMNS = ["llm", "method", "partition", "mean", "std", "ci_low", "ci_high", "tasks", "seeds"]
+COLUMNS = ["llm", "method", "partition", "mean", "std", "ci_low", "ci_high"]
+COLUMNS += ["tasks", "seeds", "training_seeds"]
 CLAIMS = [
     ("Vanilla ICL is above zero-shot", "Vanilla ICL", "Zero-shot", 0),
     ("MEND is within 2 points of vanilla ICL, or above it", "MEND", "Vanilla ICL", -2),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,9 @@ class StudyRun(Settings):
     condition: str
     """How it is evaluated."""
 
+    training_seed: Seed = 0
+    """Of which training; a method that is not trained is the same for all."""
+
     values: dict[str, Value]
     """The point: a value of each axis."""
 
@@ -88,11 +91,14 @@ class StudySpec(Settings):
     seeds: list[Seed] = Field(min_length=1)
     """Seeds of demonstrations."""
 
+    training_seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """Seeds of training: every point has a run of each."""
+
     axes: list[Axis]
     """Their products are the points."""
 
     runs: list[StudyRun]
-    """Of each LLM and point."""
+    """Of each LLM, point and training seed."""
 
     shared: dict[str, Any] = {}
     """Settings of all runs (`set`)."""

@@ -222,7 +222,9 @@ def _panel(
     else:
         axis.set_xlabel(axis_display_name(name))
         _ticks(axis, [value_text(value) for value in values], places, log)
-    axis.set_ylabel("Average rank (1 is best)" if ranked else "Score (%)")
+    seeds = len(spec.training_seeds)
+    trained = f",\n{seeds} training seeds" if seeds > 1 else ""
+    axis.set_ylabel(("Average rank (1 is best)" if ranked else "Score (%)") + trained)
     if ranked:
         axis.set_ylim(len(values) + 0.2, 0.8)
         axis.set_yticks(range(1, len(values) + 1))

@@ -25,7 +25,7 @@ from mend.evaluation.statistics import AVERAGE, difference_name, summarise
 from mend.reporting.claims import judged
 from mend.reporting.studies.names import point_text
 
-NUMBERS = ("mean", "std", "ci_low", "ci_high", "tasks", "seeds")
+NUMBERS = ("mean", "std", "ci_low", "ci_high", "tasks", "seeds", "training_seeds")
 DIFFERENCE = {
     "difference": "mean",
     "difference_low": "ci_low",
@@ -61,7 +61,7 @@ def compute_study(spec: StudySpec, predictions: pd.DataFrame) -> StudyNumbers:
     """The numbers of a study, from what `read_predictions` returned.
 
     Columns of the table: llm, one for each axis (`run` first), partition (each, then AVG if there
-    are several), mean, std, ci_low, ci_high, tasks, seeds, as `summarise` of
+    are several), mean, std, ci_low, ci_high, tasks, seeds, training_seeds, as `summarise` of
     `mend.evaluation.statistics` has them; context_length, how many positions (tokens or vectors)
     the LLM reads before a query, the mean over rows, seeds and tasks; difference, difference_low,
     difference_high to the reference at the same values of the other axes (NaN for the reference
@@ -70,8 +70,8 @@ def compute_study(spec: StudySpec, predictions: pd.DataFrame) -> StudyNumbers:
     the partitions; equal means share the mean of their ranks (the paper's figure 7); and with
     `context_share_of` context_share, context_length in per cent of the longest context of that run,
     of the same LLM and partition. With the layout `matrix`: llm, method, partition (AVG always) and
-    the numbers from mean to seeds; after an LLM's methods the differences that its claims are about
-    (`mend - vanilla-icl`). Points of per cent, rounded to four decimals.
+    the numbers from mean to training_seeds; after an LLM's methods the differences that its claims
+    are about (`mend - vanilla-icl`). Points of per cent, rounded to four decimals.
 
     Raises UserError where predictions that the specification names are absent or incomplete.
     """
@@ -100,6 +100,7 @@ def compute_study(spec: StudySpec, predictions: pd.DataFrame) -> StudyNumbers:
 def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
     """Score of each LLM, point (as text, in the column method), partition, task and seed.
 
+    In the column training_seed those of each training: of a method that is not trained, copies.
     And in the column context_length what the LLM read before a query, the mean over its rows.
     """
     wanted = {name: spec.test_tasks[name] for name in spec.scored_partitions}
@@ -120,7 +121,7 @@ def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"studies.{spec.name}: two points are called {twice}; rename values")
-    parts = []
+    parts: dict[int, list[pd.DataFrame]] = {seed: [] for seed in spec.training_seeds}
     for run, key in zip(spec.runs, runs, strict=True):
         name = point_text({axis: run.values[axis] for axis in spec.axis_values})
         if key not in by_run:
@@ -128,11 +129,14 @@ def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
                 f"studies.{spec.name}: there are no predictions of {name} with {run.llm} "
                 f"({run.method}, {run.variant}, {run.condition})"
             )
-        parts.append(by_run[key].assign(method=name))
+        parts[run.training_seed].append(by_run[key].assign(method=name))
     llms = [llm.name for llm in spec.llms]
-    scores = by_partition(pd.concat(parts), llms, names, wanted, spec.seeds)
+    scores = [
+        by_partition(pd.concat(of_seed), llms, names, wanted, spec.seeds).assign(training_seed=seed)
+        for seed, of_seed in parts.items()
+    ]
     check_same_rows(in_use)
-    return scores
+    return pd.concat(scores, ignore_index=True)
 
 
 def _comparisons(claim: Claim, spec: StudySpec) -> Iterator[tuple[Point, Point, Point]]:

@@ -80,15 +80,22 @@ def study_section(
         blocks=claim_blocks(spec, table, details["claims"]),
         other_mean=_other_mean(spec, values, details["other_mean"]),
         bootstrap_samples=BOOTSTRAP_SAMPLES,
-        runs=[
-            {**dict(run), "name": point_text({axis: run.values[axis] for axis in axes})}
-            for run in spec.runs
-        ],
+        runs=_runs(spec),
         costs=training_costs(records, [run.method for run in spec.runs]),
         same_steps=same_steps(records) if spec.layout == "matrix" else None,
         commits=commits(records),
         versions=versions(records),
     )
+
+
+def _runs(spec: StudySpec) -> list[dict[str, str]]:
+    """What was run at each point: once where training seeds change nothing."""
+    rows = [
+        {"name": point_text({axis: run.values[axis] for axis in spec.axis_values})}
+        | {key: getattr(run, key) for key in ("llm", "method", "variant", "condition")}
+        for run in spec.runs
+    ]
+    return [row for place, row in enumerate(rows) if row not in rows[:place]]
 
 
 def partition_grid(spec: StudySpec, table: pd.DataFrame) -> dict[str, Any]:

@@ -166,6 +166,17 @@ def test_ranks_stand_with_1_at_the_top(tmp_path, figures):
     assert figures[0].axes[0].get_ylabel() == "Average rank (1 is best)"
 
 
+@pytest.mark.parametrize("score", ["mean", "rank"])
+def test_the_picture_says_how_many_training_seeds_there_are(tmp_path, figures, score):
+    spec = study(score=score)
+    table = table_of(spec)
+    for seeds in ([0], [0, 1, 2]):
+        draw([({**spec, "training_seeds": seeds}, table)], tmp_path / "s.png")
+    one, three = ([axis.get_ylabel() for axis in figure.axes] for figure in figures)
+    assert not any("seed" in label for label in one)
+    assert all(label.endswith("3 training seeds") for label in three)
+
+
 def test_close_numbers_are_not_on_a_log_scale_and_names_not_joined(tmp_path, figures):
     spec = study(llms=study()["llms"][:1])
     beta = {4: 0.2, 16: 0.8, 32: 0.9}
