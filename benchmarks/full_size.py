@@ -1,9 +1,10 @@
 """One step of pretraining and one of finetuning at the paper's full shapes, with random weights.
 
 `python benchmarks/full_size.py [LLM ...]` runs the workflow with config/paper.yaml as it is (l,
-lengths, batch, types), but for one step of each stage, no early stopping, made-up rows and text,
-and a tokenizer of its own: no model and no data is downloaded. Work and memory do not depend on
-weights. It prints what the jobs measured beside what `mend plan` says of them.
+lengths, types), but for one step of 8 examples in each stage, the teacher's states of pretraining
+kept, no early stopping, made-up rows and text, and a tokenizer of its own: no model and no data is
+downloaded. Work and memory do not depend on weights. It prints what the jobs measured beside what
+`mend plan` says of them.
 
 On 2 processors GPT-2 large takes some 3 minutes and 15 GB of memory; the models are written to the
 temporary folder (GPT-2 large 2 GB, OPT-6.7B 14 GB) and removed. No part of `make bench`.
@@ -27,8 +28,9 @@ import yaml
 from chunks import documents, save_documents, save_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from mend.configuration.loading import Configuration, load_configuration
+from mend.configuration.loading import Configuration, load_configuration, read_values
 from mend.configuration.paths import parse_job_path
+from mend.configuration.presets import with_preset
 from mend.configuration.task_list import partition_needs, read_task_list
 from mend.data.layout import benchmark_files
 from mend.planning.architectures import KNOWN
@@ -55,7 +57,7 @@ WORDS, ROWS = 40, 40  # of a row, some 57 tokens, and of a file: 16 rows fill th
 
 def main() -> int:
     """Run each LLM's two steps; print a Markdown table."""
-    paper = yaml.safe_load((ROOT / "config/paper.yaml").read_text(encoding="utf-8"))
+    paper = with_preset(read_values(ROOT / "config/paper.yaml"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("llms", nargs="*", default=["gpt2-large"], metavar="LLM")
     parser.add_argument("--micro-batch-size", type=int, help="examples at once, where memory ends")
@@ -85,7 +87,8 @@ def measure(paper: Mapping[str, Any], llm: str, folder: Path) -> Iterator[list[s
     benchmark["missing_tasks"] = "skip"
     for stage in JOBS:
         values["training"][stage] |= {"steps": 1, "early_stopping": None, "log_every": 1}
-        model.get("training", {}).get(stage, {}).pop("steps", None)
+    model.pop("training", None)
+    values["training"]["pretrain"]["teacher_cache"] = True
     write_tasks(benchmark, folder / "tasks")
     save_documents(documents(megabytes=1), folder / "text.jsonl")
     torch.manual_seed(0)

@@ -15,7 +15,9 @@ from mend.configuration.choices import PRESETS
 NOTES = """\
 An encoder-decoder LLM reads the context in its encoder, query and answer in its
 decoder, as the paper says (`mend/models/encoder_decoder.py`); with `llms.NAME.query_in: encoder`
-the query goes to the encoder too. The authors' code has no T5.
+the query goes to the encoder too. Then no token of the query is predicted, so that
+`distill_in_finetuning: input`, which the preset `paper` has, would distil nothing: the two together
+are refused. The authors' code has no T5.
 
 The paper does not say how a T5 distils. By default it is the encoder of the smaller T5: the
 placeholders stand after the demonstrations, and their last states are the vectors, as in the
@@ -50,7 +52,10 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     for key, entry in fidelity().items():
         place = key.split(".") if "." in key else ["protocol", key]
         for parent in _places(values, place[:-1]):
-            parent.setdefault(place[-1], copy.deepcopy(entry[preset]))
+            value = entry[preset]
+            if place[0] == "llms" and isinstance(value, dict):
+                value = value.get(str(parent.get("paper_llm")), value["other"])
+            parent.setdefault(place[-1], copy.deepcopy(value))
     return values
 
 
@@ -76,7 +81,8 @@ def fidelity_page() -> str:
         "`protocol: {preset: paper}` or `{preset: authors-code}` to choose a column, and any key",
         "besides it to depart from the column. Keys without a dot stand under `protocol`; those",
         "with one stand where they say (`*` is every LLM or every stage), and a preset fills them",
-        "in only if the configuration leaves them out.",
+        "in only if the configuration leaves them out. What differs between the paper's LLMs goes",
+        "by `llms.NAME.paper_llm`.",
         "",
         "This page is made from `mend/configuration/fidelity.yaml`:",
         "`python -m mend.configuration.presets`.",

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, create_model
 
 from mend.configuration.choices import (
+    Dtype,
     Metrics,
     Partition,
     Preset,
@@ -252,6 +253,9 @@ class LLMTraining(Settings):
 class LLM(LLMLoading):
     """A frozen LLM."""
 
+    dtype: Dtype  # the preset decides
+    """Precision of the frozen LLM."""
+
     int8: bool  # the preset decides
     """Load the frozen LLM in 8 bit; needs bitsandbytes and a GPU."""
 
@@ -259,7 +263,8 @@ class LLM(LLMLoading):
     """The small language model that the distiller starts as."""
 
     paper_llm: Text | None = None
-    """Whose numbers of the paper's table 2 stand beside."""
+    """Which of the paper's LLMs this stands for: its numbers stand beside, and a preset's values
+    are those for it."""
 
     training: LLMTraining | None = None
     """What differs from `training` for this LLM."""

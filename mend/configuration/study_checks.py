@@ -9,7 +9,7 @@ from mend.configuration.choices import STAGES, TRAIN_ROWS
 from mend.configuration.messages import closest, dotted, setting_problems
 from mend.configuration.methods import method_class
 from mend.configuration.paths import parse_settings
-from mend.configuration.runs import study_axes, study_points
+from mend.configuration.runs import method_setup, study_axes, study_points
 from mend.configuration.schema import TRAINING_SEED, ConfigurationValues
 from mend.errors import UserError
 
@@ -192,9 +192,22 @@ def _run_problem(
         return "selection dense needs benchmark.dense_retrieval"
     if "group" in condition and not method_class(method).distils:
         return f"{method} does not distil; leave group out for it"
+    if _distils_nothing(values, llm, method, variant):
+        return (
+            f"{method} with {llm} would distil nothing in finetuning: llms.{llm}.query_in: encoder "
+            "leaves no token of the query to predict, and protocol.distill_in_finetuning: input "
+            "distils no other; set that to input-and-output, or query_in to decoder"
+        )
     if _untrained(variant):
         return f"{method} with {llm} is neither pretrained nor finetuned; leave one stage in"
     return None
+
+
+def _distils_nothing(values: ConfigurationValues, llm: str, method: str, variant: str) -> bool:
+    if (values.llms[llm].query_in, values.protocol.distill_in_finetuning) != ("encoder", "input"):
+        return False
+    finetuning = method_setup(values, llm, method, variant).stages.get("finetune")
+    return bool(finetuning and finetuning.losses.distill)
 
 
 def _untrained(variant: str) -> bool:

@@ -23,9 +23,11 @@ from mend.planning.costs import QueryCosts, TokenCounts, Work, activation_bytes
 
 #: Assumed of data that nobody has looked at: options of a row, tokens of an option, and the rows
 #: of a meta-test task where `benchmark.test_rows` does not say (the published files hold whole
-#: validation splits), and the tokens of a corpus (C4's validation split has 45,576 documents of
-#: some 480). Demonstrations are assumed to fill the longest context.
-OPTIONS, ANSWER, TEST_ROWS, CORPUS_TOKENS = 3, 4, 2000, 22e6
+#: validation splits). Demonstrations are assumed to fill the longest context.
+OPTIONS, ANSWER, TEST_ROWS = 3, 4, 2000
+#: Of a corpus: documents where `benchmark.corpus.documents` does not say (C4's validation split has
+#: them in eight files of 45,576), and the tokens of one.
+DOCUMENTS, DOCUMENT_TOKENS = 364_608, 480
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def teacher_job(configuration: Configuration, models: Models, job: JobPath) -> J
     examples, queries = spec.teacher.examples, 1
     corpus = values.benchmark.corpus
     if job.stage == "pretrain":
-        examples = min(examples, corpus.documents or CORPUS_TOKENS // corpus.window)
+        tokens = (corpus.documents or DOCUMENTS) * DOCUMENT_TOKENS
+        examples = min(examples, tokens // corpus.window)
     else:
         queries = values.training.finetune.queries_per_episode
     tokens = training_tokens(values, spec.reading, job.stage, spec.teacher.beta, 0, True)

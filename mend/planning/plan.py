@@ -32,7 +32,7 @@ from mend.planning.jobs import (
 
 KINDS = ("teacher", *STAGES, "predict")
 #: Assumed, of the benchmark and the corpus on the hub: downloaded, and as chunks and rows besides.
-DATA_BYTES = 5e9
+DATA_BYTES = 7e9
 HEADERS = ("LLM", "stage", "jobs", "steps", "PFLOP", "hours", "longest job", "memory GB", "disk GB")
 
 

@@ -10,8 +10,10 @@ from helpers.configurations import ROOT, default_values, put
 
 from mend.configuration.choices import PARTITIONS
 from mend.configuration.job_specs import specification
-from mend.configuration.loading import load_configuration
+from mend.configuration.loading import load_configuration, read_values
+from mend.configuration.paths import DEFAULT
 from mend.configuration.presets import fidelity, fidelity_page
+from mend.configuration.runs import method_setup
 from mend.configuration.schema import FILE, Protocol, json_schema
 from mend.data.layout import benchmark_files
 from mend.data.preflight import with_present_tasks
@@ -168,10 +170,70 @@ def test_a_preset_fills_in_what_the_configuration_leaves_out(values, preset) -> 
     for key, entry in fidelity().items():
         if "." not in key and key != "longest_context":
             assert protocol[key] == entry[preset], key
+    assert protocol["demonstrations_at_test"] == "per-row"  # the paper does not say
     assert protocol["longest_context"] == {"llm": 77, "distiller": 77}
     rate = {"authors-code": 1e-5}.get(preset, 5e-5)
     assert configuration.values.training.finetune.learning_rate == rate
     assert configuration.values.llms["pocket-gpt2"].int8 is False  # the configuration says so
+
+
+GPT2_AND_OPT, T5 = ("gpt2-large", "gpt2-xl", "opt-6.7b"), ("t5-lm-large", "flan-t5-xl")
+
+
+@pytest.mark.parametrize(
+    ("preset", "int8", "dtypes"),
+    [
+        ("default", (False, False), ("bfloat16", ("float32", "bfloat16"))),
+        ("paper", (True, False), ("float16", ("float32", "float32"))),
+        ("authors-code", (True, True), ("float16", ("float32", "float32"))),
+    ],
+)
+def test_at_the_papers_scale_each_llm_is_loaded_as_its_preset_says(preset, int8, dtypes) -> None:
+    """Table 5: 8 bit and fp16 for GPT-2, neither for T5."""
+    content = read_values(ROOT / "config/paper.yaml")
+    content["benchmark"]["task_list"] = str(ROOT / content["benchmark"]["task_list"])
+    content["protocol"] = {"preset": preset}
+    llms = load_configuration(content).values.llms
+    half, of_t5 = dtypes
+    wanted = dict.fromkeys(GPT2_AND_OPT, (int8[0], half))
+    wanted |= {name: (int8[1], dtype) for name, dtype in zip(T5, of_t5, strict=True)}
+    assert {name: (llm.int8, llm.dtype) for name, llm in llms.items()} == wanted
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_an_llm_that_is_none_of_the_papers_is_loaded_whole(values, preset) -> None:
+    values["protocol"] |= {"preset": preset}
+    for key in ("paper_llm", "int8", "dtype"):
+        del values["llms"]["pocket-gpt2"][key]
+    llm = load_configuration(values).values.llms["pocket-gpt2"]
+    assert (llm.int8, llm.dtype) == (False, "float32")
+
+
+@pytest.mark.parametrize(
+    ("llm", "batch", "steps"),
+    [("gpt2-large", 8, 30000), ("opt-6.7b", 8, 30000)] + [(llm, 64, 5000) for llm in T5],
+)
+def test_pretraining_has_table_5s_batch_on_each_of_8_gpus(llm, batch, steps) -> None:
+    content = read_values(ROOT / "config/paper.yaml")
+    content["benchmark"]["task_list"] = str(ROOT / content["benchmark"]["task_list"])
+    values = load_configuration(content).values
+    stages = method_setup(values, llm, "mend", DEFAULT).stages
+    assert (stages["pretrain"].batch_size, stages["pretrain"].steps) == (batch, steps)
+    assert (stages["finetune"].batch_size, stages["finetune"].steps) == (8, 30000)
+
+
+def test_distilling_no_token_is_refused(values) -> None:
+    """With the query in the encoder no token of it is predicted; input distils no other."""
+    values["llms"]["pocket-gpt2"]["query_in"] = "encoder"
+    load_configuration(values)  # the answer's tokens are distilled
+    values["protocol"]["distill_in_finetuning"] = "input"
+    with pytest.raises(
+        UserError, match=r"studies.table2: mend with pocket-gpt2 .*query_in"
+    ) as told:
+        load_configuration(values)
+    assert "protocol.distill_in_finetuning: input" in str(told.value)
+    values["methods"]["mend"]["finetune"]["losses"] = {"pred": 1.0, "distill": 0.0}
+    load_configuration(values)
 
 
 def test_the_schema_that_editors_read_is_up_to_date() -> None:
