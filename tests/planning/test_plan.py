@@ -193,6 +193,7 @@ def test_what_studies_share_is_counted_once(paper):
 
 def test_each_training_seed_is_counted(paper):
     values = paper_values()
+    values["training"]["pretrain"]["teacher_cache"] = True
     table2 = values["studies"]["table2"]
     table2["llms"] = ["gpt2-large"]
     once = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
