@@ -145,6 +145,7 @@ def row_lengths(
             [task],
             seeds=[spec.efficiency.seed],
             rows_per_task=ROWS,
+            vectors=1 if reader == "distiller" else None,
         )
         if not rows:
             raise UserError(

@@ -6,7 +6,7 @@ from mend.configuration.specs.reading import LongestContext
 from mend.errors import UserError
 
 SHORTEST_QUERY = 8
-"""Tokens that a query must have room for after the longest context."""
+"""Tokens that a query must have room for after vectors."""
 
 
 def check_room(
@@ -17,6 +17,10 @@ def check_room(
     run: str = "",
 ) -> None:
     """Check that contexts, vectors and a query fit the models.
+
+    Demonstrations give way to the query after them, so their longest context may be all the
+    positions. Vectors cannot give way; whether a row's own query fits after them is checked when
+    rows are read (`Template.check_vectors`).
 
     Args:
         longest_context: tokens of demonstrations that LLM and distiller read at most.
@@ -30,26 +34,20 @@ def check_room(
     """
     llm = longest_context.llm
     start = f"{run}: " if run else ""
-    longest = positions - SHORTEST_QUERY - 1
-    if llm > longest:
+    if llm > positions:
         raise UserError(
             f"{start}protocol.longest_context.llm is {llm}, but the LLM has {positions} positions: "
-            f"demonstrations leave no room for a query of {SHORTEST_QUERY} tokens and its answer "
-            f"(at most {longest} works)"
+            f"demonstrations leave no room for a query (at most {positions} works; of it, "
+            "demonstrations take what a query leaves)"
         )
     if length is None:
         return
+    longest = positions - SHORTEST_QUERY - 1
     if length > longest:
         raise UserError(
             f"{start}length (l) is {length}, but the LLM has {positions} positions: the vectors "
             f"leave no room for a query of {SHORTEST_QUERY} tokens and its answer "
             f"(at most {longest} works)"
-        )
-    if length > llm:
-        raise UserError(
-            f"{start}length (l) is {length}, but queries are cut to follow at most "
-            f"protocol.longest_context.llm = {llm} tokens (a length of at most {llm} works, or a "
-            f"longest_context.llm from {length} to {longest})"
         )
     if distiller_positions is not None and length >= distiller_positions:
         raise UserError(

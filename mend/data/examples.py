@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
+import pyarrow.compute
 import pyarrow.parquet
 
 from mend.data.tasks import load_rows
@@ -44,22 +45,34 @@ class ChunkExamples:
         beta: float,
         limits: dict[str, int],
         seed: int,
+        positions: int,
+        vectors: int | None = None,
         teacher: Sequence[Tensor] | None = None,
     ) -> None:
         """Read the chunks' Parquet.
 
         beta: the share of a chunk that is D. limits: the longest D for `llm` and `distiller`,
         in tokens (`protocol.longest_context`); of a longer one the last tokens stay, next to x.
-        seed: the order in which chunks come. teacher: its states, where they are kept.
+        seed: the order in which chunks come. positions: how many tokens the LLM can read, x
+        included. vectors: how many it reads in place of D. teacher: its states, where they are
+        kept. Raises UserError if there is no chunk, or vectors and x do not fit the LLM.
         """
         table = pyarrow.parquet.read_table(chunks, columns=["input_ids"])
         if not table.num_rows:
             raise UserError(f"{chunks}: no chunk; the corpus is shorter than one window")
         # Lists of one Arrow column stay in Arrow: a chunk becomes Python numbers when it is read.
         self.ids = table["input_ids"].combine_chunks()
-        self.beta, self.limits = beta, limits
+        self.beta, self.limits, self.positions = beta, limits, positions
         self.order = numpy.random.default_rng(seed).permutation(len(self.ids))
         self.teacher = teacher
+        window = pyarrow.compute.max(pyarrow.compute.list_value_length(self.ids)).as_py()
+        rest = window - self._cut(window)
+        if rest + (vectors or 0) > positions:
+            raise UserError(
+                f"training.pretrain.beta: {beta} leaves {rest} of a chunk's {window} tokens to be "
+                f"predicted after {vectors or 0} vectors (length), but the LLM has {positions} "
+                "positions; raise beta, or lower length or benchmark.corpus.window"
+            )
 
     def __len__(self) -> int:
         """How many different examples there are."""
@@ -69,13 +82,18 @@ class ChunkExamples:
         """Return example `index`; after the last chunk the first comes again."""
         index %= len(self.order)
         ids = self.ids[int(self.order[index])].as_py()
-        cut = min(max(1, int(self.beta * len(ids))), len(ids) - 1)
+        cut = self._cut(len(ids))
+        room = min(self.limits["llm"], self.positions - len(ids) + cut)
         return Example(
             demonstrations=ids[max(0, cut - self.limits["distiller"]) : cut],
-            teacher_demonstrations=ids[max(0, cut - self.limits["llm"]) : cut],
+            teacher_demonstrations=ids[max(0, cut - room) : cut],
             queries=[(ids[cut:], [])],
             teacher_states=None if self.teacher is None else self.teacher[index],
         )
+
+    def _cut(self, tokens: int) -> int:
+        """How many of a chunk's tokens are D: at least one, and at least one is left."""
+        return min(max(1, int(self.beta * tokens)), tokens - 1)
 
 
 class EpisodeExamples:
@@ -87,18 +105,23 @@ class EpisodeExamples:
         tasks: str | Path,
         template: Template,
         limits: dict[str, int],
+        vectors: int | None = None,
         teacher: Sequence[Tensor] | None = None,
     ) -> None:
         """Read the episodes' Parquet and the rows of their tasks.
 
-        limits: as in `ChunkExamples`. teacher: its states, where they are kept.
+        limits: as in `ChunkExamples`; of what the LLM reads itself, the teacher's tokens and those
+        of a method without vectors, no more than an episode's longest query and answer leave.
+        vectors: how many the LLM reads in place of demonstrations. teacher: its states, where they
+        are kept. An example raises UserError if vectors, query and answer do not fit the LLM.
         """
         table = pyarrow.parquet.read_table(episodes)
         self.task = table["task"].to_pylist()
         self.demonstrations = table["demonstrations"]
         self.queries = table["queries"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
-        self.template, self.limits, self.teacher = template, limits, teacher
+        self.template, self.limits = template, limits
+        self.vectors, self.teacher = vectors, teacher
 
     def __len__(self) -> int:
         """How many different examples there are."""
@@ -113,9 +136,17 @@ class EpisodeExamples:
             self.template.answered_query(*rows[row][:2], after_context=True)
             for row in self.queries[index].as_py()
         ]
+        # The longest of an episode's queries comes first, and all see the same demonstrations.
+        longest = max(queries, key=lambda query: sum(map(len, query)))
+        lengths = [len(part) for part in longest]
+        room = min(self.limits["llm"], self.template.room_before(*lengths))
+        if self.vectors:
+            where = f"{self.rows[self.task[index]].path}, a meta_train row"
+            self.template.check_vectors(self.vectors, *lengths, where)
+        limit = self.limits["distiller"] if self.vectors else min(self.limits["distiller"], room)
         return Example(
-            demonstrations=self.template.demonstrations(demonstrations, self.limits["distiller"]),
-            teacher_demonstrations=self.template.demonstrations(demonstrations, self.limits["llm"]),
+            demonstrations=self.template.demonstrations(demonstrations, limit),
+            teacher_demonstrations=self.template.demonstrations(demonstrations, room),
             queries=queries,
             teacher_states=None if self.teacher is None else self.teacher[index],
         )

@@ -23,7 +23,7 @@ from mend.progress import logger
 class MultipleChoiceItem:
     """A query and its options, as token ids, after the demonstrations it is asked with.
 
-    context: equal for items that share their demonstrations.
+    context: equal for items whose demonstrations are the same tokens, and only for them.
     demonstrations: token ids; where demonstrations are distilled in groups, those of each group.
     """
 
@@ -39,7 +39,6 @@ class DemonstrationReader:
     def __init__(
         self,
         template: Template,
-        limit: int,
         selection: str = "train",
         perturbation: str | None = None,
         sampling_seed: int = 0,
@@ -47,13 +46,13 @@ class DemonstrationReader:
     ) -> None:
         """Set up for one file of episodes.
 
-        limit: the longest context in tokens. Where demonstrations exceed it, the template's rule
-        holds; of retrieved ones the last stay, which are the nearest.
-        selection: how they were chosen (see `write_evaluation_episodes`).
+        selection: how they were chosen (see `write_evaluation_episodes`). Where demonstrations
+        exceed the limit, the template's rule holds; of retrieved ones the last stay, which are the
+        nearest.
         perturbation, sampling_seed: see `mend.data.perturbation`.
         group: so many demonstrations at a time are a context of their own; None for all.
         """
-        self.template, self.limit, self.group = template, limit, group
+        self.template, self.group = template, group
         self.split = source_split(selection)
         self.nearest_last = selection in RETRIEVED
         self.perturbation, self.sampling_seed = perturbation, sampling_seed
@@ -62,25 +61,26 @@ class DemonstrationReader:
         self.made = self.empty = 0
 
     def __call__(
-        self, rows: TaskRows, task: str, seed: int, numbers: Sequence[int]
+        self, rows: TaskRows, task: str, seed: int, numbers: Sequence[int], limit: int
     ) -> list[int] | list[list[int]]:
         """Return the token ids of the rows `numbers`; of each group of them, if there are groups.
 
+        limit: the longest context, or the longest group, in tokens.
         Without demonstrations there is one empty group.
         """
         if (task, seed) not in self._rows:
             self._rows[task, seed] = self._read(rows, task, seed)
         demonstrations = [self._rows[task, seed][number] for number in numbers]
         if self.group is None:
-            return self._tokens(demonstrations)
+            return self._tokens(demonstrations, limit)
         starts = range(0, max(1, len(demonstrations)), self.group)
-        return [self._tokens(demonstrations[start : start + self.group]) for start in starts]
+        return [self._tokens(demonstrations[start : start + self.group], limit) for start in starts]
 
-    def _tokens(self, demonstrations: Sequence[Demonstration]) -> list[int]:
+    def _tokens(self, demonstrations: Sequence[Demonstration], limit: int) -> list[int]:
         fit = demonstrations
         if self.nearest_last:
-            fit = self.template.last_that_fit(demonstrations, self.limit)
-        ids = self.template.demonstrations(fit, self.limit)
+            fit = self.template.last_that_fit(demonstrations, limit)
+        ids = self.template.demonstrations(fit, limit)
         self.made += 1
         self.empty += bool(demonstrations and not ids)
         return ids
@@ -103,16 +103,22 @@ def read_items(
     rows_per_task: int | None = None,
     after_context: bool = True,
     reads_demonstrations: bool = True,
+    vectors: int | None = None,
     **settings,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
     """Return evaluation rows and, in the same order, their multiple-choice items.
 
-    split: "dev" or "test", where the queries are; limit: the longest context in tokens.
+    split: "dev" or "test", where the queries are; limit: the longest context in tokens, or, in
+    groups, the longest group.
     only, seeds, rows_per_task: leave out the rest.
     after_context: whether anything stands before the query.
     reads_demonstrations: if not, all items share one context without demonstrations.
+    vectors: how many the LLM reads in place of a context (in groups, of each); None if it reads
+    the demonstrations' tokens, which then take what query and longest option leave.
     settings: perturbation, sampling_seed and group, as in `DemonstrationReader`.
     A row is a dictionary of task, seed, row, gold (the right option's index) and options.
+    Raises UserError, naming the row, if an option leaves no room for its query, or if vectors,
+    query and longest option do not fit the LLM.
     """
     table = pyarrow.parquet.read_table(episodes)
     table = table.filter(pyarrow.compute.is_in(table["task"], pyarrow.array(list(only))))
@@ -120,9 +126,10 @@ def read_items(
     if missing:
         raise UserError(f"{episodes}: no rows of {', '.join(missing)}")
     selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
-    read = DemonstrationReader(template, limit, selection, **settings)
+    read = DemonstrationReader(template, selection, **settings)
     task_rows = {task: load_rows(tasks, task) for task in only}
-    contexts: dict[int, list] = {} if reads_demonstrations else {0: []}
+    contexts: dict[tuple[int, int], tuple[int, list]] = {}
+    numbers: dict[tuple, int] = {}
     taken: dict[tuple[str, int], int] = {}
     rows, items = [], []
     for record in table.to_pylist():
@@ -132,11 +139,21 @@ def read_items(
         taken[task, seed] = taken.get((task, seed), 0) + 1
         if rows_per_task is not None and taken[task, seed] > rows_per_task:
             continue
-        context = record["context"] if reads_demonstrations else 0
-        if context not in contexts:
-            contexts[context] = read(task_rows[task], task, seed, record["demonstrations"])
         x, y, options = task_rows[task].rows(split, seed)[record["row"]]
-        query = template.query(x, after_context, template.longest(options))
+        where = f"{task_rows[task].path}, {split} row {record['row']} of seed {seed}"
+        longest = template.longest(options)
+        query = template.query(x, after_context, longest, where)
+        room = limit if vectors else min(limit, template.room_before(len(query), longest))
+        key = (record["context"], room) if reads_demonstrations else (0, 0)
+        if key not in contexts:
+            shown = record["demonstrations"] if reads_demonstrations else []
+            tokens = read(task_rows[task], task, seed, shown, room)
+            number = numbers.setdefault(_hashable(tokens), len(numbers))
+            contexts[key] = number, tokens
+        number, tokens = contexts[key]
+        if vectors:
+            groups = len(tokens) if read.group else 1
+            template.check_vectors(groups * vectors, len(query), longest, where)
         rows.append(
             {
                 "task": task,
@@ -147,14 +164,18 @@ def read_items(
             }
         )
         encoded = [template.option(option) for option in options]
-        items.append(MultipleChoiceItem(context, contexts[context], query, encoded))
+        items.append(MultipleChoiceItem(number, tokens, query, encoded))
     if read.empty:
         logger.warning(
             "%s: %d of %d contexts are empty, because not one demonstration fits the longest "
-            "context of %d tokens",
+            "context of %d tokens, or what the query leaves of the LLM's positions",
             episodes,
             read.empty,
             read.made,
             limit,
         )
     return rows, items
+
+
+def _hashable(tokens: Sequence[int] | Sequence[Sequence[int]]) -> tuple:
+    return tuple(part if isinstance(part, int) else tuple(part) for part in tokens)

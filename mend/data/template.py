@@ -1,9 +1,8 @@
 """From rows to token ids: separators, truncation, and how much room a query has.
 
-Rows 1 to 4 of the fidelity keys are decided here. One example is `x` (its input) and `y` (its
-output); a demonstration is both, a query is x alone, an option is a y that may be right. Pure
-functions of a tokenizer: this module imports no tokenizer itself, so the Snakefile can use
-`check_room` while it is parsed.
+One example is `x` (its input) and `y` (its output); a demonstration is both, a query is x alone, an
+option is a y that may be right. A query comes first: it is the same for every method and whatever
+stands before it, and demonstrations take what it leaves (`protocol.longest_context`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from mend.configuration.room import SHORTEST_QUERY, check_room
 from mend.configuration.specs.reading import ReadingSettings
 from mend.errors import UserError
 
@@ -31,11 +29,7 @@ class Template:
             tokenizer: a transformers tokenizer.
             reading: how rows become tokens.
             positions: how many tokens the LLM can read.
-
-        Raises:
-            UserError: if the longest context leaves no room for a query.
         """
-        check_room(reading.longest_context, positions)
         self._before_output = reading.separators.input_output
         self._before_input = reading.separators.demonstrations
         self._omit = reading.demonstration_overflow == "omit"
@@ -43,7 +37,6 @@ class Template:
         self._longest_example = reading.longest_example
         self._longest_context = reading.longest_context.llm
         self._positions = positions
-        self._room = positions - self._longest_context  # for a query and its answer
 
         @lru_cache(maxsize=100_000)
         def encode(text: str) -> tuple[int, ...]:
@@ -101,44 +94,64 @@ class Template:
             later += len(x) + len(y)
         return rows
 
-    def query(self, input: str, after_context: bool, longest_option: int) -> list[int]:
+    def query(
+        self, input: str, after_context: bool, longest_option: int, where: str = "a row"
+    ) -> list[int]:
         """Token ids of a query that is to be scored with options.
 
         It is cut like an example, the longest option standing for y, and so that it and that
-        option fit the LLM after the longest context. It is the same after every context, empty ones
-        included, but for the separator.
+        option fit the LLM alone. It is the same after every context, empty ones included, but for
+        the separator.
 
         Args:
             input: the row's input.
             after_context: whether it follows a context that is not empty, hence a separator.
             longest_option: tokens of the row's longest option, from `longest`.
+            where: what the message calls the row.
 
         Raises:
             UserError: if the option alone leaves not one token of the query.
         """
         x = self._input(input, separated=after_context)
-        room = self._room - longest_option
+        room = self._positions - longest_option
         if room < 1:
             raise UserError(
-                f"an option of {longest_option} tokens leaves no room for its query: the LLM has "
-                f"{self._positions} positions and protocol.longest_context.llm is "
-                f"{self._longest_context} (at most "
-                f"{self._positions - SHORTEST_QUERY - longest_option} works; the query begins "
-                f"{input[:60]!r})"
+                f"{where}: an option of {longest_option} tokens leaves no room for its query: the "
+                f"LLM has {self._positions} positions"
             )
         return x[: max(1, min(room, self._longest_input(longest_option)))]
 
     def answered_query(
         self, input: str, output: str, after_context: bool
     ) -> tuple[list[int], list[int]]:
-        """Token ids of x and y of a query to train on, that fit the LLM after the longest context.
+        """Token ids of x and y of a query to train on.
 
-        As `query` with y for the longest option; but an answer that alone is too long (the essays
-        of free-form tasks), which would stop a training, is cut at its end to leave x
-        SHORTEST_QUERY tokens. This is the one place where a y is cut.
+        As `query` with y for the longest option; but an answer of more than half the LLM's
+        positions (the essays of free-form tasks) would stop a training, so it is cut there. This
+        is the one place where a y is cut.
         """
-        y = self.option(output)[: self._room - SHORTEST_QUERY]
+        y = self.option(output)[: self._positions // 2]
         return self.query(input, after_context, len(y)), y
+
+    def room_before(self, query: int, answer: int) -> int:
+        """How many tokens of demonstrations the LLM reads before a query and its longest option.
+
+        query, answer: their tokens. It is `protocol.longest_context`, or less where the LLM's
+        positions leave less.
+        """
+        return min(self._longest_context, self._positions - query - answer)
+
+    def check_vectors(self, vectors: int, query: int, answer: int, where: str) -> None:
+        """Raise UserError unless vectors, a query and its longest option fit the LLM.
+
+        vectors: of one context; query, answer: tokens; where: the row, for the message.
+        """
+        if vectors > self._positions - query - answer:
+            raise UserError(
+                f"{where}: {vectors} vectors, a query of {query} tokens and an answer of {answer} "
+                f"do not fit the LLM's {self._positions} positions; lower `length`, or "
+                f"protocol.longest_example to at most {max(4, self._positions - vectors)}"
+            )
 
     def option(self, text: str) -> list[int]:
         """Token ids of an output or option, with the separator before it; never cut.

@@ -29,8 +29,7 @@ class GroupedMethod:
                 "join; leave `group` out for it"
             )
         self.method, self.name, self.reading = method, method.name, method.reading
-        self.length = method.method.vectors
-        self.room = method.reading.longest_context.llm
+        self.vectors = method.vectors
 
     @property
     def training(self) -> bool:
@@ -49,16 +48,6 @@ class GroupedMethod:
         """Return how many tokens of one group are read at most."""
         return self.method.longest_context()
 
-    def check_groups(self, groups: int) -> None:
-        """Raise UserError if the LLM has no room for the vectors of so many groups."""
-        if groups * self.length > self.room:
-            raise UserError(
-                f"group: {groups} groups of {self.length} vectors (length) are "
-                f"{groups * self.length}, but a context has at most {self.room} "
-                f"(protocol.longest_context.llm): at most {self.room // self.length} groups fit; "
-                "make `group` larger or `shots` smaller"
-            )
-
     def contexts(
         self, llm: FrozenLLM, demonstrations: Sequence[Sequence[Sequence[int]]]
     ) -> Context:
@@ -66,9 +55,7 @@ class GroupedMethod:
 
         demonstrations: for each context its groups, at least one, as token ids. As many groups are
         distilled at once as there are contexts, which bounds the memory.
-        Raises UserError as `check_groups`.
         """
-        self.check_groups(max(len(groups) for groups in demonstrations))
         single = [ids for groups in demonstrations for ids in groups]
         at_once = len(demonstrations)
         parts = [

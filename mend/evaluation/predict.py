@@ -49,7 +49,7 @@ def run_prediction(
     context_length is how many positions (tokens or vectors) the LLM read before the row's query.
 
     weights: the folder that a training job wrote; None for a method that trains nothing.
-    Raises UserError for a group where the method does not distil or the vectors do not fit.
+    Raises UserError for a group where the method does not distil, or as `read_items`.
     """
     llm = load_llm(spec.llm)
     method = build_method(llm, spec)
@@ -63,8 +63,6 @@ def run_prediction(
         method = GroupedMethod(method)
         changes["group"] = wanted.group
     rows, items = items_for(llm, method, episodes, tasks, "test", wanted.tasks, **changes)
-    if wanted.group:
-        method.check_groups(max(len(item.demonstrations) for item in items))
     name = f"predict {spec.llm.name} {spec.method.name} {wanted.partition}"
     logger.info("%s: %d rows", name, len(rows))
     lengths: dict[int, int] = {}
@@ -111,5 +109,6 @@ def items_for(
         only,
         after_context=method.has_context,
         reads_demonstrations=method.reads_demonstrations,
+        vectors=method.vectors,
         **others,
     )

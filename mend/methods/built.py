@@ -37,6 +37,11 @@ class BuiltMethod(nn.Module):
         return self.method.distils
 
     @property
+    def vectors(self) -> int | None:
+        """How many vectors a context has (l); None if it has tokens or nothing."""
+        return self.method.vectors
+
+    @property
     def has_context(self) -> bool:
         """Whether the LLM reads anything before the query."""
         return self.method.has_context

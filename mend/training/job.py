@@ -104,10 +104,18 @@ def _examples(
     limits = {"llm": spec.reading.longest_context.llm, "distiller": method.longest_context()}
     states = TeacherStates(teacher) if teacher else None
     if training.stage == "pretrain":
-        examples = ChunkExamples(chunks, training.beta, limits, training.seed, states)
+        examples = ChunkExamples(
+            chunks,
+            training.beta,
+            limits,
+            training.seed,
+            llm.max_positions,
+            method.vectors,
+            states,
+        )
     else:
         template = Template(llm.tokenizer, spec.reading, llm.max_positions)
-        examples = EpisodeExamples(episodes, tasks, template, limits, states)
+        examples = EpisodeExamples(episodes, tasks, template, limits, method.vectors, states)
     needed = min(training.steps * training.batch_size, len(examples))
     if states and len(states) < needed:
         raise UserError(

@@ -91,7 +91,7 @@ def write_teacher_states(
     longest = spec.reading.longest_context.llm
     limits = {"llm": longest, "distiller": longest}
     if wanted.stage == "pretrain":
-        examples = ChunkExamples(chunks, wanted.beta, limits, wanted.seed)
+        examples = ChunkExamples(chunks, wanted.beta, limits, wanted.seed, llm.max_positions)
     else:
         template = Template(llm.tokenizer, spec.reading, llm.max_positions)
         examples = EpisodeExamples(episodes, tasks, template, limits)

@@ -54,7 +54,7 @@ def values(tmp_path, monkeypatch) -> dict:
         ("methods/mend/length", 130, ["methods.mend", "128 positions"]),
         ("methods/mend/pretrain/losses", {"pred": 1.0}, ["methods.mend.pretrain.losses.pred"]),
         ("methods/mend/finetune/losses", {"pred": 0, "distill": 0}, ["all weights are 0"]),
-        ("protocol/longest_context", {"llm": 125, "distiller": 9}, ["no room for a query", "119"]),
+        ("protocol/longest_context", {"llm": 129, "distiller": 9}, ["longest_context.llm", "128"]),
         ("benchmark/corpus/window", 129, ["benchmark.corpus.window", "129", "128 positions"]),
         ("benchmark/task_list", "nothing.csv", ["nothing.csv"]),
         ("benchmark/tasks", {"source": "folder"}, ["benchmark.tasks.folder: missing"]),

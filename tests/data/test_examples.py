@@ -18,8 +18,17 @@ def write_chunks(path: Path, chunks: list[list[int]]) -> Path:
     return path
 
 
-def examples(path: Path, beta: float = 0.8, seed: int = 0, **limits: int) -> ChunkExamples:
-    return ChunkExamples(path, beta, {"llm": 99, "distiller": 99} | limits, seed)
+def examples(
+    path: Path,
+    beta: float = 0.8,
+    seed: int = 0,
+    positions: int = 99,
+    vectors: int | None = None,
+    **limits: int,
+) -> ChunkExamples:
+    return ChunkExamples(
+        path, beta, {"llm": 99, "distiller": 99} | limits, seed, positions, vectors
+    )
 
 
 def test_the_first_share_is_distilled_and_the_rest_follows(tmp_path: Path) -> None:
@@ -34,6 +43,20 @@ def test_a_context_that_is_too_long_keeps_what_the_rest_follows(tmp_path: Path) 
     example = examples(path, llm=5, distiller=3)[0]
     assert example.teacher_demonstrations == [3, 4, 5, 6, 7]
     assert example.demonstrations == [5, 6, 7]
+
+
+def test_the_teacher_reads_what_the_rest_leaves_of_the_positions(tmp_path: Path) -> None:
+    path = write_chunks(tmp_path / "chunks.parquet", [list(range(10))])
+    example = examples(path, positions=9)[0]
+    assert example.teacher_demonstrations == list(range(1, 8))
+    assert example.demonstrations == list(range(8))
+
+
+def test_vectors_and_the_rest_of_a_chunk_must_fit(tmp_path: Path) -> None:
+    path = write_chunks(tmp_path / "chunks.parquet", [[1, 2], list(range(10))])
+    examples(path, positions=9, vectors=7)
+    with pytest.raises(UserError, match="beta: 0.8 leaves 2 of a chunk's 10 tokens .* 8 vectors"):
+        examples(path, positions=9, vectors=8)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.99])

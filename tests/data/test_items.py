@@ -61,10 +61,16 @@ def sample(tasks: Path, output: Path, **changes) -> Path:
 
 def read(tasks: Path, output: Path, limit: int = 40, samples: dict | None = None, **how) -> list:
     """[(row, demonstrations)], the demonstrations as text, or as a list of texts for groups."""
-    template = Template(word_tokenizer(), READING, 96)
-    path = sample(tasks, output, **(samples or {}))
-    rows, items = read_items(path, tasks, "test", template, limit, ["t"], **how)
+    rows, items = read_both(tasks, output, limit, 96, samples, **how)
     return [(row, as_text(q.demonstrations)) for row, q in zip(rows, items, strict=True)]
+
+
+def read_both(
+    tasks: Path, output: Path, limit: int, positions: int, samples: dict | None = None, **how
+) -> tuple:
+    template = Template(word_tokenizer(), READING, positions)
+    path = sample(tasks, output, **(samples or {}))
+    return read_items(path, tasks, "test", template, limit, ["t"], **how)
 
 
 def as_text(demonstrations: list) -> str | list[str]:
@@ -162,6 +168,28 @@ def test_a_short_context_has_fewer_whole_demonstrations(tasks, tmp_path, caplog)
     assert {len(text.split()) for _, text in found} <= {5, 8, 9}
 
 
+@pytest.mark.parametrize("demonstrations_at_test", ["per-row", "per-seed"])
+def test_demonstrations_take_what_the_query_leaves(tasks, tmp_path, demonstrations_at_test):
+    samples = {"demonstrations_at_test": demonstrations_at_test}
+    # A query has 3 tokens, and the longest option 2: of 17 positions 12 are left.
+    _, alone = read_both(tasks, tmp_path, 40, 96, samples, after_context=False)
+    _, items = read_both(tasks, tmp_path, 40, 17, samples)
+    _, with_vectors = read_both(tasks, tmp_path, 40, 17, samples, vectors=12)
+    assert [item.query for item in items] == [item.query for item in alone]
+    assert [item.query for item in with_vectors] == [item.query for item in alone]
+    assert 8 <= max(len(item.demonstrations) for item in items) <= 12
+    # A distiller has positions of its own.
+    assert {len(item.demonstrations) for item in with_vectors} >= {17}
+    with pytest.raises(UserError, match=r"t\.parquet, test row 0 of seed 13: 13 vectors"):
+        read_both(tasks, tmp_path, 40, 17, samples, vectors=13)
+    for found in (items, with_vectors):
+        by_tokens = {tuple(item.demonstrations): item.context for item in found}
+        by_number = {item.context: tuple(item.demonstrations) for item in found}
+        assert by_number == {number: ids for ids, number in by_tokens.items()}
+    if demonstrations_at_test == "per-seed":
+        assert len({item.context for item in items}) == len(SEEDS)
+
+
 def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="mend"):
         found = read(tasks, tmp_path, 4, {"selection": "pool"})
@@ -228,6 +256,7 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
     assert scores(perturbation="wrong-label", seed=1) != different[-1]
     with pytest.raises(UserError, match="group: vanilla-icl does not distil"):
         scores("vanilla-icl", group=2)
-    # READING has contexts of at most 40 tokens.
-    with pytest.raises(UserError, match="4 groups of 11 vectors .* at most 3 groups fit"):
-        scores(length=11, group=1)
+    # The tiny LLM has 96 positions: four groups of 23 vectors, and then a query of three tokens.
+    scores(length=22, group=1)
+    with pytest.raises(UserError, match="test row 0 of seed 13: 92 vectors, a query of 3 tokens"):
+        scores(length=23, group=1)

@@ -7,7 +7,6 @@ from helpers.models import READING as SHARED_READING
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mend.configuration.room import SHORTEST_QUERY
 from mend.configuration.specs.reading import LongestContext, Separators
 from mend.data.template import Template
 from mend.errors import UserError
@@ -199,15 +198,36 @@ def test_the_last_that_fit_are_kept_whole(bpe, limit, kept):
         assert bpe.decode(made.demonstrations(rows, limit)) == demonstrations
 
 
-def test_a_query_fits_with_its_longest_option_after_the_longest_context(bpe):
+def test_a_query_comes_before_demonstrations(bpe):
     made = template(bpe, positions=100)
     longest = made.longest(["yes", "yes no maybe", "no"])
     assert longest == 3
+    text = words(80)
+    assert made.query(text, True, longest) == bpe(" " + text)["input_ids"]
+    # The longest context is 60 tokens, and less where the query needs it.
+    assert made.room_before(30, longest) == 60
+    assert made.room_before(80, longest) == 17
+    # Alone too long: cut to what the LLM can hold, whether or not something stands before it.
     ids = made.query(words(200), True, longest)
-    assert len(ids) == 100 - 60 - 3
-    assert ids == bpe(" " + words(200))["input_ids"][:37]
-    # The same whether or not something stands before it.
-    assert len(made.query(words(200), False, longest)) == 37
+    assert ids == bpe(" " + words(200))["input_ids"][:97]
+    assert len(made.query(words(200), False, longest)) == 97
+    assert made.room_before(97, longest) == 0
+
+
+@pytest.mark.parametrize("longest", [1, 60, 100])
+def test_a_query_is_the_same_whatever_the_longest_context_is(bpe, longest):
+    limits = LongestContext(llm=longest, distiller=longest)
+    made = template(bpe, longest_context=limits, longest_example=50)
+    assert made.query(words(80), True, 3) == bpe(" " + words(45))["input_ids"]
+
+
+def test_vectors_fit_beside_a_query_or_are_refused(bpe):
+    made = template(bpe)
+    made.check_vectors(60, 37, 3, "row 7")
+    with pytest.raises(UserError) as raised:
+        made.check_vectors(61, 37, 3, "row 7")
+    assert "row 7: 61 vectors, a query of 37 tokens and an answer of 3" in str(raised.value)
+    assert "the LLM's 100 positions" in str(raised.value)
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("input-and-output", 15), ("input-only", 20)])
@@ -223,11 +243,9 @@ def test_an_option_longer_than_an_example_leaves_a_token_of_the_query(bpe):
 
 def test_an_option_that_leaves_no_room(bpe):
     made = template(bpe)
-    assert len(made.query(words(50), True, 39)) == 1
-    with pytest.raises(UserError) as raised:
-        made.query(words(50), True, 40)
-    assert "an option of 40 tokens" in str(raised.value)
-    assert "protocol.longest_context.llm is 60 (at most 52 works" in str(raised.value)
+    assert len(made.query(words(50), True, 99)) == 1
+    with pytest.raises(UserError, match="row 7: an option of 100 tokens .* 100 positions"):
+        made.query(words(50), True, 100, "row 7")
 
 
 def test_an_answer_to_train_on_is_cut_only_when_it_alone_is_too_long(bpe):
@@ -236,10 +254,10 @@ def test_an_answer_to_train_on_is_cut_only_when_it_alone_is_too_long(bpe):
         made.query("one two", True, 1),
         made.option("yes"),
     )
-    x, y = made.answered_query(words(50), words(30, "yes"), True)
-    assert (len(x), len(y)) == (10, 30)
-    x, y = made.answered_query(words(50), words(500, "yes"), True)
-    assert (len(x), len(y)) == (SHORTEST_QUERY, 32)
+    x, y = made.answered_query(words(80), words(30, "yes"), True)
+    assert (len(x), len(y)) == (70, 30)
+    x, y = made.answered_query(words(80), words(500, "yes"), True)
+    assert (len(x), len(y)) == (50, 50)
 
 
 def test_an_option_without_tokens(bpe):
@@ -268,9 +286,3 @@ def test_a_text_is_tokenized_once(bpe):
     for _ in range(3):
         made.demonstrations(ROWS, 60)
     assert len(calls) == len(set(calls)) == 6
-
-
-def test_a_template_checks_its_room(bpe):
-    template(bpe, positions=69)
-    with pytest.raises(UserError, match="leave no room for a query"):
-        template(bpe, positions=68)

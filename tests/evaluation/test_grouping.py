@@ -114,13 +114,3 @@ def test_contexts_of_similar_length_are_read_together(llm, plain, grouped, given
 def test_a_method_that_does_not_distil_is_refused(llm) -> None:
     with pytest.raises(UserError, match="group: vanilla-icl does not distil"):
         GroupedMethod(build(llm, "vanilla-icl"))
-
-
-def test_more_vectors_than_the_llm_has_room_for(llm, grouped) -> None:
-    # READING has contexts of at most 40 tokens: 13 groups of 3 vectors.
-    grouped.contexts(llm, [[C] * 13])
-    with pytest.raises(UserError) as raised:
-        grouped.contexts(llm, [[C], [C] * 14])
-    message = str(raised.value)
-    assert "14 groups of 3 vectors (length) are 42, but a context has at most 40" in message
-    assert "at most 13 groups fit" in message

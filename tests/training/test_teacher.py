@@ -69,7 +69,9 @@ def test_kept_states_give_the_losses_and_gradients_of_a_running_teacher(
 
     def learnt(teacher: TeacherStates | None) -> tuple[float, list[torch.Tensor]]:
         limits = dict(READING.longest_context)
-        examples = EpisodeExamples(inputs["episodes"], inputs["tasks"], template, limits, teacher)
+        examples = EpisodeExamples(
+            inputs["episodes"], inputs["tasks"], template, limits, teacher=teacher
+        )
         batch = [examples[index] for index in range(len(examples))]
         losses = example_losses(llm, method, batch, Losses(distill=1.0), "finetune", OBJECTIVE)
         loss = losses["distill"]
@@ -105,7 +107,7 @@ def test_pretraining_reads_kept_states(data: Path, tmp_path: Path, dtype: str) -
     chunks = {"chunks": tmp_path / "chunks.parquet"}
     write_teacher_states(of_chunks(spec), kept, **chunks)
     states = TeacherStates(kept)
-    examples = ChunkExamples(chunks["chunks"], 0.75, dict(spec.reading.longest_context), 0)
+    examples = ChunkExamples(chunks["chunks"], 0.75, dict(spec.reading.longest_context), 0, 96)
     assert len(states) == len(examples) < 60
     assert states[0].shape == (4, 16)
     assert states[0].dtype == getattr(torch, dtype)

@@ -51,7 +51,7 @@ def names(text: str, under: str = "") -> frozenset[str]:
 JOB = names("atomic_io errors progress configuration.settings")
 TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
-ROWS = TASKS | RUN | names("configuration.room data.template")
+ROWS = TASKS | RUN | names("data.template")
 LLM = names("methods.base methods.built") | names(
     "decoder_only devices encoder_decoder frozen_llm kernels kernels.activations"
     " kernels.cross_attention kernels.partial_prefill loading sharding",

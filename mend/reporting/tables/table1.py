@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mend.configuration.display_names import partition_display_name
 from mend.configuration.specs.reporting import CountedLLM, Table1Spec
 from mend.data.corpus import load_tokenizer
 from mend.data.tasks import load_rows
-from mend.data.template import SHORTEST_QUERY, Template
+from mend.data.template import Template
 from mend.paper import paper_table
 from mend.progress import Progress
 from mend.reporting.pages import page, render, write_table
@@ -82,9 +83,8 @@ def _lengths(
 ) -> dict[tuple[str, str], tuple[int, float, float]]:
     """For each (train or test, task): rows measured, mean tokens cut and uncut."""
     tokenizer = load_tokenizer(llm)
-    positions = spec.reading.longest_context.llm + SHORTEST_QUERY + 1
     uncut = spec.reading.model_copy(update={"longest_example": 10**9})
-    templates = [Template(tokenizer, reading, positions) for reading in (spec.reading, uncut)]
+    templates = [Template(tokenizer, reading, sys.maxsize) for reading in (spec.reading, uncut)]
     wanted = dict.fromkeys((split, name) for (split, _), names in sides.items() for name in names)
     progress = Progress(f"tasks, tokens of {llm.name}", len(wanted))
     lengths = {}
