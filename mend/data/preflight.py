@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from mend.progress import Progress, logger
 
 if TYPE_CHECKING:
     from mend.configuration.loading import Configuration
+    from mend.configuration.specs.evaluation_episodes import DenseRetrieval
 
 
 def with_present_tasks(configuration: Configuration) -> Configuration:
@@ -58,6 +60,16 @@ def with_present_tasks(configuration: Configuration) -> Configuration:
             f"partitions that can run, {', '.join(needs)}"
         )
     return replace(configuration, needs=needs)
+
+
+def check_retrieval_library(dense: DenseRetrieval) -> None:
+    """Raise UserError if what embeds texts for dense retrieval needs a library that is not here."""
+    if dense.kind == "sentence-transformers" and find_spec("sentence_transformers") is None:
+        raise UserError(
+            "benchmark.dense_retrieval.kind: sentence-transformers is not installed, and a run "
+            "that is asked for has selection: dense; pip install -r envs/requirements-cuda.txt, "
+            "which pins it, or set kind: language-model"
+        )
 
 
 def check_benchmark(

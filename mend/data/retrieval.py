@@ -5,7 +5,8 @@ BM25 compares words, `dense` compares embeddings (`mend.models.text_embedding`).
 
 from __future__ import annotations
 
-import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Sequence[str]], "numpy.ndarray"]
 """Texts to an array (texts, width)."""
+
+#: Of BM25, as Lucene has them: how soon more of a word counts less, and how much lengths count.
+K1, B = 1.5, 0.75
 
 
 def nearest(
@@ -48,32 +52,30 @@ def bm25_scores(queries: Sequence[str], pool: Sequence[str]) -> numpy.ndarray:
 
     Words are compared in lower case, and none is left out as too frequent.
     """
-    import bm25s
     import numpy
 
-    # It would tell of each index in the job's log.
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-
-    def words(texts: Sequence[str]) -> list[list[str]]:
-        return bm25s.tokenize(
-            texts,
-            token_pattern=r"(?u)\b\w+\b",
-            stopwords=None,
-            return_ids=False,
-            show_progress=False,
-        )
-
-    scores = numpy.zeros((len(queries), len(pool)), dtype=numpy.float32)
-    rows = words(pool)
-    if not any(rows):
-        return scores  # an index of no words cannot be made
-    index = bm25s.BM25()
-    index.index(rows, show_progress=False)
-    for number, query in enumerate(words(queries)):
-        known = [word for word in query if word in index.vocab_dict]
-        if known:
-            scores[number] = index.get_scores(known)
+    counts = [Counter(_words(text)) for text in pool]
+    lengths = numpy.array([found.total() for found in counts], dtype=float)
+    norms = K1 * (1 - B + B * lengths / (lengths.mean() or 1))
+    rows_of: dict[str, list[int]] = {}
+    for row, found in enumerate(counts):
+        for word in found:
+            rows_of.setdefault(word, []).append(row)
+    weights = {}
+    for word, rows in rows_of.items():
+        often = numpy.array([counts[row][word] for row in rows])
+        rare = numpy.log(1 + (len(pool) - len(rows) + 0.5) / (len(rows) + 0.5))
+        weights[word] = rare * often / (often + norms[rows])
+    scores = numpy.zeros((len(queries), len(pool)))
+    for of_query, query in zip(scores, queries, strict=True):
+        for word in _words(query):
+            if word in weights:
+                of_query[rows_of[word]] += weights[word]
     return scores
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def cosine_scores(embed: Embed, queries: Texts, pools: Texts) -> dict[int, numpy.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from importlib.util import find_spec
 
 import pytest
 
@@ -30,14 +31,30 @@ def test_a_dry_run_imports_nothing_heavy(workflow, tmp_path) -> None:
     assert "the workflow imported torch" in broken.text  # the guard works
 
 
-def test_the_default_and_the_papers_scale_are_whole(workflow) -> None:
+def test_the_default_and_the_papers_scale_are_whole(workflow, tmp_path) -> None:
     dry = workflow.plain_snakemake("-n", "results/table2.csv")
     assert dry.code == 0, dry.text[-2000:]
     assert {f"finetuning: pocket-gpt2 mend default {name}" for name in PARTITIONS} <= dry.jobs
-    dry = workflow.plain_snakemake("-n", "--configfile", "config/paper.yaml")
+    (tmp_path / "sentence_transformers.py").touch()  # as if it were installed
+    paper = ("-n", "--configfile", "config/paper.yaml")
+    dry = workflow.plain_snakemake(*paper, PYTHONPATH=str(tmp_path))
     assert dry.code == 0, dry.text[-2000:]
     assert {f"finetuning: gpt2-xl mend default {name}" for name in PARTITIONS} <= dry.jobs
     assert not [job for job in dry.jobs if "pocket" in job]
+
+
+@pytest.mark.skipif(
+    find_spec("sentence_transformers") is not None, reason="sentence-transformers is installed"
+)
+def test_a_library_that_is_not_installed_is_told_before_any_job_that_needs_it(workflow) -> None:
+    paper = ("--configfile", "config/paper.yaml")
+    refused = workflow.plain_snakemake("results/paper/table3.csv", *paper)
+    assert refused.code != 0
+    assert "error: benchmark.dense_retrieval.kind: sentence-transformers is not" in refused.text
+    assert "Traceback" not in refused.text
+    assert not refused.jobs
+    dry = workflow.plain_snakemake("-n", "results/paper/table2.csv", *paper)
+    assert dry.code == 0, dry.text[-2000:]
 
 
 def test_the_pocket_models_are_made_only_if_asked(workflow) -> None:

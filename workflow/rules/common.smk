@@ -15,8 +15,9 @@ from mend.configuration.report_spec import pictured_alone
 from mend.configuration.runs import default_condition, method_setup, study_runs, trained_stages
 from mend.configuration.teachers import teacher_of
 from mend.data.layout import benchmark_files
-from mend.data.preflight import with_present_tasks
+from mend.data.preflight import check_retrieval_library, with_present_tasks
 from mend.errors import UserError
+from snakemake.settings.types import DeploymentMethod
 
 try:
     CONFIGURATION = with_present_tasks(
@@ -128,9 +129,17 @@ def run_models(wildcards):
 
 
 def retrieval_model(wildcards):
-    """Return the files of the model that finds the nearest demonstrations, if one does."""
+    """Return the files of the model that finds the nearest demonstrations, if one does.
+
+    Asked before any job runs, so that a library that this needs and that is not there is told then.
+    """
     if "selection=dense" not in wildcards.sampling:
         return []
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        try:
+            check_retrieval_library(VALUES.benchmark.dense_retrieval)
+        except UserError as error:
+            sys.exit(f"error: {error}")
     return model_files(VALUES.benchmark.dense_retrieval.model)
 
 
