@@ -1,14 +1,16 @@
 """The efficiency job (section 4.2, figure 3): what one query costs each method, and what many cost.
 
 Vanilla ICL, prompt tuning and MEND with one LLM, batch size 1, and one meta-test task of each
-partition; MEND's cost includes the distillation. Costs do not depend on trained weights, so none
-are read. Where the paper measured the LLM too, its own setting is counted from configurations and
-the paper's numbers stand beside.
+partition, the one whose demonstrations are about as long as those that the paper measured; MEND's
+cost includes the distillation. Costs do not depend on trained weights, so none are read. Where the
+paper measured the LLM too, contexts of exactly its lengths are measured as well, its own setting is
+counted from configurations, and the paper's numbers stand beside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -38,7 +40,7 @@ from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.paper import paper_table
-from mend.progress import Progress
+from mend.progress import Progress, logger
 
 #: Timed runs, after one that is not: the median counts.
 RUNS = 9
@@ -79,6 +81,7 @@ def measure(
     """Measure one LLM and write Parquet in long form, one row for each part of each cost.
 
     episodes: evaluation episodes with the demonstrations to measure. Lengths are means over rows.
+    Of each partition the task counts that `nearest_tasks` chooses.
 
     Parts, in operations, peak memory above the weights (bytes) and seconds:
       distillation, context, query: see `mend.analysis.profiling`; their sum is `total` (memory:
@@ -88,45 +91,105 @@ def measure(
       does.
       reread: distilling once and reading the context again with each query, as the paper does.
       paper: what figure 3 of the paper says of `total`.
-    Rows with the device `counted` are from configurations alone, in float16, with the paper's
-    lengths of demonstrations. Raises UserError if a task has no rows.
+    Rows without a task have the paper's lengths of demonstrations, as far as the LLM has room for
+    them; of these, those with the device `counted` are from configurations alone, in float16.
+    Raises UserError if a task has no rows.
     """
     wanted = spec.efficiency
     llm = load_llm(spec.llm)
     methods = _methods(llm, spec)
     config, distiller = _configuration(spec.llm), _configuration(spec.distiller)
-    records: list[dict] = []
-    progress = Progress(f"efficiency {spec.llm.name}", len(wanted.tasks))
     device = torch.cuda.get_device_name(llm.device) if llm.device.type == "cuda" else "cpu"
-    for done, (partition, task) in enumerate(wanted.tasks.items(), start=1):
-        lengths = row_lengths(llm, spec, episodes, tasks, task)
+
+    def costs(lengths: Lengths, **same: Any) -> Iterator[dict[str, Any]]:
         for name, method in methods.items():
             vectors = method.method.vectors
-            made_by = distiller if name == "mend" else None
             flops = forward_flops(
                 config,
                 lengths,
                 vectors=vectors,
-                distiller=made_by,
+                distiller=distiller if name == "mend" else None,
                 distiller_source=spec.distiller,
                 padded_length=spec.reading.longest_context.distiller,
                 query_in=spec.llm.query_in,
             )
-            same = {
-                "llm": spec.llm.name,
-                "partition": partition,
-                "task": task,
-                "context_tokens": vectors or lengths.demonstrations,
-                "method": name,
-                "device": device,
-            }
+            row = {**same, "method": name, "context_tokens": vectors or lengths.demonstrations}
+            row["device"] = device
             memory, seconds = _memory_and_seconds(llm, method, lengths)
-            records += [{**same, **cost} for cost in cost_records(flops, memory, seconds)]
+            yield from ({**row, **cost} for cost in cost_records(flops, memory, seconds))
             weights = _weight_bytes(llm.model, method)
-            records.append({**same, "part": "weights", "peak_memory_bytes": weights})
+            yield {**row, "part": "weights", "peak_memory_bytes": weights}
+
+    found = {
+        task: row_lengths(llm, spec, episodes, tasks, task)
+        for task in dict.fromkeys(task for names in wanted.tasks.values() for task in names)
+    }
+    tokens = {task: lengths.demonstrations for task, lengths in found.items()}
+    chosen = nearest_tasks(wanted.tasks, tokens, paper_lengths())
+    at_lengths = _at_paper_lengths(llm, spec) if wanted.paper_llm in PAPER_LLMS else {}
+    progress = Progress(f"efficiency {spec.llm.name}", len(chosen) + len(at_lengths))
+    records: list[dict] = []
+    for done, (partition, task) in enumerate(chosen.items(), start=1):
+        records += costs(found[task], llm=spec.llm.name, partition=partition, task=task)
         progress.update(done)
+    label = f"{spec.llm.name}, the paper's lengths"
+    for done, (partition, lengths) in enumerate(at_lengths.items(), start=len(chosen) + 1):
+        records += costs(lengths, llm=label, partition=partition)
+        progress.update(done)
+    if at_lengths:
+        records += _paper_numbers(wanted.paper_llm, label)
     records += paper_records(wanted.paper_llm)
     write_parquet(pyarrow.Table.from_pylist(records, schema=EFFICIENCY_SCHEMA), output)
+
+
+def paper_lengths() -> dict[str, int]:
+    """Return how many tokens of demonstrations the paper measured for each partition (figure 3)."""
+    numbers = paper_table("figure3")
+    return dict(zip(numbers["partition"], map(int, numbers["context_tokens_icl"]), strict=True))
+
+
+def nearest_tasks(
+    tasks: Mapping[str, Sequence[str]], tokens: Mapping[str, int], wanted: Mapping[str, int]
+) -> dict[str, str]:
+    """Return a task of each partition, no two the same, so that lengths are nearest to `wanted`.
+
+    tokens: of each task's demonstrations. The sum of the distances is the smallest; of equally
+    good choices the first in the order of the tasks counts. A partition for which no task is left,
+    or whose length is not in `wanted`, has the least to say; without a task it is left out.
+    """
+
+    def distance(partition: str, task: str) -> int:
+        return abs(tokens[task] - wanted.get(partition, tokens[task]))
+
+    # The best choice has one of the nearest tasks of each partition, as many as could be taken.
+    candidates = [
+        [*sorted(names, key=partial(distance, partition))[: len(tasks)], None]
+        for partition, names in tasks.items()
+    ]
+    best: tuple[tuple[int, int], tuple] | None = None
+    for choice in itertools.product(*candidates):
+        named = [task for task in choice if task is not None]
+        if len(set(named)) == len(named):
+            pairs = zip(tasks, choice, strict=True)
+            total = sum(distance(partition, task) for partition, task in pairs if task is not None)
+            cost = (len(choice) - len(named), total)
+            if best is None or cost < best[0]:
+                best = cost, choice
+    chosen = dict(zip(tasks, best[1], strict=True))
+    for partition in (partition for partition, task in chosen.items() if task is None):
+        logger.warning("figure 3: %s has no meta-test task that is not another's", partition)
+    return {partition: task for partition, task in chosen.items() if task is not None}
+
+
+def _at_paper_lengths(llm: FrozenLLM, spec: EfficiencySpec) -> dict[str, Lengths]:
+    """Return the paper's lengths of each partition, as far as LLM and distiller read so much."""
+    room = llm.max_positions - PAPER_QUERY["query"] - PAPER_QUERY["answer"]
+    limits = spec.reading.longest_context
+    return {
+        partition: Lengths(demonstrations=tokens, distilled=tokens, **PAPER_QUERY)
+        for partition, tokens in paper_lengths().items()
+        if partition in spec.efficiency.tasks and tokens <= min(room, limits.llm, limits.distiller)
+    }
 
 
 def row_lengths(
@@ -208,11 +271,10 @@ def paper_records(paper_llm: str | None) -> list[dict[str, Any]]:
     """
     if paper_llm not in PAPER_LLMS:
         return []
-    numbers = paper_table("figure3")
-    numbers = numbers[numbers["llm"] == paper_llm]
     config, records = GPT2Config(**PAPER_LLMS[paper_llm]), []
     counted: dict[tuple, tuple] = {}
-    for row in numbers.to_dict("records"):
+    label = f"{paper_llm}, counted"
+    for row in _paper_rows(paper_llm):
         tokens, name = int(row["context_tokens_icl"]), row["method"]
         lengths = Lengths(demonstrations=tokens, distilled=tokens, **PAPER_QUERY)
         vectors = None if name == "vanilla-icl" else PAPER_VECTORS
@@ -223,24 +285,39 @@ def paper_records(paper_llm: str | None) -> list[dict[str, Any]]:
             with fake_models(config, lengths, **setting) as run:
                 counted[key] = count_flops(run), measure_memory(run, torch.device("cpu"))
         same = {
-            "llm": f"{paper_llm}, counted",
+            "llm": label,
             "partition": row["partition"],
             "context_tokens": vectors or tokens,
             "method": name,
         }
         records += [{**same, **cost, "device": "counted"} for cost in cost_records(*counted[key])]
-        records.append(
-            {
-                **same,
-                "part": "paper",
-                "queries": 1,
-                "flops": row["forward_tflops"] * 1e12,
-                "peak_memory_bytes": round(row["peak_memory_gb"] * 1e9),
-                "seconds": row["seconds"],
-                "device": "the paper's GPU",
-            }
-        )
-    return records
+    return records + _paper_numbers(paper_llm, label)
+
+
+def _paper_numbers(paper_llm: str, label: str) -> list[dict[str, Any]]:
+    """Return what figure 3 prints of an LLM, under the name of what it stands beside."""
+    return [
+        {
+            "llm": label,
+            "partition": row["partition"],
+            "context_tokens": row["context_tokens_icl"]
+            if row["method"] == "vanilla-icl"
+            else PAPER_VECTORS,
+            "method": row["method"],
+            "part": "paper",
+            "queries": 1,
+            "flops": row["forward_tflops"] * 1e12,
+            "peak_memory_bytes": round(row["peak_memory_gb"] * 1e9),
+            "seconds": row["seconds"],
+            "device": "the paper's GPU",
+        }
+        for row in _paper_rows(paper_llm)
+    ]
+
+
+def _paper_rows(paper_llm: str) -> list[dict[str, Any]]:
+    numbers = paper_table("figure3")
+    return numbers[numbers["llm"] == paper_llm].to_dict("records")
 
 
 def _methods(llm: FrozenLLM, spec: EfficiencySpec) -> dict[str, BuiltMethod]:

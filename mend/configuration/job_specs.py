@@ -260,7 +260,7 @@ def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:
     run = _run(configuration, llm, method_setup(values, llm, "mend", DEFAULT))
     settings = EfficiencySettings(
         tasks={
-            partition: test_tasks(configuration, partition)[0]
+            partition: test_tasks(configuration, partition)
             for partition in values.efficiency.partitions
             if partition in configuration.needs
         },

@@ -109,7 +109,8 @@ def cost_judgements(
                 continue
             below = claim.times - shares
             found = judged(claim.text, llm, 0, [{"ci_low": v, "ci_high": v} for v in below])
-            known = names.get(llm) or llm.split(",")[0]
+            name = llm.split(",")[0]
+            known = names.get(name) or name
             printed = _shares(paper[paper["llm"] == known], claim.quantity, claim)
             yield Judged(
                 "figure3",

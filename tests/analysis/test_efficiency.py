@@ -7,11 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from helpers.jobs import SEED, specification
+from helpers.jobs import SEED, changed, specification
 from matplotlib import pyplot
 
 from mend.analysis import efficiency
-from mend.analysis.efficiency import EFFICIENCY_SCHEMA, cost_records, measure, paper_records
+from mend.analysis.efficiency import (
+    EFFICIENCY_SCHEMA,
+    cost_records,
+    measure,
+    nearest_tasks,
+    paper_lengths,
+    paper_records,
+)
 from mend.configuration.specs.analysis import EfficiencySpec
 from mend.configuration.specs.run import RunSpec
 from mend.errors import UserError
@@ -25,10 +32,11 @@ def rows_of(table: pd.DataFrame, **values) -> pd.DataFrame:
     return table
 
 
-def efficiency_spec(run: RunSpec, seed: int) -> EfficiencySpec:
+def efficiency_spec(run: RunSpec, seed: int, paper_llm: str | None = None) -> EfficiencySpec:
     """Return what the job is told of a run."""
     parts = {key: getattr(run, key) for key in RunSpec.model_fields}
-    wanted = {"tasks": {"class_to_class": "parity"}, "seed": seed, "prompt_length": 4}
+    wanted = {"tasks": {"class_to_class": ["parity"]}, "seed": seed, "prompt_length": 4}
+    wanted["paper_llm"] = paper_llm
     return EfficiencySpec(**parts, efficiency=wanted)
 
 
@@ -59,6 +67,67 @@ def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) 
     assert list(shown) == [totals.loc["mend", "flops"]]
     panels = {"flops", "peak_memory_bytes", "seconds", "queries", "break-even"}
     assert set(drawn["panel"]) == panels
+
+
+@pytest.mark.parametrize(
+    ("tasks", "tokens", "chosen"),
+    [
+        # The nearest, though another is first.
+        ({"a": ["s", "m", "l"]}, {"s": 90, "m": 480, "l": 900}, {"a": "m"}),
+        # The nearest of both is m: a takes it, since b has one that is nearly as good.
+        (
+            {"a": ["s", "m"], "b": ["s", "m", "l"]},
+            {"s": 90, "m": 560, "l": 700},
+            {"a": "m", "b": "l"},
+        ),
+        # The first to be left without one gets its own, although m is nearer to the other.
+        ({"a": ["m"], "b": ["m", "s"]}, {"s": 10, "m": 650}, {"a": "m", "b": "s"}),
+        ({"a": ["m"], "b": ["m"]}, {"m": 651}, {"b": "m"}),
+        # The paper says nothing of c.
+        ({"a": ["m", "l"], "c": ["m", "l"]}, {"m": 470, "l": 900}, {"a": "m", "c": "l"}),
+    ],
+)
+def test_each_partition_has_a_task_of_about_the_papers_length_and_no_others(
+    tasks: dict, tokens: dict, chosen: dict
+) -> None:
+    assert nearest_tasks(tasks, tokens, {"a": 469, "b": 652}) == chosen
+
+
+def test_the_papers_lengths() -> None:
+    assert paper_lengths() == {
+        "class_to_class": 469,
+        "hr_to_lr": 652,
+        "qa_to_qa": 639,
+        "non_nli_to_nli": 848,
+        "non_paraphrase_to_paraphrase": 818,
+    }
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_time_is_measured_at_the_papers_lengths_where_there_is_room(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    numbers = paper_table("figure3")
+    numbers = numbers[numbers["partition"] == "class_to_class"]
+    numbers = numbers.assign(context_tokens_icl=25 if fits else 26)
+    monkeypatch.setattr(efficiency, "paper_table", lambda name: numbers)
+    monkeypatch.setattr(efficiency, "paper_records", lambda paper_llm: [])
+    run = specification(tmp_path, "gpt2", "mend", stage="finetune")
+    run = changed(run, reading={"longest_context": {"llm": 25, "distiller": 25}})
+    spec = efficiency_spec(run, SEED, "gpt2-large")
+    measure(spec, data / "test.parquet", data / "tasks", tmp_path / "efficiency.parquet")
+    table = rows_of(
+        pd.read_parquet(tmp_path / "efficiency.parquet"), llm=f"{run.llm.name}, the paper's lengths"
+    )
+    totals = rows_of(table, part="total").set_index("method")
+    if not fits:
+        assert table.empty
+        return
+    assert dict(totals["context_tokens"]) == {"vanilla-icl": 25, "prompt-tuning": 4, "mend": 2}
+    assert totals["seconds"].gt(0).all()
+    assert totals["task"].isna().all()
+    paper = rows_of(table, part="paper").set_index("method")
+    assert paper.loc["vanilla-icl", "seconds"] == 0.24
 
 
 def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from mend.configuration.specs.run import RunSpec, ScoringSettings
 class EfficiencySettings(Settings):
     """Whose costs are measured."""
 
-    tasks: dict[str, str]
-    """A meta-test task of each partition."""
+    tasks: dict[str, list[str]]
+    """The meta-test tasks of each partition, one of which is measured."""
 
     seed: Seed
     """Whose demonstrations."""
