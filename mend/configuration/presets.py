@@ -32,10 +32,10 @@ student, and stops with an error at wrong labels.
 
 Retrieval, induction heads, FLOPs, memory and time are described in the paper and not in
 the authors' release; ours are in `mend/data/`, `mend/analysis/induction_heads.py` and
-`mend/analysis/efficiency.py`. Figure 3 measures one task of each partition, and the paper prints how
-long their demonstrations are, not which they are. Ours is the task whose demonstrations are nearest to
-that, no two partitions the same; with an LLM that the paper measured, contexts of exactly its lengths
-(469, 652, 639, 848 and 818 tokens) are measured besides.
+`mend/analysis/efficiency.py`. Figure 3 measures one task of each partition, and the paper prints
+how long their demonstrations are, not which they are. Ours is the task whose demonstrations are
+nearest to that, no two partitions the same; with an LLM that the paper measured, contexts of
+exactly its lengths (469, 652, 639, 848 and 818 tokens) are measured besides.
 """
 
 
@@ -55,11 +55,17 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     for key, entry in fidelity().items():
         place = key.split(".") if "." in key else ["protocol", key]
         for parent in _places(values, place[:-1]):
-            value = entry[preset]
-            if place[0] == "llms" and isinstance(value, dict):
-                value = value.get(str(parent.get("paper_llm")), value["other"])
+            value = preset_value(entry, preset, parent.get("paper_llm"))
             parent.setdefault(place[-1], copy.deepcopy(value))
     return values
+
+
+def preset_value(entry: dict[str, Any], preset: str, paper_llm: Any = None) -> Any:
+    """Return a preset's value of an entry of `fidelity`; paper_llm: which of the paper's LLMs."""
+    value = entry[preset]
+    if isinstance(value, dict) and "other" in value:
+        return value.get(str(paper_llm), value["other"])
+    return value
 
 
 def _places(values: Any, place: list[str]) -> list[dict]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mend.configuration.loading import Configuration
 from mend.configuration.paths import DEFAULT
-from mend.configuration.presets import fidelity
+from mend.configuration.presets import fidelity, preset_value
 from mend.configuration.runs import trained_stages
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reporting import ReportPart, ReportSpec
@@ -132,11 +132,14 @@ def _part(
 
 def _differences(configuration: Configuration) -> Iterator[dict[str, Any]]:
     """Yield the choices of docs/fidelity.md that are not those of the preset `default`."""
+    values = configuration.values.model_dump(by_alias=True)
     for key, entry in fidelity().items():
         names = key.split(".") if "." in key else ["protocol", key]
-        for place, value in _values_at(configuration.values.model_dump(by_alias=True), names):
-            if value != entry["default"]:
-                yield {"key": ".".join(place), "value": value, "default": entry["default"]}
+        for place, value in _values_at(values, names):
+            llm = values["llms"][place[1]] if place[0] == "llms" else {}
+            default = preset_value(entry, "default", llm.get("paper_llm"))
+            if value != default:
+                yield {"key": ".".join(place), "value": value, "default": default}
 
 
 def _values_at(values: Any, names: list[str]) -> Iterator[tuple[list[str], Any]]:

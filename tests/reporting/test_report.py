@@ -13,7 +13,7 @@ from helpers.configurations import ROOT
 from helpers.reports import COST_CLAIMS, LLM, RUN, part, write_results, write_run
 from PIL import Image
 
-from mend.configuration.loading import load_configuration
+from mend.configuration.loading import load_configuration, read_values
 from mend.configuration.report_spec import report_files, report_specification
 from mend.errors import UserError
 from mend.paper import paper_table
@@ -223,6 +223,18 @@ def test_choices_that_are_not_the_defaults_are_listed(default):
     chunks = found["protocol.pretraining_chunks"]
     assert (chunks.value, chunks.default) == ("per-document", "fixed-windows")
     assert "protocol.separators" not in found
+
+
+def test_what_a_preset_says_of_each_llm_is_compared_with_what_the_default_says_of_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = read_values("config/paper.yaml")
+    assert report_specification(load_configuration(values)).differences == []
+    values["protocol"] = {"preset": "paper"}
+    found = {row.key: row for row in report_specification(load_configuration(values)).differences}
+    dtype = found["llms.gpt2-xl.dtype"]
+    assert (dtype.value, dtype.default) == ("float16", "bfloat16")
+    assert found["llms.gpt2-xl.int8"].value is True
+    assert "llms.t5-lm-large.dtype" not in found  # float32 in both
 
 
 def test_the_report_does_without_torch():
