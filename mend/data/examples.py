@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,17 @@ import numpy
 import pyarrow.compute
 import pyarrow.parquet
 
+from mend.data.cuts import CutCounts
 from mend.data.tasks import load_rows
 from mend.data.template import Template
 from mend.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+CORPUS = "(corpus)"
+"""What stands for a task where chunks are counted."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class Example:
     queries: pairs (x, y); y is empty in pretraining.
     teacher_states: (tokens, width), what `mend.training.losses.teacher_states` returns for the
         example, if it is known already.
+    cuts: what was cut to fit, by task.
     """
 
     demonstrations: Sequence[int]
     teacher_demonstrations: Sequence[int]
     queries: Sequence[tuple[Sequence[int], Sequence[int]]]
     teacher_states: Tensor | None = None
+    cuts: Mapping[str, CutCounts] = field(default_factory=dict)
 
 
 class ChunkExamples:
@@ -89,6 +96,13 @@ class ChunkExamples:
             teacher_demonstrations=ids[max(0, cut - room) : cut],
             queries=[(ids[cut:], [])],
             teacher_states=None if self.teacher is None else self.teacher[index],
+            cuts={
+                CORPUS: {
+                    "queries": 1,
+                    "demonstrations": 1,
+                    "demonstrations_cut": int(cut > min(room, self.limits["distiller"])),
+                }
+            },
         )
 
     def _cut(self, tokens: int) -> int:
@@ -132,21 +146,32 @@ class EpisodeExamples:
         index %= len(self.task)
         rows = self.rows[self.task[index]].rows("meta_train")
         demonstrations = [rows[row][:2] for row in self.demonstrations[index].as_py()]
-        queries = [
-            self.template.answered_query(*rows[row][:2], after_context=True)
-            for row in self.queries[index].as_py()
-        ]
+        asked = [rows[row][:2] for row in self.queries[index].as_py()]
+        queries = [self.template.answered_query(*row, after_context=True) for row in asked]
         # The longest of an episode's queries comes first, and all see the same demonstrations.
         longest = max(queries, key=lambda query: sum(map(len, query)))
         lengths = [len(part) for part in longest]
-        room = min(self.limits["llm"], self.template.room_before(*lengths))
+        room = self.template.room_before(*lengths, len(demonstrations))
+        room = min(self.limits["llm"], room)
         if self.vectors:
             where = f"{self.rows[self.task[index]].path}, a meta_train row"
             self.template.check_vectors(self.vectors, *lengths, where)
         limit = self.limits["distiller"] if self.vectors else min(self.limits["distiller"], room)
+        shown = self.template.demonstrations(demonstrations, limit)
+        taught = shown if limit == room else self.template.demonstrations(demonstrations, room)
+        pairs = list(zip(asked, queries, strict=True))
+        cuts = {
+            "queries": len(queries),
+            "queries_cut": sum(self.template.is_cut(x, ids, True) for (x, _), (ids, _) in pairs),
+            "demonstrations": len(demonstrations),
+            "demonstrations_cut": shown.cut,
+            "demonstrations_left_out": shown.left_out,
+            "answers_cut": sum(self.template.is_answer_cut(y, ids) for (_, y), (_, ids) in pairs),
+        }
         return Example(
-            demonstrations=self.template.demonstrations(demonstrations, limit),
-            teacher_demonstrations=self.template.demonstrations(demonstrations, room),
+            demonstrations=shown.ids,
+            teacher_demonstrations=taught.ids,
             queries=queries,
             teacher_states=None if self.teacher is None else self.teacher[index],
+            cuts={self.task[index]: cuts},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -11,10 +12,11 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from mend.configuration.conditions import RETRIEVED
+from mend.data.cuts import add_cuts, log_cuts
 from mend.data.layout import source_split
 from mend.data.perturbation import Demonstration, perturb_rows
 from mend.data.tasks import TaskRows, load_rows
-from mend.data.template import Template
+from mend.data.template import Shown, Template
 from mend.errors import UserError
 from mend.progress import logger
 
@@ -25,12 +27,15 @@ class MultipleChoiceItem:
 
     context: equal for items whose demonstrations are the same tokens, and only for them.
     demonstrations: token ids; where demonstrations are distilled in groups, those of each group.
+    longest: tokens that context, query and one option may have together; of more the oldest fall
+        off. None: they fit.
     """
 
     context: int
     demonstrations: Sequence[int] | Sequence[Sequence[int]]
     query: Sequence[int]
     options: Sequence[Sequence[int]]
+    longest: int | None = None
 
 
 class DemonstrationReader:
@@ -57,33 +62,41 @@ class DemonstrationReader:
         self.nearest_last = selection in RETRIEVED
         self.perturbation, self.sampling_seed = perturbation, sampling_seed
         self._rows: dict[tuple[str, int], Sequence[Demonstration]] = {}
+        self._shown: dict[tuple, Shown] = {}
         #: Contexts (or groups) that were made, and those that no demonstration fitted into.
         self.made = self.empty = 0
 
     def __call__(
         self, rows: TaskRows, task: str, seed: int, numbers: Sequence[int], limit: int
-    ) -> list[int] | list[list[int]]:
-        """Return the token ids of the rows `numbers`; of each group of them, if there are groups.
+    ) -> Shown:
+        """Return the rows `numbers` as they are shown; their ids in groups, if there are groups.
 
         limit: the longest context, or the longest group, in tokens.
         Without demonstrations there is one empty group.
         """
-        if (task, seed) not in self._rows:
-            self._rows[task, seed] = self._read(rows, task, seed)
-        demonstrations = [self._rows[task, seed][number] for number in numbers]
-        if self.group is None:
-            return self._tokens(demonstrations, limit)
-        starts = range(0, max(1, len(demonstrations)), self.group)
-        return [self._tokens(demonstrations[start : start + self.group], limit) for start in starts]
+        key = task, seed, tuple(numbers), limit
+        if key not in self._shown:
+            if (task, seed) not in self._rows:
+                self._rows[task, seed] = self._read(rows, task, seed)
+            shown = [self._rows[task, seed][number] for number in numbers]
+            self._shown[key] = self._grouped(shown, limit)
+        return self._shown[key]
 
-    def _tokens(self, demonstrations: Sequence[Demonstration], limit: int) -> list[int]:
-        fit = demonstrations
-        if self.nearest_last:
-            fit = self.template.last_that_fit(demonstrations, limit)
-        ids = self.template.demonstrations(fit, limit)
+    def _grouped(self, demonstrations: Sequence[Demonstration], limit: int) -> Shown:
+        if self.group is None:
+            return self._context(demonstrations, limit)
+        starts = range(0, max(1, len(demonstrations)), self.group)
+        groups = [
+            self._context(demonstrations[start : start + self.group], limit) for start in starts
+        ]
+        ids, cut, left_out = zip(*groups, strict=True)
+        return Shown(list(ids), sum(cut), sum(left_out))
+
+    def _context(self, demonstrations: Sequence[Demonstration], limit: int) -> Shown:
+        shown = self.template.demonstrations(demonstrations, limit, self.nearest_last)
         self.made += 1
-        self.empty += bool(demonstrations and not ids)
-        return ids
+        self.empty += bool(demonstrations and not shown.ids)
+        return shown
 
     def _read(self, rows: TaskRows, task: str, seed: int) -> Sequence[Demonstration]:
         found = rows.rows(self.split, seed)
@@ -116,7 +129,9 @@ def read_items(
     vectors: how many the LLM reads in place of a context (in groups, of each); None if it reads
     the demonstrations' tokens, which then take what query and longest option leave.
     settings: perturbation, sampling_seed and group, as in `DemonstrationReader`.
-    A row is a dictionary of task, seed, row, gold (the right option's index) and options.
+    A row is a dictionary of task, seed, row, gold (the right option's index) and options, and of
+    what was cut: query_cut (whether), demonstrations (how many there were), demonstrations_cut and
+    demonstrations_left_out. Where anything was, the log says how much, by task.
     Raises UserError, naming the row, if an option leaves no room for its query, or if vectors,
     query and longest option do not fit the LLM.
     """
@@ -128,10 +143,9 @@ def read_items(
     selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
     read = DemonstrationReader(template, selection, **settings)
     task_rows = {task: load_rows(tasks, task) for task in only}
-    contexts: dict[tuple[int, int], tuple[int, list]] = {}
-    numbers: dict[tuple, int] = {}
+    contexts: dict[tuple, int] = {}
     taken: dict[tuple[str, int], int] = {}
-    rows, items = [], []
+    rows, items, cuts = [], [], {}
     for record in table.to_pylist():
         task, seed = record["task"], record["seed"]
         if seeds is not None and seed not in seeds:
@@ -143,16 +157,21 @@ def read_items(
         where = f"{task_rows[task].path}, {split} row {record['row']} of seed {seed}"
         longest = template.longest(options)
         query = template.query(x, after_context, longest, where)
-        room = limit if vectors else min(limit, template.room_before(len(query), longest))
-        key = (record["context"], room) if reads_demonstrations else (0, 0)
-        if key not in contexts:
-            shown = record["demonstrations"] if reads_demonstrations else []
-            tokens = read(task_rows[task], task, seed, shown, room)
-            number = numbers.setdefault(_hashable(tokens), len(numbers))
-            contexts[key] = number, tokens
-        number, tokens = contexts[key]
+        numbers = record["demonstrations"] if reads_demonstrations else []
+        show = partial(read, task_rows[task], task, seed, numbers)
+        # With oldest-tokens, what falls off depends on the option: items have all that may stay.
+        together = None if vectors else template.longest_together(len(numbers))
+        room = limit
+        if not vectors:
+            room = min(limit, template.room_before(len(query), longest, len(numbers)))
+        context = show(room)
+        whole = context if together is None else show(together)
+        if together is not None:
+            together = max(together, len(query) + longest)
+            if len(whole.ids) + len(query) + longest <= together:
+                together = None
         if vectors:
-            groups = len(tokens) if read.group else 1
+            groups = len(context.ids) if read.group else 1
             template.check_vectors(groups * vectors, len(query), longest, where)
         rows.append(
             {
@@ -161,10 +180,20 @@ def read_items(
                 "row": record["row"],
                 "gold": options.index(y),
                 "options": options,
+                "query_cut": template.is_cut(x, query, after_context),
+                "demonstrations": len(numbers),
+                "demonstrations_cut": context.cut,
+                "demonstrations_left_out": context.left_out,
             }
         )
         encoded = [template.option(option) for option in options]
-        items.append(MultipleChoiceItem(number, tokens, query, encoded))
+        number = contexts.setdefault(_hashable(whole.ids), len(contexts))
+        items.append(MultipleChoiceItem(number, whole.ids, query, encoded, together))
+    for row in rows:
+        counts = {"queries": 1, "queries_cut": int(row["query_cut"])}
+        counts |= {key: value for key, value in row.items() if key.startswith("demonstrations")}
+        add_cuts(cuts, {row["task"]: counts})
+    log_cuts(f"{episodes}, {split} rows", cuts)
     if read.empty:
         logger.warning(
             "%s: %d of %d contexts are empty, because not one demonstration fits the longest "

@@ -9,10 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from mend.configuration.specs.reading import ReadingSettings
 from mend.errors import UserError
+
+
+class Shown(NamedTuple):
+    """Demonstrations as token ids, and what became of them.
+
+    cut: demonstrations that lost tokens, to longest_example or to the limit; left_out: those of
+    which not one token stays.
+    """
+
+    ids: list[int]
+    cut: int
+    left_out: int
 
 
 class Template:
@@ -32,7 +44,7 @@ class Template:
         """
         self._before_output = reading.separators.input_output
         self._before_input = reading.separators.demonstrations
-        self._omit = reading.demonstration_overflow == "omit"
+        self._overflow = reading.demonstration_overflow
         self._counts_output = reading.example_truncation == "input-and-output"
         self._longest_example = reading.longest_example
         self._longest_context = reading.longest_context.llm
@@ -55,36 +67,69 @@ class Template:
         A part that is None (not both) has no tokens, and the separator between input and output
         goes with it; that of demonstrations stays, before y if there is no x.
         """
+        x, y, _ = self._example(input, output, first)
+        return x, y
+
+    def _example(
+        self, input: str | None, output: str | None, first: bool
+    ) -> tuple[list[int], list[int], bool]:
+        """Return what `example` does, and whether x was cut."""
         if input is None:
-            return [], self._input(output, separated=not first)
+            return [], self._input(output, separated=not first), False
         y = [] if output is None else self.option(output)
         x = self._input(input, separated=not first)
-        return x[: max(0, self._longest_input(len(y)))], y
+        longest = max(0, self._longest_input(len(y)))
+        return x[:longest], y, len(x) > longest
 
     def demonstrations(
-        self, rows: Sequence[tuple[str | None, str | None]], limit: int
-    ) -> list[int]:
+        self,
+        rows: Sequence[tuple[str | None, str | None]],
+        limit: int,
+        nearest_last: bool = False,
+    ) -> Shown:
         """Token ids of (input, output) rows one after the other, at most `limit` of them.
 
         With omit, the first demonstration that does not fit is left out with all after it; with
-        cut-input, its x is cut to fit (if one token of it can stay) and all after it left out.
-        Either part of a row may be None (see `example`).
+        cut-input, its x is cut to fit (if one token of it can stay) and all after it left out;
+        with oldest-tokens the last `limit` tokens stay. Either part of a row may be None (see
+        `example`).
+
+        nearest_last: the last rows matter most, so of rows that do not fit, as many of the last
+        as fit whole stay.
         """
+        if self._overflow == "oldest-tokens":
+            return self._last_tokens(rows, limit)
+        fit = self._last_that_fit(rows, limit) if nearest_last else rows
         ids: list[int] = []
-        for number, (input, output) in enumerate(rows):
-            x, y = self.example(input, output, first=number == 0)
+        cut = shown = 0
+        for number, (input, output) in enumerate(fit):
+            x, y, shorter = self._example(input, output, first=number == 0)
             room = limit - len(ids)
             if len(x) + len(y) > room:
-                if not self._omit and len(y) < room:
+                if self._overflow == "cut-input" and len(y) < room:
                     ids += x[: room - len(y)] + y
+                    cut, shown = cut + 1, shown + 1
                 break
             ids += x + y
-        return ids
+            cut, shown = cut + shorter, shown + 1
+        return Shown(ids, cut, len(rows) - shown)
 
-    def last_that_fit(
+    def _last_tokens(self, rows: Sequence[tuple[str | None, str | None]], limit: int) -> Shown:
+        parts = [self._example(*row, first=number == 0) for number, row in enumerate(rows)]
+        ids = [token for x, y, _ in parts for token in (*x, *y)]
+        fallen = max(0, len(ids) - limit)
+        cut = left_out = start = 0
+        for x, y, shorter in parts:
+            end = start + len(x) + len(y)
+            left_out += start < end <= fallen
+            cut += end > fallen and (shorter or start < fallen)
+            start = end
+        return Shown(ids[fallen:], cut, left_out)
+
+    def _last_that_fit(
         self, rows: Sequence[tuple[str | None, str | None]], limit: int
     ) -> Sequence[tuple[str | None, str | None]]:
-        """As many of the last rows as fit whole, so that `demonstrations` leaves out none."""
+        """Return as many of the last rows as fit whole."""
         later = 0  # tokens of the rows from `start` on, a separator before each
         for start in reversed(range(len(rows))):
             x, y = self.example(*rows[start], first=True)
@@ -133,12 +178,33 @@ class Template:
         y = self.option(output)[: self._positions // 2]
         return self.query(input, after_context, len(y)), y
 
-    def room_before(self, query: int, answer: int) -> int:
+    def is_cut(self, input: str, query: Sequence[int], after_context: bool) -> bool:
+        """Whether the query that `query` made of an input has lost tokens."""
+        return len(query) < len(self._input(input, separated=after_context))
+
+    def is_answer_cut(self, output: str, answer: Sequence[int]) -> bool:
+        """Whether the answer that `answered_query` made of an output has lost tokens."""
+        return len(answer) < len(self.option(output))
+
+    def longest_together(self, shots: int) -> int | None:
+        """How many tokens demonstrations, query and one option may have together.
+
+        Only with oldest-tokens, where it is MetaICL's rule: longest_example for each of the
+        demonstrations, at most longest_context. None with another overflow.
+        """
+        if self._overflow != "oldest-tokens":
+            return None
+        return min(self._longest_context, self._positions, shots * self._longest_example)
+
+    def room_before(self, query: int, answer: int, shots: int = 0) -> int:
         """How many tokens of demonstrations the LLM reads before a query and its longest option.
 
-        query, answer: their tokens. It is `protocol.longest_context`, or less where the LLM's
-        positions leave less.
+        query, answer: their tokens; shots: K. It is `protocol.longest_context`, or less where the
+        LLM's positions leave less, or, with oldest-tokens, what they may have together.
         """
+        together = self.longest_together(shots)
+        if together is not None:
+            return max(0, together - query - answer)
         return min(self._longest_context, self._positions - query - answer)
 
     def check_vectors(self, vectors: int, query: int, answer: int, where: str) -> None:

@@ -30,6 +30,10 @@ PREDICTION_SCHEMA = pyarrow.schema(
         ("seed", pyarrow.int32()),
         ("row", pyarrow.int32()),
         ("context_length", pyarrow.int32()),
+        ("query_cut", pyarrow.bool_()),
+        ("demonstrations", pyarrow.int32()),
+        ("demonstrations_cut", pyarrow.int32()),
+        ("demonstrations_left_out", pyarrow.int32()),
         ("gold", pyarrow.int32()),
         ("options", pyarrow.list_(pyarrow.string())),
         ("scores", pyarrow.list_(pyarrow.float64())),
@@ -46,7 +50,8 @@ def run_prediction(
 ) -> None:
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
 
-    context_length is how many positions (tokens or vectors) the LLM read before the row's query.
+    context_length is how many positions (tokens or vectors) the LLM read before the row's query;
+    what was cut is as in `read_items`.
 
     weights: the folder that a training job wrote; None for a method that trains nothing.
     Raises UserError for a group where the method does not distil, or as `read_items`.

@@ -13,7 +13,7 @@ from mend.atomic_io import atomic_file
 from mend.training.distributed import Processes
 
 #: What a checkpoint holds; one of another format is not used.
-FORMAT = 3
+FORMAT = 4
 
 
 class Checkpoint:

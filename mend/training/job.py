@@ -14,6 +14,7 @@ import transformers
 from mend import __version__
 from mend.atomic_io import atomic_folder, write_json
 from mend.configuration.specs.training import TrainingSpec
+from mend.data.cuts import log_cuts
 from mend.data.examples import ChunkExamples, EpisodeExamples
 from mend.data.template import Template
 from mend.errors import UserError
@@ -80,6 +81,7 @@ def run_training(
                 raise SystemExit(stopped.exit_status) from None
             if processes.is_first:
                 _write_results(spec, llm, method, result, processes, output)
+                log_cuts(name, result.cuts)
                 checkpoint.remove()
         logger.info(
             "%s: %d steps in %.0f s, weights of step %d",
@@ -150,6 +152,7 @@ def _write_results(
         "flops": result.flops,
         "parameters_trained": sum(value.numel() for value in method.parameters()),
         "seed": training.seed,
+        "cuts": result.cuts,
         "processes": processes.count,
         **provenance(llm),
     }

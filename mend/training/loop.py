@@ -15,6 +15,7 @@ import torch
 from mend.atomic_io import atomic_file
 from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import LossSettings, TrainingSettings
+from mend.data.cuts import CutCounts, add_cuts
 from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod
@@ -35,6 +36,7 @@ class TrainingResult:
     infinity without early stopping. seconds: over all attempts. examples: with repetitions.
     flops: floating-point operations of all steps, from counting those of the first.
     metrics: a row for each logged step (see `write_metrics`).
+    cuts: what was cut of the examples to fit, by task, with repetitions (`mend.data.cuts`).
     """
 
     steps: int = 0
@@ -46,6 +48,7 @@ class TrainingResult:
     examples: int = 0
     flops: float = 0.0
     metrics: list[dict] = field(default_factory=list)
+    cuts: dict[str, CutCounts] = field(default_factory=dict)
 
 
 def learning_rate_factor(step: int, training: TrainingSettings) -> float:
@@ -141,7 +144,13 @@ def train(
             result.metrics.append({"step": result.steps, "gradient_norm": norm, **losses})
         progress.update(result.steps, _describe(losses))
 
-        number = max(processes.all_gather(received_signal()))
+        signals, found = zip(
+            *processes.all_gather((received_signal(), [example.cuts for example in batch])),
+            strict=True,
+        )
+        number = max(signals)
+        for cuts in (of_example for of_process in found for of_example in of_process):
+            add_cuts(result.cuts, cuts)
         if checkpoint and (number or result.steps % training.checkpoint_every == 0):
             state = {"result": vars(result), "best_weights": best_weights}
             state["gradients"] = gradients.state()

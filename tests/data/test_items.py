@@ -190,6 +190,43 @@ def test_demonstrations_take_what_the_query_leaves(tasks, tmp_path, demonstratio
         assert len({item.context for item in items}) == len(SEEDS)
 
 
+def test_what_was_cut_of_each_row(tasks, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="mend"):
+        rows, items = read_both(tasks, tmp_path, 9, 96)
+    assert not any(row["query_cut"] or row["demonstrations_cut"] for row in rows)
+    for row, item in zip(rows, items, strict=True):
+        assert row["demonstrations"] == 4
+        assert row["demonstrations_left_out"] == 4 - (1 + (len(item.demonstrations) > 5))
+    left_out = sum(row["demonstrations_left_out"] for row in rows)
+    assert f"test rows: t: {left_out} of 48 demonstrations left out" in caplog.text
+    # Five positions: an option of two tokens leaves three, one fewer than separator and query.
+    rows, items = read_both(tasks, tmp_path, 9, 4)
+    assert all(row["query_cut"] for row in rows)
+    assert {len(item.query) for item in items} == {2}
+    rows, _ = read_both(tasks, tmp_path, 9, 96, reads_demonstrations=False)
+    assert {row["demonstrations"] for row in rows} == {0}
+
+
+def test_the_oldest_tokens_fall_off_for_each_option_by_itself(tasks, tmp_path):
+    reading = READING.model_copy(update={"demonstration_overflow": "oldest-tokens"})
+    template = Template(word_tokenizer(), reading, 16)
+    path = sample(tasks, tmp_path)
+    rows, items = read_items(path, tasks, "test", template, 40, ["t"])
+    _, whole = read_both(tasks, tmp_path, 40, 96)
+    for row, item, uncut in zip(rows, items, whole, strict=True):
+        assert item.demonstrations == uncut.demonstrations[-16:]
+        assert (item.query, item.longest) == (uncut.query, 16)
+        # With the longest option, of two tokens, eleven tokens of three or four demonstrations.
+        assert row["demonstrations_left_out"] + row["demonstrations_cut"] in (1, 2)
+    # Where all fits, nothing is to fall off; vectors are made of the last tokens.
+    template = Template(word_tokenizer(), reading, 96)
+    _, items = read_items(path, tasks, "test", template, 40, ["t"])
+    assert {item.longest for item in items} == {None}
+    _, items = read_items(path, tasks, "test", template, 7, ["t"], vectors=2)
+    for item, uncut in zip(items, whole, strict=True):
+        assert (item.demonstrations, item.longest) == (uncut.demonstrations[-7:], None)
+
+
 def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="mend"):
         found = read(tasks, tmp_path, 4, {"selection": "pool"})

@@ -60,14 +60,14 @@ def test_our_separators_give_words_with_their_space(bpe):
     assert [tokens(bpe, ids) for ids in first] == [["one", " two"], [" yes"]]
     second = made.example("one two", "yes", first=False)
     assert [tokens(bpe, ids) for ids in second] == [[" one", " two"], [" yes"]]
-    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
+    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60).ids
     assert bpe.decode(demonstrations) == "one two yes three no"
     assert demonstrations == bpe("one two yes three no", add_special_tokens=False)["input_ids"]
 
 
 def test_the_authors_separators_leave_no_space_between(bpe):
     made = template(bpe, separators=Separators(input_output=" ", demonstrations=""))
-    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
+    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60).ids
     assert bpe.decode(demonstrations) == "one two yesthree no"
     assert tokens(bpe, made.query("five six", after_context=True, longest_option=1)) == [
         "five",
@@ -77,7 +77,7 @@ def test_the_authors_separators_leave_no_space_between(bpe):
 
 def test_newlines_can_separate(bpe):
     made = template(bpe, separators=Separators(input_output="\n", demonstrations="\n\n\n"))
-    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60)
+    demonstrations = made.demonstrations([("one two", "yes"), ("three", "no")], 60).ids
     assert bpe.decode(demonstrations) == "one two\nyes\n\n\nthree\nno"
 
 
@@ -91,7 +91,7 @@ def test_a_sentencepiece_tokenizer():
     tokenizer = sentencepiece_like()
     made = template(tokenizer)
     rows = [("one two", "yes"), ("three", "no")]
-    ids = made.demonstrations(rows, 60)
+    ids = made.demonstrations(rows, 60).ids
     expected = ["▁one", "▁two", "▁yes", "▁three", "▁no"]
     assert tokenizer.convert_ids_to_tokens(ids) == expected
     assert made.query("five", False, 1) == made.query("five", True, 1)
@@ -148,8 +148,8 @@ ROWS = [(words(4), "yes"), (words(9), "no"), (words(1), "maybe")]  # 5, 10 and 2
 def test_demonstrations_that_do_not_fit(bpe, limit, omit, cut):
     whole = bpe(" ".join(f"{x} {y}" for x, y in ROWS))["input_ids"]
     assert len(whole) == 17
-    assert template(bpe).demonstrations(ROWS, limit) == whole[:omit]
-    made = template(bpe, demonstration_overflow="cut-input").demonstrations(ROWS, limit)
+    assert template(bpe).demonstrations(ROWS, limit).ids == whole[:omit]
+    made = template(bpe, demonstration_overflow="cut-input").demonstrations(ROWS, limit).ids
     assert len(made) == cut
     if limit == 14:  # the second demonstration lost the last token of its input, not its output
         assert tokens(bpe, made)[-2:] == [" one", " no"]
@@ -159,30 +159,30 @@ def test_all_after_the_one_that_does_not_fit_are_left_out(bpe):
     # The third would fit into the room that the second does not.
     for rule in ("omit", "cut-input"):
         made = template(bpe, demonstration_overflow=rule)
-        assert " maybe" not in tokens(bpe, made.demonstrations(ROWS, 12))
+        assert " maybe" not in tokens(bpe, made.demonstrations(ROWS, 12).ids)
 
 
 def test_a_part_that_is_left_out_takes_its_separator_with_it(bpe):
     made = template(bpe, separators=Separators(input_output="\n", demonstrations="\n\n\n"))
     no_labels = [("one two", None), ("three", None)]
     no_inputs = [(None, "yes"), (None, "no")]
-    assert bpe.decode(made.demonstrations(no_labels, 60)) == "one two\n\n\nthree"
-    assert bpe.decode(made.demonstrations(no_inputs, 60)) == "yes\n\n\nno"
+    assert bpe.decode(made.demonstrations(no_labels, 60).ids) == "one two\n\n\nthree"
+    assert bpe.decode(made.demonstrations(no_inputs, 60).ids) == "yes\n\n\nno"
     made = template(bpe)
-    assert tokens(bpe, made.demonstrations(no_labels, 60)) == ["one", " two", " three"]
-    assert tokens(bpe, made.demonstrations(no_inputs, 60)) == ["yes", " no"]
+    assert tokens(bpe, made.demonstrations(no_labels, 60).ids) == ["one", " two", " three"]
+    assert tokens(bpe, made.demonstrations(no_inputs, 60).ids) == ["yes", " no"]
 
 
 def test_what_is_left_out_leaves_room_for_more(bpe):
     no_labels = [(x, None) for x, _ in ROWS]  # 4, 9 and 1 tokens
     for rule, expected in (("omit", 4), ("cut-input", 12)):
         made = template(bpe, demonstration_overflow=rule)
-        assert len(made.demonstrations(no_labels, 12)) == expected
-        assert len(made.demonstrations(no_labels, 14)) == 14
+        assert len(made.demonstrations(no_labels, 12).ids) == expected
+        assert len(made.demonstrations(no_labels, 14).ids) == 14
     no_inputs = [(None, words(3, "yes")), (None, words(4, "no"))]
     for rule in ("omit", "cut-input"):  # outputs are never cut
         made = template(bpe, demonstration_overflow=rule)
-        assert len(made.demonstrations(no_inputs, 6)) == 3
+        assert len(made.demonstrations(no_inputs, 6).ids) == 3
     assert len(template(bpe, longest_example=20).example(words(50), None, True)[0]) == 18
 
 
@@ -192,10 +192,44 @@ def test_what_is_left_out_leaves_room_for_more(bpe):
 def test_the_last_that_fit_are_kept_whole(bpe, limit, kept):
     for rule in ("omit", "cut-input"):
         made = template(bpe, demonstration_overflow=rule)
-        rows = made.last_that_fit(ROWS, limit)
-        assert rows == ROWS[len(ROWS) - kept :]
-        demonstrations = " ".join(f"{x} {y}" for x, y in rows)
-        assert bpe.decode(made.demonstrations(rows, limit)) == demonstrations
+        shown = made.demonstrations(ROWS, limit, nearest_last=True)
+        rows = ROWS[len(ROWS) - kept :]
+        assert bpe.decode(shown.ids) == " ".join(f"{x} {y}" for x, y in rows)
+        assert (shown.cut, shown.left_out) == (0, len(ROWS) - kept)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cut", "left_out"),
+    [(17, 0, 0), (16, 1, 0), (12, 0, 1), (11, 1, 1), (2, 0, 2), (1, 1, 2), (0, 0, 3)],
+)
+def test_the_oldest_tokens_fall_off(bpe, limit, cut, left_out):
+    made = template(bpe, demonstration_overflow="oldest-tokens")
+    whole = bpe(" ".join(f"{x} {y}" for x, y in ROWS))["input_ids"]
+    for nearest_last in (False, True):
+        shown = made.demonstrations(ROWS, limit, nearest_last)
+        assert shown == (whole[17 - limit :], cut, left_out)
+
+
+def test_what_is_cut_is_counted(bpe):
+    made = template(bpe, longest_example=8)  # of the second, 9 + 1 + 2, four tokens are cut
+    assert made.demonstrations(ROWS, 60)[1:] == (1, 0)
+    assert made.demonstrations(ROWS, 10)[1:] == (0, 2)
+    made = template(bpe, longest_example=8, demonstration_overflow="cut-input")
+    assert made.demonstrations(ROWS, 10)[1:] == (1, 1)
+    assert made.is_cut(words(9), made.query(words(9), True, 1), True)
+    assert not made.is_cut(words(5), made.query(words(5), True, 1), True)
+    long = words(500, "yes")
+    assert made.is_answer_cut(long, made.answered_query("one", long, True)[1])
+    assert not made.is_answer_cut("yes", made.answered_query("one", "yes", True)[1])
+
+
+def test_what_the_oldest_tokens_fall_off_of(bpe):
+    # MetaICL's rule: longest_example for each demonstration, at most the longest context.
+    made = template(bpe, demonstration_overflow="oldest-tokens", longest_example=20)
+    assert [made.longest_together(shots) for shots in (0, 1, 2, 3, 16)] == [0, 20, 40, 60, 60]
+    assert made.room_before(10, 3, shots=2) == 27
+    assert made.room_before(30, 20, shots=2) == 0
+    assert template(bpe).longest_together(16) is None
 
 
 def test_a_query_comes_before_demonstrations(bpe):

@@ -57,6 +57,9 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["steps"], record["examples"]) == ("finetune", 4, 8)
     assert record["flops"] > 0
+    nothing = {"queries_cut": 0, "demonstrations_cut": 0, "answers_cut": 0}
+    shown = {"queries": 16, "demonstrations": 24, "demonstrations_left_out": 0}
+    assert record["cuts"] == {"parity": nothing | shown}
     scores = {row["step"]: row["dev_score"] for row in metrics_of(tmp_path) if "dev_score" in row}
     assert record["best_score"] == max(scores.values()) == scores[record["best_step"]]
     assert record["peak_memory_bytes"] > 10**7
@@ -64,6 +67,8 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     assert sorted(scores) == [2, 4]
     unscored = json.loads((tmp_path / "pretrain/record.json").read_text(encoding="utf-8"))
     assert unscored["best_score"] is None
+    assert list(unscored["cuts"]) == ["(corpus)"]
+    assert unscored["cuts"]["(corpus)"]["demonstrations_cut"] == 0
     before = load_file(tmp_path / "pretrain/weights.safetensors")
     after = load_file(tmp_path / "finetune/weights.safetensors")
     assert before.keys() == after.keys()

@@ -57,10 +57,10 @@ LLM = names("methods.base methods.built") | names(
     " kernels.cross_attention kernels.partial_prefill loading sharding",
     "models.",
 )
-ITEMS = names("configuration.conditions data.items data.perturbation data.seeding")
+ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")
 SCORING = ROWS | LLM | ITEMS | names("configuration.specs.prediction evaluation.predict")
 SCORING |= names("evaluation.grouping evaluation.scoring models.kernels.tree_attention")
-TEACHER = ROWS | LLM | names("data.examples training.losses training.teacher")
+TEACHER = ROWS | LLM | names("data.cuts data.examples training.losses training.teacher")
 TEACHER |= names("configuration.specs.teacher configuration.specs.training")
 TRAINING = TEACHER | names("checkpoint distributed gradients job loop signals", "training.")
 DISTILLER = names("methods.mend models.distiller")

@@ -38,8 +38,9 @@ class ReadingSettings(Settings):
     separators: Separators
     """The template."""
 
-    demonstration_overflow: Literal["omit", "cut-input"]
-    """A demonstration that does not fit is left out with all after it, or its input is cut."""
+    demonstration_overflow: Literal["omit", "cut-input", "oldest-tokens"]
+    """A demonstration that does not fit is left out with all after it, or its input is cut, or
+    the oldest tokens of all fall off."""
 
     example_truncation: Literal["input-and-output", "input-only"]
     """What longest_example limits: input and output together, or the input alone."""
