@@ -60,7 +60,8 @@ class BatchGradients:
         """Leave the clipped gradients of all processes' batches in the parameters.
 
         Returns the losses (their weighted sum as `loss`), the gradient's norm before it was
-        clipped, and the floating-point operations of all processes (0 if not counted).
+        clipped, and the floating-point operations of all processes: 0 if they are not asked for,
+        NaN if they cannot be counted.
         """
         while True:
             losses, flops = self._within_memory(batch, count_flops)
@@ -81,25 +82,44 @@ class BatchGradients:
     ) -> tuple[dict[str, float], float]:
         """Add up the batch's gradients, with smaller micro-batches when memory runs out."""
         [queries] = self.processes.all_reduce_sum([sum(len(example.queries) for example in batch)])
+        uncounted = 0.0
         while True:
+            random = self._random_state()
             try:
                 with FlopCounterMode(display=False) if count_flops else nullcontext() as counter:
                     losses = self._accumulate(batch, queries)
                 break
-            except RuntimeError as error:
-                if not (
-                    isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError) or (
+                    isinstance(error, RuntimeError) and should_reduce_batch_size(error)
                 ):
+                    self._halve(min(self.micro_batch_size, len(batch)))
+                elif count_flops:
+                    # Another error comes again without the counter, and is told then.
+                    self._do_not_count(error, random)
+                    count_flops, uncounted = False, math.nan
+                else:
                     raise
-                self._halve(min(self.micro_batch_size, len(batch)))
             # Outside of the block above: the error keeps the tensors of the failed micro-batch.
             self.optimizer.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
-        flops = float(counter.get_total_flops()) if counter else 0.0
+        flops = float(counter.get_total_flops()) if counter else uncounted
         *sums, flops = self.processes.all_reduce_sum([*losses.values(), flops])
         losses = dict(zip(losses, sums, strict=True))
         total = sum(getattr(self.training.losses, name) * value for name, value in losses.items())
         return {"loss": total, **losses}, flops
+
+    def _random_state(self) -> list[torch.Tensor]:
+        on_gpu = self.llm.device.type == "cuda"
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if on_gpu else [])]
+
+    def _do_not_count(self, error: Exception, random: list[torch.Tensor]) -> None:
+        """Go back to the random state from before an attempt to count, which never stops a job."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        logger.warning("operations are not counted: the counter stopped at %r", reason[:200])
+        torch.set_rng_state(random[0])
+        for state in random[1:]:
+            torch.cuda.set_rng_state(state)
 
     def _halve(self, size: int) -> None:
         """Halve the micro-batch; raises UserError at one example, or if the LLM is sharded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import subprocess
@@ -149,7 +150,7 @@ def _write_results(
         "stopped_early": result.stopped_early,
         "examples": result.examples,
         "seconds": result.seconds,
-        "flops": result.flops,
+        "flops": None if math.isnan(result.flops) else result.flops,
         "parameters_trained": sum(value.numel() for value in method.parameters()),
         "seed": training.seed,
         "cuts": result.cuts,

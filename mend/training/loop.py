@@ -34,7 +34,8 @@ class TrainingResult:
 
     best_step: the step whose weights the method holds at the end; best_score: its dev score, minus
     infinity without early stopping. seconds: over all attempts. examples: with repetitions.
-    flops: floating-point operations of all steps, from counting those of the first.
+    flops: floating-point operations of all steps, from counting those of the first; NaN if they
+    cannot be counted.
     metrics: a row for each logged step (see `write_metrics`).
     cuts: what was cut of the examples to fit, by task, with repetitions (`mend.data.cuts`).
     """

@@ -18,7 +18,8 @@ from mend.configuration.specs.training import EarlyStopping
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
 from mend.evaluation.scoring import score_items
-from mend.training import dev_score
+from mend.reporting.training_costs import training_costs
+from mend.training import dev_score, gradients
 from mend.training.dev_score import DevScore
 from mend.training.job import run_training
 
@@ -84,6 +85,22 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     assert {row["gold"] for row in rows} == {0, 1}
     assert all(len(row["scores"]) == 2 and all(map(math.isfinite, row["scores"])) for row in rows)
     assert len({tuple(row["scores"]) for row in rows}) == 6
+
+
+def test_operations_that_cannot_be_counted_are_none_in_the_record(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**options):
+        raise AssertionError("no counting here")
+
+    monkeypatch.setattr(gradients, "FlopCounterMode", broken)
+    spec = specification(tmp_path, "gpt2", "mend", stage="pretrain", beta=0.75)
+    write_tiny_chunks(data, tmp_path, spec)
+    run_training(spec, tmp_path / "pretrain", chunks=tmp_path / "chunks.parquet")
+    record = json.loads((tmp_path / "pretrain/record.json").read_text(encoding="utf-8"))
+    assert record["flops"] is None
+    [row] = training_costs([record], ["mend"])
+    assert row["flops_per_run"] is None
 
 
 def test_weights_of_another_method_are_refused(data: Path, tmp_path: Path) -> None:

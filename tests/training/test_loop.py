@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 
 import pytest
 import torch
 from helpers.models import OBJECTIVE, build, built, random_llm, random_tokens
 from helpers.models import TRAINING as SHARED_TRAINING
+from torch.utils.flop_counter import FlopCounterMode
 
 from mend.configuration.specs.training import EarlyStopping, Losses, TrainingSettings
 from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod
 from mend.methods.prompt_tuning import PromptTuning
+from mend.training import gradients
 from mend.training.checkpoint import Checkpoint
 from mend.training.loop import TrainingResult, learning_rate_factor, train
 
@@ -203,6 +206,36 @@ def test_other_errors_are_told_as_they_are() -> None:
     llm = random_llm()
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train(llm, built(llm, Broken(length=3)), Examples(), TRAINING, OBJECTIVE)
+
+
+def broken_counter(**options) -> FlopCounterMode:
+    """Stops in the middle of a forward pass, as torch 2.11 does at grouped queries on a GPU."""
+
+    def count(*shapes, **settings) -> int:
+        raise AssertionError("the shapes of query and key differ")
+
+    products = (torch.ops.aten.mm, torch.ops.aten.addmm)
+    return FlopCounterMode(custom_mapping=dict.fromkeys(products, count), **options)
+
+
+def test_a_counter_that_fails_changes_nothing_but_the_count(monkeypatch, caplog) -> None:
+    def with_dropout() -> tuple[torch.Tensor, TrainingResult]:
+        llm = random_llm(dropout=True)
+        torch.manual_seed(0)
+        method = build(llm, "prompt-tuning", length=3)
+        result = train(llm, method, Examples(), training(), OBJECTIVE)
+        return method.prompt.detach(), result
+
+    prompt, counted = with_dropout()
+    assert counted.flops > 0
+    monkeypatch.setattr(gradients, "FlopCounterMode", broken_counter)
+    other, result = with_dropout()
+    assert torch.equal(other, prompt)
+    assert result.metrics == counted.metrics
+    assert math.isnan(result.flops)
+    [told] = [record.getMessage() for record in caplog.records if "counted" in record.msg]
+    assert "operations are not counted" in told
+    assert "shapes of query and key differ" in told
 
 
 def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2") -> tuple:
