@@ -71,7 +71,7 @@ class Claim(Settings):
 
 
 class CostClaim(Settings):
-    """One method's cost in figure 3 is below so many times another's, at each partition."""
+    """One method's cost in figure 3 is below so many times another's."""
 
     text: Text
     """The claim in words."""
@@ -87,3 +87,6 @@ class CostClaim(Settings):
 
     times: Annotated[float, Field(gt=0)] = 1.0
     """How many times the other's cost is the bar."""
+
+    up_to: bool = False
+    """Whether one partition where it holds is enough; else it is to hold at each."""

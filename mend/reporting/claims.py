@@ -55,15 +55,17 @@ class Judged:
 def paper_claims(claims: Iterable[Judged], pictures: Iterable[str]) -> list[Judged]:
     """The paper's claims in its order, then what else the studies claim.
 
-    What no claim judges is "not run", or "not judged" where a picture is all that the paper shows.
+    What no claim judges is "not run", or "not judged" where a picture is all that the paper shows,
+    or where a note says why it cannot be.
     """
     found: dict[tuple[str, str], list[Judged]] = {}
     for claim in claims:
         found.setdefault((claim.study, claim.text), []).append(claim)
     shown = {*pictures} - {"figure3"}
     listed = []
-    for row in paper_table("claims").to_dict("records"):
-        missing = Judged(**row, verdict=NOT_JUDGED if row["study"] in shown else NOT_RUN)
+    for row in paper_table("claims").fillna("").to_dict("records"):
+        judgeable = row["study"] not in shown and not row["note"]
+        missing = Judged(**row, verdict=NOT_RUN if judgeable else NOT_JUDGED)
         own = found.pop((row["study"], row["text"]), [missing])
         listed += [replace(claim, where=row["where"]) for claim in own]
     rest = [claim for own in found.values() for claim in own]
@@ -95,6 +97,7 @@ def cost_judgements(
 ) -> Iterator[Judged]:
     """Claims of figure 3, from what is drawn: judged at each partition, without intervals.
 
+    What is claimed of "up to" so much holds where it holds at one partition.
     `names`: the paper's LLM of ours. Operations and memory are counted, time is measured once.
     """
     paper = paper_table("figure3").rename(
@@ -108,7 +111,8 @@ def cost_judgements(
             if shares.empty:
                 continue
             below = claim.times - shares
-            found = judged(claim.text, llm, 0, [{"ci_low": v, "ci_high": v} for v in below])
+            deciding = [below.max()] if claim.up_to else below
+            found = judged(claim.text, llm, 0, [{"ci_low": v, "ci_high": v} for v in deciding])
             name = llm.split(",")[0]
             known = names.get(name) or name
             printed = _shares(paper[paper["llm"] == known], claim.quantity, claim)
@@ -119,7 +123,8 @@ def cost_judgements(
                 verdict=found["verdict"],
                 llm=llm,
                 share=_times(shares),
-                note=f"{method_display_name(claim.higher)}’s, {_at(found)} partitions",
+                note=f"{method_display_name(claim.higher)}’s, "
+                f"at {(below > 0).sum()} of {len(below)} partitions",
                 paper=_times(printed),
             )
 

@@ -39,7 +39,7 @@ TEXTS = {
 }
 COST_CLAIMS = [
     {
-        "text": "MEND needs fewer operations than vanilla ICL, up to 3.5 times fewer",
+        "text": "MEND needs fewer operations than vanilla ICL",
         "quantity": "flops",
         "lower": "mend",
         "higher": "vanilla-icl",
@@ -57,7 +57,7 @@ COST_CLAIMS = [
         "higher": "vanilla-icl",
     },
     {
-        "text": "MEND needs about as many operations as prompt tuning, at most half as many again",
+        "text": "MEND is on par with prompt tuning in operations, at most half as many again",
         "quantity": "flops",
         "lower": "mend",
         "higher": "prompt-tuning",

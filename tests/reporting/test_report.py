@@ -7,16 +7,19 @@ import sys
 from io import BytesIO
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from helpers.configurations import ROOT
 from helpers.reports import COST_CLAIMS, LLM, RUN, part, write_results, write_run
 from PIL import Image
 
+from mend.configuration.claims import CostClaim
 from mend.configuration.loading import load_configuration, read_values
 from mend.configuration.report_spec import report_files, report_specification
 from mend.errors import UserError
 from mend.paper import paper_table
+from mend.reporting.claims import cost_judgements
 from mend.reporting.report import judged_claims, read_tables, write_report
 from mend.reporting.report.pictures import embedded
 from mend.reporting.report.runs import read_benchmarks, read_runs, warnings
@@ -82,6 +85,9 @@ def test_claims_are_those_of_the_paper_in_its_order_then_ours(tmp_path):
     assert found["table2", "Vanilla ICL is above zero-shot"].verdict == "not clear"
     assert found["table2", "Prompt tuning is above zero-shot"].verdict == "not run"
     assert found["table3", "Random labels are worse than right ones"].verdict == "not run"
+    families = found["families", "A distiller of the LLM's own family works best"]
+    assert families.verdict == "not judged"
+    assert families.note.startswith("cannot be tried: a distiller with another tokenizer")
     pretraining = found["table4", "Pretraining helps"]
     assert (pretraining.verdict, pretraining.ours["mean"]) == ("not clear", -1)
     assert pretraining.note == "at 1 of 2; least: K = 1"
@@ -99,6 +105,36 @@ def test_costs_are_judged_at_each_partition(tmp_path):
     assert time.verdict == "not run"
     assert (par.verdict, par.share) == ("does not hold", "2.00 times")
     assert par.note == "Prompt tuning’s, at 0 of 2 partitions"
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(0.6, "holds"), (0.4, "does not hold")])
+def test_what_is_claimed_up_to_so_much_holds_where_it_does_at_one_partition(times, verdict):
+    costs = {"a": (50, 100), "b": (90, 100)}
+    drawn = pd.DataFrame(
+        [
+            {"llm": "x", "panel": "flops", "part": "total", "partition": p, "method": m, "value": v}
+            for p, values in costs.items()
+            for m, v in zip(("mend", "vanilla-icl"), values, strict=True)
+        ]
+    )
+    claim = CostClaim(
+        text="t", quantity="flops", lower="mend", higher="vanilla-icl", times=times, up_to=True
+    )
+    [judged] = cost_judgements([claim], drawn, {})
+    assert (judged.verdict, judged.share) == (verdict, "0.50 to 0.90 times")
+    assert judged.note == f"Vanilla ICL’s, at {int(times > 0.5)} of 2 partitions"
+    everywhere = claim.model_copy(update={"up_to": False})
+    assert [found.verdict for found in cost_judgements([everywhere], drawn, {})] == [
+        "does not hold"
+    ]
+
+
+def test_the_number_of_claims_is_said_to_matter(page):
+    text = plain(page)
+    [number] = re.findall(r"nothing corrects for there being (\d+) of them with an interval", text)
+    # Five of table 2, one of table 4 and one beyond the paper; costs have no interval.
+    assert int(number) == 7
+    assert "about 1 would be told to hold or not to hold by chance" in text
 
 
 def test_pictures_without_numbers_are_left_to_the_reader(tmp_path):

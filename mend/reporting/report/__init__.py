@@ -126,6 +126,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
         main=main_result(tables["table2"], claims),
         claims=[claim for claim in claims if claim.where != BEYOND],
         beyond=[claim for claim in claims if claim.where == BEYOND],
+        intervals=sum(claim.ours is not None for claim in claims),
         name_llms=len({claim.llm for claim in claims} - {""}) > 1,
         parts=[_part(results, part, tables, budget) for part in spec.parts],
         absent=[CAPTIONS[name] for name in spec.absent],
