@@ -4,7 +4,7 @@
 #   results/figure4.png  a figure, also .parquet: figure3 to figure8, and any study that varies something
 #   tables, figures      all of them
 #   ablations            table 4 and figures 4, 6 and 7
-#   perturbations        table 3
+#   perturbations        table 3, with 16 demonstrations and with 4
 #   efficiency           figure 3
 #   report               results/report.html, one page with everything
 #   all                  everything (the default)
@@ -70,7 +70,7 @@ rule ablations:
 
 rule perturbations:
     input:
-        made("table3"),
+        made("table3", "table3-few"),
     localrule: True
 
 

@@ -6,6 +6,7 @@ from helpers.configurations import ROOT
 
 from mend.configuration.claims import Claim
 from mend.configuration.loading import load_configuration
+from mend.configuration.paths import parse_settings
 from mend.configuration.runs import study_runs
 from mend.errors import UserError
 from mend.paper import paper_table
@@ -81,6 +82,24 @@ def test_both_configurations_have_the_same_studies_and_the_papers_values():
         *("no label", "no input", "random label", "wrong label"),
     ]
     assert {*paper["studies"]["table6"]["llms"]} == {"opt-6.7b", "flan-t5-xl"}
+
+
+@pytest.mark.parametrize("study", ["table2", "table6", "lambda"])
+def test_t5_is_in_the_studies_that_have_it_in_the_paper(configured, study):
+    values, _ = configured
+    stand_for = {values["llms"][name]["paper_llm"] for name in values["studies"][study]["llms"]}
+    kinds = {name.split("-")[0] for name in stand_for}
+    assert kinds == ({"flan", "opt"} if study == "table6" else {"gpt2", "t5"})
+
+
+def test_table_3_has_the_papers_number_of_demonstrations_and_a_study_has_fewer(configured):
+    values, file = configured
+    configuration = load_configuration(values, [file])
+    shots = {
+        name: {parse_settings(run.condition)["shots"] for run in study_runs(configuration, name)}
+        for name in ("table3", "table3-few")
+    }
+    assert shots == {"table3": {16}, "table3-few": {4}}
 
 
 def test_what_is_read_is_compared_without_runs_of_its_own(configured):
