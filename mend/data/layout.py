@@ -25,6 +25,10 @@ READER_RULES = 1
 """Counts up when `read_rows` refuses more or less than before, so that old stamps do not count."""
 
 
+SHOWN_OPTIONS, SHOWN_LETTERS = 5, 60
+"""How many options, and how many letters of a text, a message shows at most."""
+
+
 class Row(NamedTuple):
     """One example. `options` is empty only in meta-train rows of free-form tasks."""
 
@@ -131,7 +135,15 @@ def _read_row(line: bytes, options_required: bool) -> Row:
     if type(options) is not list or not all(type(option) is str for option in options):
         raise ValueError("key 'options' is not a list of strings")
     if len(options) < 2:
-        raise ValueError(f"'options' has one entry, {options[0]!r}; at least two are needed")
+        raise ValueError(f"'options' has one entry, {_short(options[0])}; at least two are needed")
     if row["output"] not in options:
-        raise ValueError(f"output {row['output']!r} is not among the options {options}")
+        listed = ", ".join(map(_short, options[:SHOWN_OPTIONS]))
+        more = f", ... {len(options):,} in all" if len(options) > SHOWN_OPTIONS else ""
+        output = _short(row["output"])
+        raise ValueError(f"output {output} is not among the options [{listed}{more}]")
     return Row(row["input"], row["output"], options)
+
+
+def _short(text: str) -> str:
+    """Quote a text for a message, which is no place for all of an essay."""
+    return repr(text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}...")

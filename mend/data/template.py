@@ -14,6 +14,11 @@ from typing import Any, NamedTuple
 from mend.configuration.specs.reading import ReadingSettings
 from mend.errors import UserError
 
+PROBES = ("a", "1", ".")
+"""Texts that stand before a part while it is tokenized, so that a tokenizer that begins a text with
+a mark of its own (SentencePiece) does not begin the part with it. A probe counts if its tokens come
+out in front as they are alone; where none does, a part is tokenized by itself."""
+
 
 class Shown(NamedTuple):
     """Demonstrations as token ids, and what became of them.
@@ -30,8 +35,11 @@ class Shown(NamedTuple):
 class Template:
     """Turns rows into token ids, as the protocol says.
 
-    A separator is tokenized with the text after it, so that a byte-level BPE gives " y" its own
-    token; no special tokens are added. Token ids are kept for texts that come again.
+    The tokens of all parts in a row are those of the joined text, but that none reaches from one
+    part into the next: a part (x or y with the separator before it) begins with a token of its
+    own, also where the tokenizer would merge its first letters with the last ones before it. So
+    a query is the same before each of its options, and demonstrations before each query. No
+    special tokens are added. Token ids are kept for texts that come again.
     """
 
     def __init__(self, tokenizer: Any, reading: ReadingSettings, positions: int) -> None:
@@ -50,11 +58,24 @@ class Template:
         self._longest_context = reading.longest_context.llm
         self._positions = positions
 
-        @lru_cache(maxsize=100_000)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+
         def encode(text: str) -> tuple[int, ...]:
             return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-        self._encode = encode
+        def encode_after(text: str) -> tuple[int, ...]:
+            for probe in PROBES:
+                before = probes[probe]
+                if _kind(probe) == _kind(text) or unknown in before:
+                    continue
+                joined = encode(probe + text)
+                if joined[: len(before)] == before:
+                    return joined[len(before) :]
+            return encode(text)
+
+        probes = {probe: encode(probe) for probe in PROBES}
+        self._encode = lru_cache(maxsize=100_000)(encode)
+        self._encode_after = lru_cache(maxsize=100_000)(encode_after)
 
     def example(
         self, input: str | None, output: str | None, first: bool
@@ -225,9 +246,9 @@ class Template:
         Raises:
             UserError: if no token comes out.
         """
-        ids = list(self._encode(self._before_output + text))
+        ids = list(self._encode_after(self._before_output + text))
         if not ids:
-            raise UserError(f"the output or option {text!r} has no tokens, so it has no score")
+            raise UserError(f"the output or option {text[:60]!r} has no tokens, so it has no score")
         return ids
 
     def longest(self, texts: Sequence[str]) -> int:
@@ -235,10 +256,20 @@ class Template:
         return max(len(self.option(text)) for text in texts)
 
     def _input(self, text: str, separated: bool) -> list[int]:
-        return list(self._encode(self._before_input + text if separated else text))
+        if separated:
+            return list(self._encode_after(self._before_input + text))
+        return list(self._encode(text))
 
     def _longest_input(self, output_tokens: int) -> int:
         """How many tokens of x an example may have (`protocol.longest_example`)."""
         if self._counts_output:
             return self._longest_example - 2 - output_tokens
         return self._longest_example
+
+
+def _kind(text: str) -> str:
+    """Say what a text begins with; a tokenizer may merge what is of one kind."""
+    first = text[:1]
+    if first.isspace():
+        return "space"
+    return "letter" if first.isalpha() else "number" if first.isnumeric() else "other"

@@ -53,6 +53,10 @@ def test_larger_train_files_are_named_by_their_rows():
         ({**GOOD, "options": ["yes"]}, "'options' has one entry, 'yes'; at least two"),
         ({**GOOD, "output": "maybe"}, "output 'maybe' is not among the options ['yes', 'no']"),
         ({**GOOD, "output": "Yes"}, "output 'Yes' is not among the options"),
+        (
+            {**GOOD, "output": "x" * 900, "options": [f"option {n} " * 90 for n in range(1000)]},
+            "...', ... 1,000 in all]",
+        ),
         ({**GOOD, "options": []}, "'options' is missing or empty"),
         ({k: v for k, v in GOOD.items() if k != "options"}, "'options' is missing or empty"),
         ('{"task": "t", "input": "\\ud800", "output": "a", "options": ["a", "b"]}', "surrogate"),
@@ -64,6 +68,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, message):
         list(read_rows(path, options_required=True))
     assert str(raised.value).startswith(f"{path}, line 3: ")
     assert message in str(raised.value)
+    assert len(str(raised.value)) < 700
 
 
 def test_bytes_that_are_not_utf8(tmp_path):

@@ -319,4 +319,4 @@ def test_a_text_is_tokenized_once(bpe):
     made = template(counting)
     for _ in range(3):
         made.demonstrations(ROWS, 60)
-    assert len(calls) == len(set(calls)) == 6
+    assert len(calls) == len(set(calls)) == 6 + 3  # and three probes
