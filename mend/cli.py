@@ -143,6 +143,14 @@ def train(options: argparse.Namespace) -> None:
     )
 
 
+def choose(options: argparse.Namespace) -> None:
+    """Choose among trained candidates by their dev scores."""
+    from mend.configuration.specs.choice import ChoiceSpec
+    from mend.evaluation.choice import choose
+
+    choose(read_spec(options.spec, ChoiceSpec), options.candidates, options.output)
+
+
 def predict(options: argparse.Namespace) -> None:
     """Score every option of every test row."""
     _limit_threads(options.threads)
@@ -223,6 +231,7 @@ def study(options: argparse.Namespace) -> None:
         parquet=options.parquet,
         html=options.html,
         details=options.details,
+        choice_files=options.choices,
     )
 
 
@@ -340,6 +349,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--processes", type=int, default=1, help="train data-parallel in so many processes"
     )
+    sub = command(choose)
+    sub.add_argument(
+        "--candidates", type=Path, nargs="+", required=True, help="folders of trainings"
+    )
+    paths(sub, "output")
     sub = command(predict)
     paths(sub, "episodes", "tasks", "output")
     paths(sub, "weights", required=False)
@@ -350,7 +364,8 @@ def parser() -> argparse.ArgumentParser:
     threads(sub)
     sub = command(study)
     sub.add_argument("--predictions", type=Path, nargs="+", required=True)
-    sub.add_argument("--records", type=Path, nargs="*", default=[])
+    for name in ("records", "choices"):
+        sub.add_argument(f"--{name}", type=Path, nargs="*", default=[])
     paths(sub, "csv", "parquet", "html", "details")
     paths(command(table1), "tasks", "csv", "parquet", "html")
     paths(command(table5), "csv", "parquet", "html")

@@ -16,7 +16,7 @@ from mend.configuration.specs.analysis import AttentionSpec
 from mend.configuration.specs.run import MethodSource
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation.predict import items_for
+from mend.evaluation.predict import as_chosen, items_for
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import Attentions, FrozenLLM
 from mend.models.loading import load_llm
@@ -101,7 +101,7 @@ def run_attention(
 ) -> None:
     """Measure one LLM's heads with vanilla ICL and with MEND, and write Parquet in long form.
 
-    weights: the folder that MEND's training job wrote.
+    weights: the folder that MEND's training job, or `mend.evaluation.choice`, wrote.
 
     Columns: llm, partition, kind, task, rows, method, layer, head, region (context or query),
     position, token, value. Kinds:
@@ -114,6 +114,7 @@ def run_attention(
       example: one row with the tokens of its query.
     Raises UserError if the spec names no rows.
     """
+    spec = as_chosen(spec, weights)
     wanted = spec.attention
     llm = load_llm(spec.llm)
     logger.info("attention %s: induction scores", spec.llm.name)

@@ -12,7 +12,8 @@ from mend.configuration.messages import closest
 from mend.configuration.methods import method_class
 from mend.configuration.positions import max_positions
 from mend.configuration.room import check_room
-from mend.configuration.schema import ConfigurationValues, Settings
+from mend.configuration.runs import has_setting
+from mend.configuration.schema import ConfigurationValues, Settings, given
 from mend.configuration.study_checks import longest_lengths, study_problems
 from mend.errors import UserError
 
@@ -101,6 +102,13 @@ def _stages(values: ConfigurationValues) -> Iterator[str]:
             losses = getattr(getattr(method, stage), "losses", None)
             if losses and not any((losses.distill, losses.clm, losses.pred)):
                 yield f"methods.{name}.{stage}.losses: all weights are 0"
+        for key in given(method.select):
+            if not any(has_setting(values, llm, name, key) for llm in values.llms):
+                what = "loss" if "losses" in key else "setting"
+                yield (
+                    f"methods.{name}.select.{key}: {name} is not trained with this {what}: there "
+                    "is nothing to choose; leave it out"
+                )
         if method.pretrain and method.pretrain.losses.pred:
             yield f"methods.{name}.pretrain.losses.pred: pretraining text has no answers; use clm"
     seeds = values.benchmark.seeds

@@ -14,7 +14,7 @@ from mend.configuration.loading import Configuration
 from mend.configuration.methods import method_class
 from mend.configuration.paths import DEFAULT, JobPath, parse_job_path, parse_settings
 from mend.configuration.report_spec import report_specification
-from mend.configuration.runs import MethodSetup, method_setup
+from mend.configuration.runs import MethodSetup, candidates, method_setup
 from mend.configuration.settings import Settings
 from mend.configuration.specs.analysis import (
     AttentionSettings,
@@ -22,6 +22,7 @@ from mend.configuration.specs.analysis import (
     EfficiencySettings,
     EfficiencySpec,
 )
+from mend.configuration.specs.choice import Candidate, ChoiceSpec
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload
@@ -95,6 +96,8 @@ def specification(configuration: Configuration, path: str) -> Settings:
             )
         case "train":
             return _training(configuration, job)
+        case "choose":
+            return _choice(configuration, job)
         case "predict":
             return _prediction(configuration, job)
         case "efficiency":
@@ -229,6 +232,20 @@ def _training(configuration: Configuration, job: JobPath) -> TrainingSpec:
     if job.stage == "pretrain":
         objective = objective.model_copy(update={"distill_in_finetuning": None})
     return TrainingSpec(**dict(run), objective=objective, training=training)
+
+
+def _choice(configuration: Configuration, job: JobPath) -> ChoiceSpec:
+    run = {key: getattr(job, key) for key in ("llm", "method", "variant")}
+    found = candidates(configuration.values, **run)
+    if len(found) < 2:
+        raise UserError(f"there is no job for {job}.spec.json: nothing is to be chosen")
+    return ChoiceSpec(
+        **run,
+        partition=job.partition,
+        candidates=[
+            Candidate(variant=variant, settings=settings) for variant, settings in found.items()
+        ],
+    )
 
 
 def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:

@@ -3,7 +3,8 @@
 A run is named by what differs from its method's configuration: its *variant* is what differs in
 training (`length=4,pretrain.beta=0.5`, or `default`), its *condition* how it is evaluated
 (`selection=bm25,shots=16`), the part of it that samples demonstrations is its *sampling*. All are
-parts of paths and can be read back, so that a path says all about a run.
+parts of paths and can be read back, so that a path says all about a run. A variant may leave a
+setting to be chosen by dev scores: `length=4~8` is the better of two.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from mend.errors import UserError
 DEFAULT = "default"
 """The text of no settings."""
 
+OR = "~"
+"""Between the candidates for a setting, of which dev scores choose one; no name has it."""
+
 SAMPLING = ("shots", "selection")
 """Settings of a condition that decide which demonstrations are sampled."""
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return settings as a part of a path, such as `length=4,pretrain.beta=0.5`."""
+    """Return settings as a part of a path, such as `length=4,pretrain.beta=0.5`.
+
+    A list holds candidates.
+    """
     return ",".join(f"{key}={_text(settings[key])}" for key in sorted(settings)) or DEFAULT
 
 
@@ -95,6 +102,9 @@ class JobPath:
                 if self.stage == "pretrain":
                     return f"{run}/{pretraining_variant(self.variant)}/pretrain"
                 return f"{run}/{self.variant}/{self.partition}/finetune"
+            case "choose":
+                run = f"runs/{self.llm}/{self.method}/{self.variant}"
+                return f"{run}/{self.partition}/chosen"
             case "predict":
                 run = f"runs/{self.llm}/{self.method}/{self.variant}"
                 return f"{run}/{self.partition}/{self.condition}/predict"
@@ -132,6 +142,8 @@ def parse_job_path(path: str) -> JobPath:
             found = JobPath("train", llm, method, variant, stage="pretrain")
         case ["runs", llm, method, variant, partition, "finetune"]:
             found = JobPath("train", llm, method, variant, partition, stage="finetune")
+        case ["runs", llm, method, variant, partition, "chosen"]:
+            found = JobPath("choose", llm, method, variant, partition)
         case ["runs", llm, method, variant, partition, condition, "predict"]:
             found = JobPath("predict", llm, method, variant, partition, condition)
         case ["efficiency" | "attention" as kind, llm]:
@@ -148,6 +160,8 @@ def parse_job_path(path: str) -> JobPath:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return OR.join(map(_text, value))
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -159,6 +173,8 @@ def _text(value: Any) -> str:
 
 
 def _value(text: str) -> Any:
+    if OR in text:
+        return list(map(_value, text.split(OR)))
     words = {"none": None, "true": True, "false": False}
     if text in words:
         return words[text]

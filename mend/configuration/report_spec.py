@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mend.configuration.loading import Configuration
-from mend.configuration.paths import DEFAULT
 from mend.configuration.presets import fidelity, preset_value
-from mend.configuration.runs import trained_stages
+from mend.configuration.runs import trained_stages, usual_variant
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reporting import ReportPart, ReportSpec
-from mend.configuration.study_specs import command, study_stages
+from mend.configuration.study_specs import command, study_choices, study_stages
 
 PAPER_ORDER = (
     "table1",
@@ -54,6 +53,9 @@ def report_specification(configuration: Configuration) -> ReportSpec:
         study_stages={
             name: study_stages(configuration, name) for name in configuration.values.studies
         },
+        study_choices={
+            name: study_choices(configuration, name) for name in configuration.values.studies
+        },
         cost_claims=efficiency.claims if efficiency else [],
     )
 
@@ -67,6 +69,8 @@ def report_files(configuration: Configuration) -> list[str]:
             files += [f"{name}.details.json"] * (name not in TABLES)
         files += [f"{name}.png" for name in part.pictures]
         files += ["figure3.parquet"] * (part.name == "figure3")
+    for name in configuration.values.studies:
+        files += [f"{folder}/record.json" for folder in study_choices(configuration, name)]
     stages = report_stages(configuration)
     return files + [f"{stage}/{name}" for stage in stages for name in TRAINING_FILES]
 
@@ -80,7 +84,8 @@ def report_stages(configuration: Configuration) -> list[str]:
     ]
     values = configuration.values
     for llm in values.attention.llms if values.attention else ():
-        stages += trained_stages(values, llm, "mend", DEFAULT, values.attention.partition)
+        variant = usual_variant(values, llm, "mend")
+        stages += trained_stages(values, llm, "mend", variant, values.attention.partition)
     return list(dict.fromkeys(stages))
 
 

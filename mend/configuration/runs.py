@@ -17,6 +17,7 @@ from mend.configuration.paths import JobPath, parse_settings, settings_text
 from mend.configuration.schema import (
     EVALUATION,
     RUN_STAGES,
+    SELECT,
     TRAINING_SEED,
     ConfigurationValues,
     Settings,
@@ -89,6 +90,7 @@ def method_setup(values: ConfigurationValues, llm: str, method: str, variant: st
 
     Its stages are complete: `training`, then the LLM's own, the method's and the variant's.
     A stage that the method does not have, or that the variant sets to none, is not there.
+    Of candidates for a setting it has the first.
     """
     found = _merged(values, llm, method)
     settings = parse_settings(variant)
@@ -98,6 +100,7 @@ def method_setup(values: ConfigurationValues, llm: str, method: str, variant: st
         place = found
         for parent in parents:
             place = place[parent]
+        value = value[0] if isinstance(value, list) else value
         if last in STAGES and value is None:
             del place[last]
         else:
@@ -114,7 +117,7 @@ def _merged(values: ConfigurationValues, llm: str, method: str) -> dict[str, Any
     """Return a method's own settings and, by their names, those of its stages."""
     of_method, of_llm = values.methods[method], values.llms[llm]
     shared, own = of_llm.training, of_llm.methods.get(method)
-    found = of_method.model_dump(exclude=set(STAGES))
+    found = of_method.model_dump(exclude={*STAGES, SELECT})
     for stage in STAGES:
         if getattr(of_method, stage):
             found[stage] = {}
@@ -125,13 +128,45 @@ def _merged(values: ConfigurationValues, llm: str, method: str) -> dict[str, Any
 
 
 def split_settings(
-    values: ConfigurationValues, llm: str, method: str, settings: Mapping[str, Any]
+    values: ConfigurationValues,
+    llm: str,
+    method: str,
+    settings: Mapping[str, Any],
+    select: Mapping[str, list] | None = None,
 ) -> tuple[str, str]:
     """Return the variant and the condition that settings of a study come to.
 
-    What the method does not have (the length of zero-shot, its training seed) and what is as
-    configured anyway is left out, so that equal runs have equal names.
+    select: a study's candidates for settings, which stand over the method's own. A setting that
+    has a value is not chosen. What the method does not have (the length of zero-shot, its training
+    seed) and what is as configured anyway is left out, so that equal runs have equal names.
     """
+    candidates = {**given(values.methods[method].select), **(select or {})}
+    to_choose = {
+        key: of_key
+        for key, of_key in candidates.items()
+        if key not in settings and has_setting(values, llm, method, key)
+    }
+    condition = {"shots": values.benchmark.shots}
+    for key, default in NOT_SET.items():
+        value = settings.get(key, default)
+        if value is not None and (key == "shots" or value != default):
+            condition[key] = value
+    return _variant(values, llm, method, {**to_choose, **settings}), settings_text(condition)
+
+
+def has_setting(values: ConfigurationValues, llm: str, method: str, key: str) -> bool:
+    """Whether a method is trained with a setting; with a loss, if that weighs anything."""
+    *parents, last = key.split(".")
+    place: Any = _merged(values, llm, method)
+    for parent in parents:
+        place = place.get(parent, {})
+    return bool(place.get(last)) if "losses" in parents else last in place
+
+
+def _variant(
+    values: ConfigurationValues, llm: str, method: str, settings: Mapping[str, Any]
+) -> str:
+    """Return the variant of settings: without those that change nothing."""
     own = _merged(values, llm, method)
     removed = [key for key in STAGES if key in own and settings.get(key, "") is None]
     if any(stage in own for stage in STAGES):
@@ -148,12 +183,31 @@ def split_settings(
         configured = place.get(last, 0 if place and "losses" in parents else value)
         if configured != value:
             variant[key] = value
-    condition = {"shots": values.benchmark.shots}
-    for key, default in NOT_SET.items():
-        value = settings.get(key, default)
-        if value is not None and (key == "shots" or value != default):
-            condition[key] = value
-    return settings_text(variant), settings_text(condition)
+    return settings_text(variant)
+
+
+def candidates(
+    values: ConfigurationValues, llm: str, method: str, variant: str
+) -> dict[str, SettingsByKey]:
+    """Return what a variant is chosen among: each candidate's own variant and chosen settings.
+
+    The first candidates for each setting come first. A variant that leaves nothing to choose is its
+    only candidate.
+    """
+    settings = parse_settings(variant)
+    lists = {key: value for key, value in settings.items() if isinstance(value, list)}
+    if not lists:
+        return {variant: {}}
+    found: dict[str, SettingsByKey] = {}
+    for combination in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, combination, strict=True))
+        found.setdefault(_variant(values, llm, method, {**settings, **chosen}), chosen)
+    return found
+
+
+def usual_variant(values: ConfigurationValues, llm: str, method: str) -> str:
+    """Return the variant of a method as table 2 has it, with the training seed of `training`."""
+    return split_settings(values, llm, method, {}, given(values.studies["table2"].select))[0]
 
 
 def default_condition(values: ConfigurationValues) -> str:
@@ -164,12 +218,46 @@ def default_condition(values: ConfigurationValues) -> str:
 def trained_stages(
     values: ConfigurationValues, llm: str, method: str, variant: str, partition: str
 ) -> list[str]:
-    """Return the folders of a run's trained stages below the results folder, in their order."""
-    setup = method_setup(values, llm, method, variant)
-    return [
-        str(JobPath("train", llm, method, variant, partition, stage=stage))
-        for stage in setup.stages
+    """Return the folders of a run's trained stages below the results folder, in their order.
+
+    Of a run that is chosen, those of all its candidates.
+    """
+    stages = [
+        str(JobPath("train", llm, method, candidate, partition, stage=stage))
+        for candidate in candidates(values, llm, method, variant)
+        for stage in method_setup(values, llm, method, candidate).stages
     ]
+    return list(dict.fromkeys(stages))
+
+
+def candidate_folders(
+    values: ConfigurationValues, llm: str, method: str, variant: str, partition: str
+) -> list[str]:
+    """Return the folder of the last stage of each candidate of a run, below the results folder."""
+    return [
+        trained_stages(values, llm, method, candidate, partition)[-1]
+        for candidate in candidates(values, llm, method, variant)
+    ]
+
+
+def chosen_folder(
+    values: ConfigurationValues, llm: str, method: str, variant: str, partition: str
+) -> str | None:
+    """Return the folder of what is chosen for a run; None if there is nothing to choose."""
+    several = len(candidates(values, llm, method, variant)) > 1
+    return str(JobPath("choose", llm, method, variant, partition)) if several else None
+
+
+def weights_folder(
+    values: ConfigurationValues, llm: str, method: str, variant: str, partition: str
+) -> str | None:
+    """Return the folder, below the results folder, of the weights that a run is predicted with.
+
+    None if its method is not trained.
+    """
+    run = (values, llm, method, variant, partition)
+    stages = trained_stages(*run)
+    return chosen_folder(*run) or (stages[-1] if stages else None)
 
 
 def study_axes(values: ConfigurationValues, study: str) -> dict[str, dict[Any, SettingsByKey]]:
@@ -209,7 +297,7 @@ def study_points(values: ConfigurationValues, study: str) -> Iterator[StudyPoint
             settings.update(axis[value])
         settings = {key: None if value == "none" else value for key, value in settings.items()}
         method = settings.pop("method")
-        variant, condition = split_settings(values, llm, method, settings)
+        variant, condition = split_settings(values, llm, method, settings, given(content.select))
         place = dict(zip(axes, point, strict=True))
         yield StudyPoint(llm, method, variant, condition, seed, place)
 

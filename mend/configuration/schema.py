@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, create_model
 
 from mend.configuration.choices import (
+    STAGES,
     Dtype,
     Metrics,
     Partition,
@@ -491,6 +492,9 @@ EVALUATION = {
 TRAINING_SEED = "training.seed"
 """The setting that a study may vary without showing it: its numbers are means over the values."""
 
+SELECT = "select"
+"""The key of candidates for settings, of which dev scores choose."""
+
 NOT_OF_RUNS = (
     "micro_batch_size",
     "early_stopping",
@@ -498,8 +502,26 @@ NOT_OF_RUNS = (
     "checkpoint_every",
     "log_every",
     "queries_per_episode",
+    "betas",
 )
 """Settings of a stage that runs of one study do not differ in."""
+
+
+def _training_settings() -> Iterator[tuple[str, Any, str | None]]:
+    """Yield (dotted key, type, description) of what methods and their stages can be trained with.
+
+    A key of several methods comes several times.
+    """
+    for method in method_classes().values():
+        for key, field in method.model_fields.items():
+            yield key, field.rebuild_annotation(), field.description
+    for stage, kind, without in (("pretrain", Pretrain, "pred"), ("finetune", Finetune, "")):
+        for key, field in kind.model_fields.items():
+            if key not in NOT_OF_RUNS:
+                yield f"{stage}.{key}", field.rebuild_annotation(), field.description
+        for key, field in Losses.model_fields.items():
+            if key != without:
+                yield f"{stage}.losses.{key}", field.rebuild_annotation(), field.description
 
 
 @cache
@@ -514,19 +536,12 @@ def run_settings() -> type[Settings]:
         field = Field(default=None, alias=key, description=description)
         fields.setdefault(_identifier(key), (kind, field))
 
-    for method in method_classes().values():
-        for key, field in method.model_fields.items():
-            add(key, field.rebuild_annotation(), field.description)
+    for key, kind, description in _training_settings():
+        add(key, kind, description)
     seed = Training.model_fields["seed"]
     add(TRAINING_SEED, seed.rebuild_annotation(), seed.description)
-    for stage, kind, without in (("pretrain", Pretrain, "pred"), ("finetune", Finetune, "")):
+    for stage in STAGES:
         add(stage, Literal["none"] | None, "none leaves this stage out.")
-        for key, field in kind.model_fields.items():
-            if key not in NOT_OF_RUNS:
-                add(f"{stage}.{key}", field.rebuild_annotation(), field.description)
-        for key, field in Losses.model_fields.items():
-            if key != without:
-                add(f"{stage}.losses.{key}", field.rebuild_annotation(), field.description)
     for key, (kind, description) in EVALUATION.items():
         add(key, kind, description)
     description = "Settings of a run that differ from its method's configuration."
@@ -534,9 +549,25 @@ def run_settings() -> type[Settings]:
 
 
 @cache
+def candidates_type() -> type[Settings]:
+    """Return the type of `select`: lists of candidates for training settings, by dotted keys."""
+    fields: dict[str, tuple] = {}
+    for key, kind, description in _training_settings():
+        of_key = Annotated[list[kind], Field(min_length=2), Distinct]
+        field = Field(default=None, alias=key, description=description)
+        fields.setdefault(_identifier(key), (of_key, field))
+    description = (
+        "Candidates for training settings: all their combinations are trained, and the one with "
+        "the best dev score, for each LLM and partition, is the run that is predicted."
+    )
+    return create_model("Candidates", __base__=Settings, __doc__=description, **fields)
+
+
+@cache
 def configuration_type() -> type[ConfigurationValues]:
     """Return the type of a whole configuration, with what the methods' files add to it."""
-    entries = {}
+    entries, candidates = {}, candidates_type()
+    select = (candidates, Field(candidates(), description=candidates.__doc__))
     for name, method in method_classes().items():
         entry = create_model(
             f"{method.__name__}Entry",
@@ -544,6 +575,7 @@ def configuration_type() -> type[ConfigurationValues]:
             __doc__=method.__doc__,
             pretrain=(MethodPretrain | None, Field(None, description=Pretrain.__doc__)),
             finetune=(MethodFinetune | None, Field(None, description=Finetune.__doc__)),
+            select=select,
         )
         field = Field(default=None, alias=name, description=method.__doc__)
         entries[_identifier(name)] = (entry, field)
@@ -562,6 +594,7 @@ def configuration_type() -> type[ConfigurationValues]:
         __doc__=Study.__doc__,
         runs=(dict[str, run] | None, Field(None, min_length=1, description=described)),
         set=(settings, Field(settings(), description=settings.__doc__)),
+        select=select,
     )
     told = "Lists of runs; each becomes RESULTS/NAME.csv, .parquet and .html."
     return create_model(

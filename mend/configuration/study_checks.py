@@ -9,8 +9,8 @@ from mend.configuration.choices import STAGES, TRAIN_ROWS
 from mend.configuration.messages import closest, dotted, setting_problems
 from mend.configuration.methods import method_class
 from mend.configuration.paths import parse_settings
-from mend.configuration.runs import method_setup, study_axes, study_points
-from mend.configuration.schema import TRAINING_SEED, ConfigurationValues
+from mend.configuration.runs import candidates, method_setup, study_axes, study_points
+from mend.configuration.schema import TRAINING_SEED, ConfigurationValues, given
 from mend.errors import UserError
 
 COLUMNS = (
@@ -47,7 +47,7 @@ def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Itera
             yield f"{name}: the workflow makes something else of this name; rename it"
     for study in studies:
         # Later checks need what earlier ones allow.
-        for check in (_shape, _points, _settings, _runs):
+        for check in (_shape, _points, _settings, _select, _runs):
             if problems := list(check(values, study)):
                 yield from (f"studies.{study}{problem}" for problem in problems)
                 break
@@ -73,8 +73,9 @@ def longest_lengths(values: ConfigurationValues, studies: Iterable[str]) -> dict
     longest: dict[str, int] = {}
     for study in studies:
         for point in study_points(values, study):
-            length = parse_settings(point.variant).get("length", 0)
-            longest[point.method] = max(longest.get(point.method, 0), length)
+            for candidate in candidates(values, point.llm, point.method, point.variant):
+                length = parse_settings(candidate).get("length", 0)
+                longest[point.method] = max(longest.get(point.method, 0), length)
     return longest
 
 
@@ -168,6 +169,27 @@ def _settings(values: ConfigurationValues, study: str) -> Iterator[str]:
         yield from told.values()
 
 
+def _select(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield which settings a study leaves to be chosen and cannot."""
+    content = values.studies[study]
+    points = list(study_points(values, study))
+    for key in given(content.select):
+        varied = any(
+            key in settings
+            for axis, points_of_axis in study_axes(values, study).items()
+            if axis != "run"
+            for settings in points_of_axis.values()
+        )
+        if key in given(content.set) or varied:
+            where = "set" if key in given(content.set) else "vary"
+            yield f".select.{key}: {where} says what it is; leave it out of one of them"
+        elif not any(isinstance(parse_settings(p.variant).get(key), list) for p in points):
+            yield (
+                f".select.{key}: no run of the study is trained with it, or each says what it is; "
+                "leave it out"
+            )
+
+
 def _runs(values: ConfigurationValues, study: str) -> Iterator[str]:
     """Yield why a run of a study cannot be made, the first reason alone: others are often alike."""
     for llm, method, variant, condition, *_ in study_points(values, study):
@@ -200,14 +222,35 @@ def _run_problem(
         )
     if _untrained(variant):
         return f"{method} with {llm} is neither pretrained nor finetuned; leave one stage in"
-    return None
+    return _unscored(values, llm, method, variant)
+
+
+def _unscored(values: ConfigurationValues, llm: str, method: str, variant: str) -> str | None:
+    """Return why dev scores cannot choose among a variant's candidates, if there are several."""
+    found = candidates(values, llm, method, variant)
+    if len(found) < 2:
+        return None
+    stage, settings = list(method_setup(values, llm, method, variant).stages.items())[-1]
+    if settings.early_stopping:
+        return None
+    chosen = ", ".join(next(iter(found.values())))
+    return (
+        f"dev scores are to choose {chosen} of {method} with {llm} (select), and training.{stage}."
+        "early_stopping is null, so that there are none; set it, such as {every: 2000, patience: "
+        "5, rows_per_task: 16}, or leave select out"
+    )
 
 
 def _distils_nothing(values: ConfigurationValues, llm: str, method: str, variant: str) -> bool:
     if (values.llms[llm].query_in, values.protocol.distill_in_finetuning) != ("encoder", "input"):
         return False
-    finetuning = method_setup(values, llm, method, variant).stages.get("finetune")
-    return bool(finetuning and finetuning.losses.distill)
+    setups = [
+        method_setup(values, llm, method, candidate)
+        for candidate in candidates(values, llm, method, variant)
+    ]
+    return any(
+        setup.stages["finetune"].losses.distill for setup in setups if "finetune" in setup.stages
+    )
 
 
 def _untrained(variant: str) -> bool:

@@ -7,14 +7,16 @@ from typing import Any
 
 from mend.configuration.claims import Claim, Value
 from mend.configuration.loading import Configuration
-from mend.configuration.paths import DEFAULT
+from mend.configuration.paths import parse_settings
 from mend.configuration.runs import (
+    chosen_folder,
     method_setup,
     study_axes,
     study_points,
     study_runs,
     trained_stages,
     training_seeds,
+    usual_variant,
 )
 from mend.configuration.schema import given
 from mend.configuration.specs.chunks import TokenizerSource
@@ -127,6 +129,15 @@ def study_stages(configuration: Configuration, study: str) -> list[str]:
     return list(dict.fromkeys(folders))
 
 
+def study_choices(configuration: Configuration, study: str) -> list[str]:
+    """Return the folders of what dev scores choose for a study's runs."""
+    folders = [
+        chosen_folder(configuration.values, run.llm, run.method, run.variant, run.partition)
+        for run in study_runs(configuration, study)
+    ]
+    return list(dict.fromkeys(filter(None, folders)))
+
+
 def table1_specification(configuration: Configuration) -> Table1Spec:
     """Return the specification of table 1: each side of each partition and what reads its rows."""
     values = configuration.values
@@ -153,12 +164,24 @@ def table5_specification(configuration: Configuration) -> Table5Spec:
     for llm in values.studies["table2"].llms:
         source = values.llms[llm]
         for method in values.studies["table2"].methods:
-            setup = method_setup(values, llm, method, DEFAULT)
+            variant = usual_variant(values, llm, method)
+            setup = method_setup(values, llm, method, variant)
             for stage, settings in setup.stages.items():
                 of_stage = setup.own.model_dump() | given(settings)
                 of_stage |= {"dtype": source.dtype, "int8": source.int8}
+                to_choose = {
+                    key.removeprefix(f"{stage}."): value
+                    for key, value in parse_settings(variant).items()
+                    if isinstance(value, list)
+                }
                 runs.append(
-                    StageSettings(llm=llm, method=method, stage=stage, settings=flat(of_stage))
+                    StageSettings(
+                        llm=llm,
+                        method=method,
+                        stage=stage,
+                        settings=flat(of_stage),
+                        candidates={k: v for k, v in to_choose.items() if k in flat(of_stage)},
+                    )
                 )
     return Table5Spec(
         command=command(configuration, f"{configuration.results}/table5.csv"),

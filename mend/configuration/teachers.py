@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mend.configuration.paths import JobPath
-from mend.configuration.runs import MethodSetup, method_setup, study_points
+from mend.configuration.runs import MethodSetup, candidates, method_setup, study_points
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.teacher import TeacherExamples
 
@@ -46,10 +46,11 @@ def teacher_examples(values: ConfigurationValues, job: JobPath) -> TeacherExampl
 def _distilling(values: ConfigurationValues, llm: str, stage: str) -> Iterator[MethodSetup]:
     """Yield the methods of every run of the studies that distils an LLM in a stage."""
     points = {
-        (point.method, point.variant)
+        (point.method, candidate)
         for study in values.studies
         for point in study_points(values, study)
         if point.llm == llm
+        for candidate in candidates(values, llm, point.method, point.variant)
     }
     for method, variant in sorted(points):
         setup = method_setup(values, llm, method, variant)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow
 
-from mend.atomic_io import write_parquet
+from mend.atomic_io import read_json, write_parquet
 from mend.configuration.specs.prediction import PredictionSpec
+from mend.configuration.specs.run import RunSpec
 from mend.data.items import MultipleChoiceItem, read_items
 from mend.data.template import Template
 from mend.evaluation.grouping import GroupedMethod
@@ -41,6 +42,9 @@ PREDICTION_SCHEMA = pyarrow.schema(
 )
 
 
+RunKind = TypeVar("RunKind", bound=RunSpec)
+
+
 def run_prediction(
     spec: PredictionSpec,
     episodes: str | Path,
@@ -53,9 +57,11 @@ def run_prediction(
     context_length is how many positions (tokens or vectors) the LLM read before the row's query;
     what was cut is as in `read_items`.
 
-    weights: the folder that a training job wrote; None for a method that trains nothing.
+    weights: the folder that a training job, or `mend.evaluation.choice`, wrote; None for a method
+    that trains nothing.
     Raises UserError for a group where the method does not distil, or as `read_items`.
     """
+    spec = as_chosen(spec, weights) if weights else spec
     llm = load_llm(spec.llm)
     method = build_method(llm, spec)
     if weights:
@@ -92,6 +98,18 @@ def run_prediction(
         for row, item, values in zip(rows, items, scores, strict=True)
     ]
     write_parquet(pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA), output)
+
+
+def as_chosen(spec: RunKind, weights: str | Path) -> RunKind:
+    """Return a run's specification with the method's own settings that were chosen.
+
+    weights: a folder that `mend.evaluation.choice` wrote; that of a training changes nothing.
+    """
+    record = Path(weights) / "record.json"
+    chosen = read_json(record).get("settings", {}) if record.exists() else {}
+    own = {key: value for key, value in chosen.items() if "." not in key}
+    method = spec.method.model_copy(update={"settings": {**spec.method.settings, **own}})
+    return spec.model_copy(update={"method": method})
 
 
 def items_for(

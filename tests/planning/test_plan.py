@@ -191,6 +191,21 @@ def test_what_studies_share_is_counted_once(paper):
     assert trained[0] == trained[1]
 
 
+def test_every_candidate_is_counted_and_the_chosen_one_alone_predicted(paper):
+    values = paper_values()
+    values["studies"]["table2"]["llms"] = ["gpt2-large"]
+    for method in values["methods"].values():
+        method.pop("select", None)
+    once = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
+    values["methods"]["mend"]["select"] = {"finetune.losses.distill": [0.01, 0.1, 1, 10]}
+    several = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
+    # MEND is finetuned on 7 partitions, four times instead of once; lambda is not of pretraining.
+    assert several["finetune"].jobs == once["finetune"].jobs + 3 * 7
+    assert several["finetune"].work.flops > 1.5 * once["finetune"].work.flops
+    for stage in ("pretrain", "predict"):
+        assert several[stage] == once[stage]
+
+
 def test_each_training_seed_is_counted(paper):
     values = paper_values()
     values["training"]["pretrain"]["teacher_cache"] = True

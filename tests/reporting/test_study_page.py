@@ -13,6 +13,8 @@ from helpers.studies import predictions_of, study, study_spec
 
 from mend.errors import UserError
 from mend.reporting.studies import write_study
+from mend.reporting.studies.numbers import compute_study
+from mend.reporting.studies.section import study_section
 
 CLAIMS = [
     {"text": "more <b>MEND</b>", "higher": {"run": "MEND"}, "lower": {"run": "HyperTuning"}},
@@ -29,7 +31,7 @@ CLAIMS = [
 def write(tmp_path):
     """Write a study's files; its predictions lie in one file for each method."""
 
-    def write_files(spec, folder="out"):
+    def write_files(spec, folder="out", choices=()):
         predictions = predictions_of(spec, spec["partitions"])
         files = []
         for method, part in predictions.groupby("method"):
@@ -51,8 +53,12 @@ def write(tmp_path):
         out = [
             tmp_path / folder / name for name in ("s.csv", "s.parquet", "s.html", "details.json")
         ]
+        chosen = [tmp_path / f"chosen-{number}.json" for number in range(len(choices))]
+        for path, choice in zip(chosen, choices, strict=True):
+            path.write_text(json.dumps(choice))
         # A file stands once for each point that reads it.
-        write_study(study_spec(spec), [*files, *files], [tmp_path / "record.json"], *out)
+        records = [tmp_path / "record.json"]
+        write_study(study_spec(spec), [*files, *files], records, *out, choice_files=chosen)
         return out
 
     return write_files
@@ -120,6 +126,54 @@ def test_what_is_read_is_told_where_the_study_is_about_it(write):
     ]
     assert "share of the longest context of MEND" in re.sub(r"\s+", " ", page)
     assert "reads" not in str(table_of(write(study())[2].read_text(), "Number of vectors"))
+
+
+def choice_of(partition, scores, **changes):
+    """The record of a choice of lambda for MEND with length=4."""
+    settings = [{"finetune.losses.distill": value} for value in (0.1, 1)]
+    tried = [
+        {"variant": f"v{i}", "settings": s, "dev_score": score, "step": 1000 * (i + 1), "steps": 9}
+        for i, (s, score) in enumerate(zip(settings, scores, strict=True))
+    ]
+    chosen = max(tried, key=lambda one: one["dev_score"])["variant"]
+    own = {"llm": "small", "method": "mend", "stage": "finetune", "variant": "length=4"}
+    return {**own, "partition": partition, "chosen": chosen, "candidates": tried, **changes}
+
+
+def test_every_candidates_dev_score_is_told(write):
+    assert "dev score" not in write(study())[2].read_text()
+    choices = [choice_of("qa_to_qa", (61.5, 40)), choice_of("hr_to_lr", (20, 30))]
+    choices.append(choice_of("qa_to_qa", (1, 2), llm="large"))
+    page = write(study(), choices=choices)[2].read_text()
+    assert table_of(page, "Dev scores of MEND, l = 4, small") == [
+        ["MEND, l = 4  small", "λ = 0.1", "λ = 1"],
+        ["QA→QA", "61.50  step 1,000", "40.00  step 2,000"],
+        ["HR→LR", "20.00  step 1,000", "30.00  step 2,000"],
+    ]
+    assert table_of(page, "Dev scores of MEND, l = 4, large")[1][1:] == [
+        "1.00  step 1,000",
+        "2.00  step 2,000",
+    ]
+    part = page[page.index('aria-label="Dev scores of MEND, l = 4, small"') :]
+    best = re.findall(r'class="best">([\d.]+)<', part[: part.index("</table>")])
+    assert best == ["61.50", "30.00"]
+
+
+def test_each_training_seed_has_its_own_choice():
+    spec = study(training_seeds=[0, 7])
+    spec["runs"] = [{**run, "training_seed": seed} for run in spec["runs"] for seed in (0, 7)]
+    found = compute_study(study_spec(spec), predictions_of(spec, spec["partitions"]))
+    of_seed_7 = "length=4,training.seed=7"
+    for run in spec["runs"]:
+        if (run["variant"], run["training_seed"]) == ("length=4", 7):
+            run["variant"] = of_seed_7
+    choices = [choice_of("qa_to_qa", (5, 6)), choice_of("qa_to_qa", (8, 7), variant=of_seed_7)]
+    details = {"claims": found.claims, "other_mean": found.other_mean}
+    page = study_section(study_spec(spec), found.table, details, choices=choices)
+    assert table_of(page, "Dev scores of MEND, l = 4, small")[1:] == [
+        ["QA→QA, training seed 0", "5.00  step 1,000", "6.00  step 2,000"],
+        ["QA→QA, training seed 7", "8.00  step 1,000", "7.00  step 2,000"],
+    ]
 
 
 def test_training_seeds_are_told(write):

@@ -44,6 +44,17 @@ def cells(page, stage):
     return {" ".join(name): [" ".join(text) for text in rest] for name, *rest in plain}
 
 
+def test_what_dev_scores_choose_is_told_with_its_candidates(write):
+    spec = specification()
+    spec["runs"][2]["candidates"] = {"losses.distill": [0.01, 0.1, 1, 10]}
+    csv, _, html = write(spec)
+    table = pd.read_csv(csv).query("source == 'here' and method == 'mend' and stage == 'finetune'")
+    told = table.set_index("hyperparameter")["value"]
+    assert told["losses.distill"] == "the best on dev rows of 0.01, 0.1, 1, 10"
+    assert told["learning_rate"] == "0.0001"
+    assert "the best on dev rows of 0.01, 0.1, 1, 10" in html.read_text()
+
+
 def test_what_methods_share_is_said_once(write):
     csv, parquet, html = write(specification())
     page = html.read_text()

@@ -92,6 +92,7 @@ REACHED = {
     | names("pocket.pretrain_t5 pocket.tokenizer"),
     "pretraining_teacher": TEACHER,
     "pretrain": TRAINING,
+    "choose": JOB | names("configuration.specs.choice evaluation.choice"),
     "predict": SCORING,
     "attention": SCORING
     | DISTILLER

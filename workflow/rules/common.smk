@@ -10,9 +10,18 @@ from mend.code_hash import code_hash
 from mend.configuration.job_specs import specification, specification_json
 from mend.configuration.loading import load_configuration
 from mend.configuration.methods import method_class, method_module
-from mend.configuration.paths import DEFAULT, JobPath, sampling_of
+from mend.configuration.paths import JobPath, sampling_of
 from mend.configuration.report_spec import pictured_alone
-from mend.configuration.runs import default_condition, method_setup, study_runs, trained_stages
+from mend.configuration.runs import (
+    candidate_folders,
+    default_condition,
+    method_setup,
+    study_runs,
+    trained_stages,
+    usual_variant,
+    weights_folder,
+)
+from mend.configuration.study_specs import study_choices, study_stages
 from mend.configuration.teachers import teacher_of
 from mend.data.layout import benchmark_files
 from mend.data.preflight import check_retrieval_library, with_present_tasks
@@ -209,9 +218,16 @@ def initial_weights(wildcards):
 
 
 def final_weights(wildcards):
-    """Return the weights of a run's last stage, if it has one."""
-    weights = stage_weights(wildcards)
-    return {"weights": weights[-1]} if weights else {}
+    """Return the weights that a run is predicted with, if its method is trained."""
+    run = (wildcards.llm, wildcards.method, wildcards.variant, wildcards.partition)
+    folder = weights_folder(VALUES, *run)
+    return {"weights": f"{R}/{folder}/weights.safetensors"} if folder else {}
+
+
+def candidates_of(wildcards):
+    """Return the folders of the trainings that a run is chosen among."""
+    run = (wildcards.llm, wildcards.method, wildcards.variant, wildcards.partition)
+    return [f"{R}/{folder}" for folder in candidate_folders(VALUES, *run)]
 
 
 def flags(input, *names):
@@ -229,22 +245,22 @@ def flags(input, *names):
 
 
 def study_files(study, name):
-    """Return a file of each run of a study: its "predictions", or its stages' "records"."""
-    files = []
-    for run in study_runs(CONFIGURATION, study):
-        if name == "predictions":
-            files.append(f"{R}/{run.folder}/predictions.parquet")
-        else:
-            place = (run.llm, run.method, run.variant, run.partition)
-            stages = trained_stages(VALUES, *place)
-            files += [f"{R}/{stage}/record.json" for stage in stages]
-    return list(dict.fromkeys(files))
+    """Return a file of each run of a study: its "predictions", "records" or "choices".
+
+    Records are of all trainings, choices of what dev scores chose.
+    """
+    if name == "predictions":
+        runs = study_runs(CONFIGURATION, study)
+        return [f"{R}/{run.folder}/predictions.parquet" for run in runs]
+    folders = {"records": study_stages, "choices": study_choices}[name](CONFIGURATION, study)
+    return [f"{R}/{folder}/record.json" for folder in folders]
 
 
 def mend_weights(wildcards):
     """Return the weights of MEND as table 2 has it, for the partition that is looked at."""
-    place = (wildcards.llm, "mend", DEFAULT, VALUES.attention.partition)
-    return f"{R}/{trained_stages(VALUES, *place)[-1]}/weights.safetensors"
+    variant = usual_variant(VALUES, wildcards.llm, "mend")
+    place = (wildcards.llm, "mend", variant, VALUES.attention.partition)
+    return f"{R}/{weights_folder(VALUES, *place)}/weights.safetensors"
 
 
 def made(*names):

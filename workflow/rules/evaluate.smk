@@ -1,5 +1,38 @@
 # Needs: test rows with their demonstrations, the LLM, and a run's weights if its method trains any.
-# Makes: runs/LLM/METHOD/VARIANT/PARTITION/CONDITION/predictions.parquet, every option's score of every row.
+# Makes: runs/LLM/METHOD/VARIANT/PARTITION/chosen, the candidate with the best dev score, if there are several;
+#        runs/LLM/METHOD/VARIANT/PARTITION/CONDITION/predictions.parquet, every option's score of every row.
+
+
+rule choose:
+    # Candidates are trained, and the chosen one alone is predicted.
+    input:
+        lambda wildcards: [
+            f"{folder}/{name}"
+            for folder in candidates_of(wildcards)
+            for name in ("weights.safetensors", "record.json")
+        ],
+        spec=f"{R}/{RUN}/{{partition}}/chosen.spec.json",
+    output:
+        [
+            f"{R}/{RUN}/{{partition}}/chosen/{name}"
+            for name in ("weights.safetensors", "record.json")
+        ],
+    log:
+        f"{R}/logs/{RUN}/{{partition}}/chosen.log",
+    benchmark:
+        f"{R}/benchmarks/{RUN}/{{partition}}/chosen.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        folder=subpath(output[0], parent=True),
+        candidates=candidates_of,
+        code=code("mend.evaluation.choice"),
+    message:
+        "choosing on dev rows: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
+    shell:
+        "python -m mend choose --spec {input.spec:q} --candidates {params.candidates:q}"
+        " --output {params.folder:q} --log {log:q}"
 
 
 rule predict:

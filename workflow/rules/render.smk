@@ -64,6 +64,7 @@ rule study:
         glob(f"{ROOT}/mend/reporting/templates/*"),
         predictions=lambda wildcards: study_files(wildcards.study, "predictions"),
         records=lambda wildcards: study_files(wildcards.study, "records"),
+        choices=lambda wildcards: study_files(wildcards.study, "choices"),
         spec=f"{R}/{{study}}.spec.json",
     output:
         csv=f"{R}/{{study}}.csv",
@@ -85,7 +86,7 @@ rule study:
         "study: {output.html}"
     shell:
         "python -m mend study --spec {input.spec:q} --predictions {input.predictions:q}"
-        " --records {input.records:q} --csv {output.csv:q} --parquet {output.parquet:q}"
+        " --records {input.records:q} --choices {input.choices:q} --csv {output.csv:q} --parquet {output.parquet:q}"
         " --html {output.html:q} --details {output.details:q} --log {log:q}"
 
 

@@ -194,6 +194,9 @@ class StageSettings(Settings):
     settings: dict[str, Any]
     """The stage's settings by dotted key."""
 
+    candidates: dict[str, list[Any]] = {}
+    """Those that dev scores choose, and among what."""
+
 
 class Table5Spec(Settings):
     """The job of table 5."""
@@ -278,6 +281,9 @@ class ReportSpec(Settings):
 
     study_stages: dict[str, list[str]]
     """Those of each study's runs."""
+
+    study_choices: dict[str, list[str]] = {}
+    """The folders of what dev scores choose for each study's runs."""
 
     cost_claims: list[CostClaim] = []
     """What figure 3 is to show."""

@@ -40,7 +40,7 @@ from mend.reporting.report.runs import read_benchmarks, read_runs, rule_times, t
 from mend.reporting.studies.section import claim_blocks, partition_grid, study_section
 from mend.reporting.tables.table1 import table1_section
 from mend.reporting.tables.table5 import table5_section
-from mend.reporting.training_costs import Record, commits, training_costs, versions
+from mend.reporting.training_costs import Record, commits, read_record, training_costs, versions
 
 PICTURE_BYTES = 3_000_000
 """Of all pictures together; the rest of the page is text."""
@@ -168,14 +168,22 @@ def read_tables(spec: ReportSpec, records: Mapping[str, Record]) -> dict[str, Sh
     """
     return {
         name: _read_table(
-            Path(spec.results), name, [records[stage] for stage in spec.study_stages.get(name, ())]
+            Path(spec.results),
+            name,
+            [records[stage] for stage in spec.study_stages.get(name, ())],
+            [
+                read_record(Path(spec.results, folder, "record.json"))
+                for folder in spec.study_choices.get(name, ())
+            ],
         )
         for part in spec.parts
         for name in part.tables
     }
 
 
-def _read_table(results: Path, name: str, records: Sequence[Record]) -> ShownTable:
+def _read_table(
+    results: Path, name: str, records: Sequence[Record], choices: Sequence[Record]
+) -> ShownTable:
     file, parquet = results / f"{name}.spec.json", results / f"{name}.parquet"
     try:
         table = pd.read_parquet(parquet)
@@ -186,7 +194,7 @@ def _read_table(results: Path, name: str, records: Sequence[Record]) -> ShownTab
         return ShownTable(partial(section, read_spec(file, kind), table), title=name)
     spec, details = read_spec(file, StudySpec), read_json(results / f"{name}.details.json")
     return ShownTable(
-        section=partial(study_section, spec, table, details, records),
+        section=partial(study_section, spec, table, details, records, choices),
         title=spec.title,
         spec=spec,
         table=table,

@@ -23,17 +23,20 @@ def write_study(
     parquet: str | Path,
     html: str | Path,
     details: str | Path,
+    choice_files: Iterable[str | Path] = (),
 ) -> None:
     """Compute a study and write its table (`csv`, `parquet`: the same numbers), page and details.
 
-    `record_files` are the `record.json` of the training runs, of which only the page tells. The
+    `record_files` are the `record.json` of the training runs, `choice_files` those of what
+    `mend.evaluation.choice` chose among them: of both only the page tells. The
     columns are those of `mend.reporting.studies.numbers.compute_study`; the details are what else
     the page says, as JSON: {claims, other_mean} of `StudyNumbers`. Raises UserError where
     predictions are incomplete; then no file is written.
     """
     numbers = compute_study(spec, read_predictions(prediction_files))
     table, found = numbers.table, {"claims": numbers.claims, "other_mean": numbers.other_mean}
-    section = study_section(spec, table, found, list(map(read_record, record_files)), level=1)
+    records, choices = (list(map(read_record, files)) for files in (record_files, choice_files))
+    section = study_section(spec, table, found, records, choices, level=1)
     axes = [axis for axis in spec.axis_values if axis in table]
     text = table.assign(**{axis: table[axis].map(value_text) for axis in axes})
     write_json(found, details)

@@ -10,11 +10,14 @@ AXIS_DISPLAY_NAMES = {
     "length": "l, number of vectors",
     "pretrain.beta": "β, share of a chunk that is distilled",
     "gamma": "γ, weight of distillation in pretraining",
+    "finetune.learning_rate": "learning rate, of finetuning",
     "finetune.losses.distill": "λ, weight of distillation in finetuning",
     "demonstrations": "Demonstrations",
     "template": "Template at test time",
 }
-"""The paper's symbols (sections 3 and 5) and what they mean; any other axis keeps its name."""
+"""The paper's symbols (sections 3 and 5) and what they mean; any other axis keeps its name.
+
+What stands before the comma names it beside a value."""
 
 
 def axis_display_name(name: str) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mend.configuration.claims import Point
 from mend.configuration.display_names import method_display_name, partition_display_name
-from mend.configuration.specs.reporting import StudySpec
+from mend.configuration.specs.reporting import StudyRun, StudySpec
 from mend.errors import UserError
 from mend.evaluation.statistics import AVERAGE, BOOTSTRAP_SAMPLES
 from mend.paper import paper_llms, paper_table
@@ -39,6 +39,7 @@ def study_section(
     table: pd.DataFrame,
     details: Details,
     records: Sequence[Mapping[str, Any]] = (),
+    choices: Sequence[Mapping[str, Any]] = (),
     level: int = 2,
 ) -> Markup:
     """The markup of a study: its table, differences, claims, and what was run.
@@ -46,7 +47,8 @@ def study_section(
     Without an axis beside `run`, columns are partitions and rows are runs. Otherwise columns are
     the last axis' values, rows the runs with the values of the axes between, and cells averages
     over the partitions, with each partition's numbers in a second table. `table` and `details` are
-    what `write_study` wrote, `records` are of the training runs; `level` is that of the heading.
+    what `write_study` wrote, `records` are of the training runs, `choices` of what dev scores chose
+    among them; `level` is that of the heading.
     Raises UserError for a `paper_llm` that the paper does not have.
     """
     axes, values = spec.axis_values, _by_place(spec, table)
@@ -80,6 +82,7 @@ def study_section(
         blocks=claim_blocks(spec, table, details["claims"]),
         other_mean=_other_mean(spec, values, details["other_mean"]),
         bootstrap_samples=BOOTSTRAP_SAMPLES,
+        choices=_choices(spec, choices),
         runs=_runs(spec),
         costs=training_costs(records, [run.method for run in spec.runs]),
         same_steps=same_steps(records) if spec.layout == "matrix" else None,
@@ -96,6 +99,32 @@ def _runs(spec: StudySpec) -> list[dict[str, str]]:
         for run in spec.runs
     ]
     return [row for place, row in enumerate(rows) if row not in rows[:place]]
+
+
+def _choices(spec: StudySpec, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every candidate's dev score: [{llm, name (of its runs), heads, rows: [{name, cells}]}].
+
+    A row is a partition, and a training seed if there are several; a cell has dev_score, step (of
+    the kept weights) and chosen. Candidates are in the order in which they were tried.
+    """
+    runs: dict[tuple, list[StudyRun]] = {}
+    for run in spec.runs:
+        runs.setdefault((run.llm, run.method, run.variant), []).append(run)
+    groups: dict[tuple, dict[str, Any]] = {}
+    for record in records:
+        own = runs[record["llm"], record["method"], record["variant"]]
+        names = ", ".join(dict.fromkeys(point_text(run.values) for run in own))
+        heads = [point_text(candidate["settings"]) for candidate in record["candidates"]]
+        group = {"llm": record["llm"], "name": names, "heads": heads, "rows": []}
+        group = groups.setdefault((record["llm"], names, *heads), group)
+        trained = f", training seed {own[0].training_seed}" * (len(spec.training_seeds) > 1)
+        cells = [
+            {**candidate, "chosen": candidate["variant"] == record["chosen"]}
+            for candidate in record["candidates"]
+        ]
+        name = partition_display_name(record["partition"]) + trained
+        group["rows"].append({"name": name, "cells": cells})
+    return list(groups.values())
 
 
 def partition_grid(spec: StudySpec, table: pd.DataFrame) -> dict[str, Any]:

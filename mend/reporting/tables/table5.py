@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mend.configuration.choices import STAGES
 from mend.configuration.display_names import method_display_name
-from mend.configuration.specs.reporting import Table5Spec
+from mend.configuration.specs.reporting import StageSettings, Table5Spec
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.pages import page, render, write_table
@@ -33,15 +33,21 @@ def write_table5(spec: Table5Spec, csv: str | Path, parquet: str | Path, html: s
     hyperparameter (our key), value (text). Raises UserError if no method is trained.
     """
     rows = [
-        ("here", run.stage, run.llm, run.method, key, _text(value))
+        ("here", run.stage, run.llm, run.method, key, _value(run, key))
         for run in spec.runs
-        for key, value in run.settings.items()
+        for key in run.settings
     ]
     if not rows:
         raise UserError("table 5: none of the methods of studies.table2 is trained; add one")
     paper = paper_table("table5").assign(source="paper", method="")
     table = pd.concat([pd.DataFrame(rows, columns=COLUMNS), paper[COLUMNS]], ignore_index=True)
     write_table(table, page(TITLE, table5_section(spec, table, level=1)), csv, parquet, html)
+
+
+def _value(run: StageSettings, key: str) -> str:
+    if key in run.candidates:
+        return f"the best on dev rows of {_text(run.candidates[key])}"
+    return _text(run.settings[key])
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,54 @@
+"""Choosing among trained candidates by their dev scores: test rows have no part in it.
+
+The dev score is that of early stopping, of the weights that it kept (`training.*.early_stopping`).
+The paper searches lambda like this "for each task split and MEND independently" (appendix A).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mend.atomic_io import atomic_folder, read_json, write_json
+from mend.configuration.specs.choice import ChoiceSpec
+from mend.errors import UserError
+from mend.progress import logger
+
+WEIGHTS, RECORD = "weights.safetensors", "record.json"
+
+
+def choose(spec: ChoiceSpec, folders: Sequence[str | Path], output: str | Path) -> None:
+    """Copy the candidate with the best dev score, of equal ones the first, into a folder.
+
+    folders: those of the candidates' trainings, in their order. Written are the chosen weights and
+    a record.json: that of their training, and chosen (its variant), settings (the chosen ones) and
+    candidates, [{variant, settings, dev_score, step (of the kept weights), steps}].
+    Raises UserError for a training without a dev score.
+    """
+    candidates = []
+    for candidate, folder in zip(spec.candidates, folders, strict=True):
+        record = read_json(Path(folder) / RECORD)
+        if record.get("best_score") is None:
+            raise UserError(
+                f"{folder}/{RECORD}: no dev score (best_score) to choose by; set "
+                f"training.{record.get('stage', '*')}.early_stopping"
+            )
+        found = {"dev_score": record["best_score"], "step": record["best_step"]}
+        candidates.append({**dict(candidate), **found, "steps": record["steps"]})
+    scores = [candidate["dev_score"] for candidate in candidates]
+    best = scores.index(max(scores))
+    of_training = read_json(Path(folders[best]) / RECORD)
+    record = {
+        **of_training,
+        "variant": spec.variant,
+        "partition": spec.partition,
+        "chosen": candidates[best]["variant"],
+        "settings": candidates[best]["settings"],
+        "candidates": candidates,
+    }
+    with atomic_folder(output) as folder:
+        shutil.copyfile(Path(folders[best]) / WEIGHTS, folder / WEIGHTS)
+        write_json(record, folder / RECORD)
+    listed = ", ".join(f"{one['variant']} {one['dev_score']:.2f}" for one in candidates)
+    logger.info("choose %s %s: %s of %s", spec.llm, spec.method, record["chosen"], listed)
