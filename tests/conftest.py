@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -11,6 +12,16 @@ from helpers.jobs import write_data
 # A shell ignores SIGINT for what it starts in the background, and that is inherited: without this
 # line the jobs that tests start would never see the Ctrl-C that tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, also from the jobs that tests start: tests mean processors.
+
+    There the same steps give the same bits, and as many processes as a test wants can start.
+    Those marked `gpu` mean one: `pytest -m gpu` runs them alone.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="module")

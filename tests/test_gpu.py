@@ -1,0 +1,206 @@
+"""What needs a GPU: `pytest -m gpu`. Each number is the processor's, to a stated tolerance.
+
+Everywhere else, and without `-m gpu`, these are skipped: all other tests mean processors.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.examples import ALL, examples, items, mend_method
+from helpers.jobs import changed, prediction, pretraining, specification
+from helpers.models import (
+    CONFIGURATIONS,
+    ENCODER_DECODERS,
+    OBJECTIVE,
+    TRAINING,
+    build,
+    random_llm,
+    random_tokens,
+)
+
+from mend.cli import main
+from mend.configuration.specs.run import LLMSource
+from mend.configuration.specs.teacher import TeacherExamples, TeacherSpec
+from mend.configuration.specs.training import Losses
+from mend.data.examples import Example
+from mend.data.items import MultipleChoiceItem
+from mend.evaluation.predict import run_prediction
+from mend.evaluation.scoring import score_items
+from mend.models.loading import load_llm
+from mend.training.job import run_training
+from mend.training.loop import TrainingResult, train
+from mend.training.losses import example_losses
+from mend.training.teacher import write_teacher_states
+
+pytestmark = pytest.mark.gpu
+
+POCKET = Path(__file__).parents[1] / "mend/pocket/models/gpt2"
+
+#: Of float32: its sums are of another order on a GPU.
+TOLERANCE = 1e-3
+
+ARCHITECTURES = [*sorted(CONFIGURATIONS), *ENCODER_DECODERS]
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> torch.device:
+    """The GPU, or a reason why there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU, or hidden: `pytest -m gpu` on a machine that has one")
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_are_the_processors(gpu, architecture: str) -> None:
+    llm = random_llm(architecture)
+    expected = score_items(llm, build(llm, "vanilla-icl"), items())
+    llm.model.to(gpu)
+    found = score_items(llm, build(llm, "vanilla-icl"), items())
+    for scores, right in zip(found, expected, strict=True):
+        assert scores == pytest.approx(right, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_losses_and_gradients_are_the_processors(gpu, architecture: str) -> None:
+    found = []
+    for device in (torch.device("cpu"), gpu):
+        llm = random_llm(architecture)
+        llm.model.to(device)
+        method = mend_method(llm)
+        losses = example_losses(llm, method, examples(), ALL, "finetune", OBJECTIVE)
+        sum(losses.values()).backward()
+        gradients = [parameter.grad.cpu() for parameter in method.parameters()]
+        found.append(({name: value.item() for name, value in losses.items()}, gradients))
+    (losses, gradients), (of_gpu, gradients_of_gpu) = found
+    assert of_gpu == pytest.approx(losses, rel=TOLERANCE)
+    for gradient, right in zip(gradients_of_gpu, gradients, strict=True):
+        assert (gradient - right).norm() <= TOLERANCE * right.norm() + 1e-7
+
+
+class Examples:
+    def __getitem__(self, index: int) -> Example:
+        demonstrations = random_tokens(5 + index % 4, 100 + index)
+        return Example(demonstrations, demonstrations, [(random_tokens(2 + index % 3, index), [7])])
+
+
+def trained(device: torch.device, architecture: str, dtype: torch.dtype) -> TrainingResult:
+    """Train a MEND of a random distiller for some steps."""
+    llm = random_llm(architecture)
+    llm.model.to(device, dtype)
+    settings = TRAINING.model_copy(
+        update={"steps": 4, "micro_batch_size": 2, "losses": Losses(pred=1.0, distill=1.0)}
+    )
+    return train(llm, mend_method(llm), Examples(), settings, OBJECTIVE)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "t5"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 5e-3), (torch.float16, 0.05), (torch.bfloat16, 0.15)],
+)
+def test_training_is_the_processors_in_float32(
+    gpu, architecture: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    """The Llama has grouped queries, at which torch 2.11's counter of operations stops."""
+    expected = trained(torch.device("cpu"), architecture, torch.float32)
+    found = trained(gpu, architecture, dtype)
+    assert [row["step"] for row in found.metrics] == [1, 2, 3, 4]
+    for row, right in zip(found.metrics, expected.metrics, strict=True):
+        assert row["loss"] == pytest.approx(right["loss"], rel=tolerance)
+
+
+def test_eight_bits_score_about_the_same() -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    source = {"name": "gpt2", "path": str(POCKET), "local_files_only": True}
+    asked = [
+        MultipleChoiceItem(
+            index, random_tokens(20, index), random_tokens(5, 50 + index), [[7], [9]]
+        )
+        for index in range(8)
+    ]
+    whole = load_llm(LLMSource(**source, dtype="float32"))
+    expected = score_items(whole, build(whole, "vanilla-icl"), asked)
+    llm = load_llm(LLMSource(**source, dtype="float16", int8=True))
+    found = score_items(llm, build(llm, "vanilla-icl"), asked)
+    for scores, right in zip(found, expected, strict=True):
+        assert scores == pytest.approx(right, abs=0.5)
+    assert found != expected
+
+
+def test_a_job_takes_the_gpu_and_says_so(data: Path, tmp_path: Path) -> None:
+    losses = {"pred": 1.0, "distill": 1.0}
+    spec = specification(tmp_path, "llama", "mend", stage="finetune", losses=losses)
+    run_training(spec, tmp_path / "finetune", episodes=data / "train.parquet", tasks=data / "tasks")
+    record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
+    assert torch.cuda.get_device_name() in json.dumps(record)
+    assert record["peak_memory_bytes"] > 0
+    assert record["flops"] is None or record["flops"] > 0
+    output = tmp_path / "predictions.parquet"
+    episodes = data / "test.parquet"
+    run_prediction(prediction(spec), episodes, data / "tasks", output, tmp_path / "finetune")
+    assert output.exists()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-3), ("bfloat16", 0.1)])
+def test_kept_states_teach_as_a_running_teacher(
+    data: Path, tmp_path: Path, dtype: str, tolerance: float
+) -> None:
+    spec = changed(pretraining(data, tmp_path, steps=8), llm={"dtype": dtype})
+    kept, chunks = tmp_path / "states", tmp_path / "chunks.parquet"
+    wanted = TeacherExamples(stage="pretrain", beta=0.75, seed=0, examples=100)
+    teacher = TeacherSpec(llm=spec.llm, reading=spec.reading, teacher=wanted)
+    write_teacher_states(teacher, kept, chunks)
+    found = []
+    for name, states in (("running", None), ("reading", kept)):
+        run_training(spec, tmp_path / name, chunks=chunks, teacher=states)
+        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        found.append([json.loads(line)["distill"] for line in lines])
+    assert found[1] == pytest.approx(found[0], rel=tolerance, abs=1e-4)
+
+
+def be_one_of_two(rank: int, port: int, arguments: list[str]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.exit(main(arguments))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_gpus_train_as_one_does(data: Path, tmp_path: Path, sharded: bool) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("NCCL needs two GPUs")
+    processes = multiprocessing.get_context("spawn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stage = {"stage": "finetune", "losses": {"pred": 1.0, "distill": 1.0}, "batch_size": 4}
+    spec = specification(tmp_path, "llama", "mend", **stage, micro_batch_size=2)  # no dropout
+    found = []
+    for name, ranks in (("one", []), ("two", [0, 1])):
+        spec = changed(spec, llm={"sharded": sharded and bool(ranks)})
+        (tmp_path / f"{name}.json").write_text(spec.model_dump_json(), encoding="utf-8")
+        arguments = ["train", "--spec", str(tmp_path / f"{name}.json")]
+        arguments += ["--episodes", str(data / "train.parquet"), "--tasks", str(data / "tasks")]
+        arguments += ["--output", str(tmp_path / name)]
+        if ranks:
+            started = [
+                processes.Process(target=be_one_of_two, args=(rank, port, arguments))
+                for rank in ranks
+            ]
+        else:
+            started = [processes.Process(target=main, args=(arguments,))]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(120)
+        assert [process.exitcode for process in started] == [0] * len(started)
+        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        found.append([json.loads(line)["loss"] for line in lines])
+    assert found[1] == pytest.approx(found[0], rel=5e-3)
