@@ -558,7 +558,8 @@ def candidates_type() -> type[Settings]:
         fields.setdefault(_identifier(key), (of_key, field))
     description = (
         "Candidates for training settings: all their combinations are trained, and the one with "
-        "the best dev score, for each LLM and partition, is the run that is predicted."
+        "the best dev score, for each LLM and partition, is the run that is predicted. null "
+        "chooses nothing."
     )
     return create_model("Candidates", __base__=Settings, __doc__=description, **fields)
 
@@ -567,7 +568,7 @@ def candidates_type() -> type[Settings]:
 def configuration_type() -> type[ConfigurationValues]:
     """Return the type of a whole configuration, with what the methods' files add to it."""
     entries, candidates = {}, candidates_type()
-    select = (candidates, Field(candidates(), description=candidates.__doc__))
+    select = (candidates | None, Field(None, description=candidates.__doc__))
     for name, method in method_classes().items():
         entry = create_model(
             f"{method.__name__}Entry",
@@ -605,9 +606,9 @@ def configuration_type() -> type[ConfigurationValues]:
     )
 
 
-def given(settings: Settings) -> dict[str, Any]:
+def given(settings: Settings | None) -> dict[str, Any]:
     """Return settings that are set, and not left to their defaults, by their keys."""
-    return settings.model_dump(by_alias=True, exclude_unset=True)
+    return settings.model_dump(by_alias=True, exclude_unset=True) if settings else {}
 
 
 def json_schema() -> dict[str, Any]:

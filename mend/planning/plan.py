@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from mend.configuration.choices import STAGES
 from mend.configuration.loading import Configuration
 from mend.configuration.paths import JobPath, parse_job_path, sampling_of
-from mend.configuration.runs import Run, study_runs, trained_stages
+from mend.configuration.runs import (
+    Run,
+    candidate_folders,
+    chosen_folder,
+    study_runs,
+    trained_stages,
+)
 from mend.configuration.teachers import teacher_of
 from mend.errors import UserError
 from mend.planning.architectures import BYTES
@@ -58,7 +64,8 @@ class Row:
 class Plan:
     """What the targets cost on a device.
 
-    data_jobs: jobs without a GPU; models, data, checkpoints: bytes on disk besides the rows'.
+    data_jobs: jobs without a GPU; models, data, checkpoints, chosen (copies of chosen weights):
+    bytes on disk besides the rows'.
     risks: sentences on what may not work, or costs more than it needs to.
     """
 
@@ -70,6 +77,7 @@ class Plan:
     models: float
     data: float
     checkpoints: float
+    chosen: float
     risks: Sequence[str]
 
 
@@ -93,6 +101,7 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
     teachers = dict.fromkeys(
         filter(None, (teacher_of(configuration.values, job) for job in trainings))
     )
+    choices = _choices(configuration, runs)
     predictions = dict.fromkeys(run.path for run in runs)
     jobs = [teacher_job(configuration, models, job) for job in teachers]
     jobs += [training_job(configuration, models, job) for job in trainings]
@@ -108,10 +117,11 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
         device,
         rows,
         total=_row("all", "", jobs, device),
-        data_jobs=_data_jobs(configuration, runs, trainings),
+        data_jobs=_data_jobs(configuration, runs, trainings) + len(choices),
         models=_download(configuration, models, {run.llm for run in runs}),
         data=DATA_BYTES if configuration.values.benchmark.tasks.source == "hub" else 0.0,
         checkpoints=max((job.meanwhile for job in jobs), default=0.0),
+        chosen=sum(training_job(configuration, models, job).disk for job in choices.values()),
         risks=_risks(jobs, rows, device),
     )
 
@@ -131,12 +141,13 @@ def plan_text(
             for column, (word, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(words).rstrip())
-    on_disk = found.models + found.data + found.checkpoints
+    on_disk = found.models + found.data + found.checkpoints + found.chosen
     lines += [
         "",
         f"Besides: {found.data_jobs} jobs without a GPU (data, settings not counted); on disk "
         f"{on_disk / 1e9:.1f} GB: models {found.models / 1e9:.1f}, data {found.data / 1e9:.1f}, "
-        f"the largest job's checkpoint {found.checkpoints / 1e9:.1f}.",
+        f"the largest job's checkpoint {found.checkpoints / 1e9:.1f}, weights chosen on dev rows "
+        f"{found.chosen / 1e9:.1f}.",
         "",
         f"Hours are of one {device} ({half:g} TFLOPS in bfloat16, {single:g} in float32, "
         f"{memory:g} GB), assumed to reach {UTILISATION:.0%} of its peak, and at least "
@@ -183,6 +194,16 @@ def _row(llm: str, stage: str, jobs: Sequence[Job], device: str) -> Row:
         memory=max((job.memory for job in jobs), default=0.0),
         disk=sum(job.disk for job in jobs),
     )
+
+
+def _choices(configuration: Configuration, runs: Sequence[Run]) -> dict[str, JobPath]:
+    """Return the first candidate of each choice, whose weights are copied, by its folder."""
+    found = {}
+    for run in runs:
+        place = (configuration.values, run.llm, run.method, run.variant, run.partition)
+        if folder := chosen_folder(*place):
+            found[folder] = parse_job_path(candidate_folders(*place)[0])
+    return found
 
 
 def _data_jobs(

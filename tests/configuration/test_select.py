@@ -34,7 +34,7 @@ def values(tmp_path, monkeypatch) -> dict:
     return values
 
 
-def with_select(values: dict, select: dict, method: str = "mend", **study) -> Configuration:
+def with_select(values: dict, select: dict | None, method: str = "mend", **study) -> Configuration:
     """Load the configuration with candidates for a method, and a study `mine` besides."""
     values["methods"][method]["select"] = select
     if study:
@@ -182,6 +182,11 @@ def test_attention_is_of_the_chosen_mend(values) -> None:
     files = report_files(configuration)
     for variant in ("finetune.losses.distill=0.1", "default"):
         assert f"{RUNS}/{variant}/qa_to_qa/finetune/record.json" in files
+
+
+def test_a_file_that_is_added_can_have_nothing_chosen(values) -> None:
+    configuration = with_select(values, None)
+    assert usual_variant(configuration.values, LLM, "mend") == "default"
 
 
 @pytest.mark.parametrize(

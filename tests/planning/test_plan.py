@@ -184,7 +184,8 @@ def test_what_studies_share_is_counted_once(paper):
         for stage in trained_stages(paper.values, run.llm, run.method, run.variant, run.partition)
     }
     assert jobs["pretrain"] == len({stage for stage in stages if stage.endswith("pretrain")}) == 2
-    assert jobs["finetune"] == len({stage for stage in stages if stage.endswith("finetune")}) == 21
+    # Three methods on seven partitions, four candidates each.
+    assert jobs["finetune"] == len({stage for stage in stages if stage.endswith("finetune")}) == 84
     assert jobs["predict"] == len({run.folder for run in runs})
     alone = plan(paper, ["table2"])
     trained = [[row for row in found.rows if row.stage != "predict"] for found in (both, alone)]
@@ -196,14 +197,19 @@ def test_every_candidate_is_counted_and_the_chosen_one_alone_predicted(paper):
     values["studies"]["table2"]["llms"] = ["gpt2-large"]
     for method in values["methods"].values():
         method.pop("select", None)
-    once = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
+    alone = plan(load_configuration(values), ["table2"])
     values["methods"]["mend"]["select"] = {"finetune.losses.distill": [0.01, 0.1, 1, 10]}
-    several = {row.stage: row for row in plan(load_configuration(values), ["table2"]).rows}
+    chosen = plan(load_configuration(values), ["table2"])
+    once, several = ({row.stage: row for row in found.rows} for found in (alone, chosen))
     # MEND is finetuned on 7 partitions, four times instead of once; lambda is not of pretraining.
     assert several["finetune"].jobs == once["finetune"].jobs + 3 * 7
     assert several["finetune"].work.flops > 1.5 * once["finetune"].work.flops
     for stage in ("pretrain", "predict"):
         assert several[stage] == once[stage]
+    # The chosen weights are copied, GPT-2's 0.5 GB in float32 for each partition.
+    assert alone.chosen == 0
+    assert chosen.chosen == pytest.approx(7 * 124.5e6 * 4, rel=0.01)
+    assert chosen.data_jobs == alone.data_jobs + 7
 
 
 def test_each_training_seed_is_counted(paper):
