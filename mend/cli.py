@@ -40,12 +40,12 @@ def download_benchmark(options: argparse.Namespace) -> None:
     download_benchmark(read_spec(options.spec, BenchmarkDownload), options.output)
 
 
-def download_corpus(options: argparse.Namespace) -> None:
-    """Fetch the corpus from the hub."""
-    from mend.configuration.specs.hub import CorpusDownload
-    from mend.data.hub import download_corpus
+def download_files(options: argparse.Namespace) -> None:
+    """Fetch files of a data set from the hub: a corpus, or a pool of demonstrations."""
+    from mend.configuration.specs.hub import FilesDownload
+    from mend.data.hub import download_files
 
-    download_corpus(read_spec(options.spec, CorpusDownload), options.output)
+    download_files(read_spec(options.spec, FilesDownload), options.output)
 
 
 def local_models(options: argparse.Namespace) -> None:
@@ -56,12 +56,21 @@ def local_models(options: argparse.Namespace) -> None:
     train_local_models(read_spec(options.spec, LocalModelsSpec), options.folder, options.output)
 
 
+def pool(options: argparse.Namespace) -> None:
+    """Turn files of a data set into larger pools of demonstrations, in MetaICL's layout."""
+    from mend.configuration.specs.pool import PoolSpec
+    from mend.data.pool import write_pools
+
+    write_pools(read_spec(options.spec, PoolSpec), options.files, options.output)
+
+
 def tasks(options: argparse.Namespace) -> None:
     """Turn a folder in MetaICL's layout into one Parquet file for each task."""
     from mend.configuration.specs.tasks import TasksSpec
     from mend.data.tasks import import_tasks
 
-    import_tasks(read_spec(options.spec, TasksSpec), options.folder, options.output)
+    spec = read_spec(options.spec, TasksSpec)
+    import_tasks(spec, options.folder, options.output, options.pool)
 
 
 def chunks(options: argparse.Namespace) -> None:
@@ -328,9 +337,14 @@ def parser() -> argparse.ArgumentParser:
     paths(sub, "output")
     sub.add_argument("--steps", type=int, help="stop early: a test of the recipe")
     paths(command(download_benchmark), "output")
-    paths(command(download_corpus), "output")
+    paths(command(download_files), "output")
     paths(command(local_models), "folder", "output")
-    paths(command(tasks), "folder", "output")
+    sub = command(pool)
+    sub.add_argument("--files", nargs="+", required=True)
+    paths(sub, "output")
+    sub = command(tasks)
+    paths(sub, "folder", "output")
+    paths(sub, "pool", required=False)
     sub = command(chunks)
     sub.add_argument("--files", type=Path, nargs="+", required=True)
     paths(sub, "output")

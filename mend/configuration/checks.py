@@ -20,7 +20,7 @@ from mend.errors import UserError
 
 def check_values(values: ConfigurationValues) -> None:
     """Raise UserError, listing the keys, for values that do not fit other ones."""
-    problems = [*_tasks(values), *_corpus(values), *_stages(values)]
+    problems = [*_tasks(values), *_pool(values), *_corpus(values), *_stages(values)]
     unknown = {study: list(_unknown_names(values, study)) for study in values.studies}
     for found in unknown.values():
         problems += found
@@ -54,6 +54,21 @@ def _tasks(values: ConfigurationValues) -> Iterator[str]:
                 "holds data/TASK/TASK_16_SEED_SPLIT.jsonl in the configuration file, or with "
                 "--config 'benchmark={tasks: {folder: PATH}}'"
             )
+
+
+def _pool(values: ConfigurationValues) -> Iterator[str]:
+    benchmark, files = values.benchmark, values.benchmark.pool_files
+    if files is None:
+        return
+    if benchmark.tasks.source == "pocket":
+        yield "benchmark.pool_files: the pocket tasks make their own pool; leave this out"
+    if benchmark.pool is None:
+        yield "benchmark.pool: missing, and benchmark.pool_files needs it: rows of a task and seed"
+    needed = ("repository", "revision") if files.source == "hub" else ("folder",)
+    yield from _required(files, "benchmark.pool_files", *needed)
+    for name in files.files:
+        if not name.endswith((".parquet", ".jsonl")):
+            yield f"benchmark.pool_files.files: {name} is neither .parquet nor .jsonl"
 
 
 def _corpus(values: ConfigurationValues) -> Iterator[str]:

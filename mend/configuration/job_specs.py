@@ -25,9 +25,10 @@ from mend.configuration.specs.analysis import (
 from mend.configuration.specs.choice import Candidate, ChoiceSpec
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
-from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload
+from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.configuration.specs.local_models import LocalModelsSpec
 from mend.configuration.specs.pocket import PocketWorldSpec
+from mend.configuration.specs.pool import PoolSpec
 from mend.configuration.specs.prediction import PredictionSettings, PredictionSpec
 from mend.configuration.specs.reading import LongestContext, ReadingSettings
 from mend.configuration.specs.run import (
@@ -74,8 +75,21 @@ def specification(configuration: Configuration, path: str) -> Settings:
             return _benchmark(configuration)
         case "download-corpus":
             corpus = values.benchmark.corpus
-            return CorpusDownload(
+            return FilesDownload(
                 repository=corpus.repository, revision=corpus.revision, files=corpus.files
+            )
+        case "download-pool":
+            pool = values.benchmark.pool_files
+            return FilesDownload(
+                repository=pool.repository, revision=pool.revision, files=pool.files
+            )
+        case "pool":
+            tasks = _tasks(configuration)
+            return PoolSpec(
+                tasks=tasks.test_tasks,
+                seeds=tasks.seeds,
+                rows=tasks.pool,
+                missing_tasks=values.benchmark.missing_tasks,
             )
         case "tasks":
             return _tasks(configuration)
@@ -136,9 +150,10 @@ def _benchmark(configuration: Configuration) -> PocketWorldSpec | BenchmarkDownl
     source = values.benchmark.tasks
     if source.source == "pocket":
         return PocketWorldSpec(**dict(values.pocket), pool=values.benchmark.pool)
-    return BenchmarkDownload(
-        repository=source.repository, revision=source.revision, **dict(_tasks(configuration))
-    )
+    of_tasks = dict(_tasks(configuration))
+    if values.benchmark.pool_files:
+        of_tasks["pool"] = None  # it is elsewhere
+    return BenchmarkDownload(repository=source.repository, revision=source.revision, **of_tasks)
 
 
 def _tasks(configuration: Configuration) -> TasksSpec:

@@ -58,6 +58,15 @@ class Configuration:
         patterns = [f"{folder}/{pattern}" for pattern in corpus.files]
         return [file for pattern in patterns for file in sorted(glob.glob(pattern))]
 
+    @property
+    def pool_files(self) -> list[str]:
+        """The files that hold larger pools, which a job may yet have to fetch, as patterns."""
+        pool = self.values.benchmark.pool_files
+        if pool is None:
+            return []
+        folder = pool.folder if pool.source == "folder" else f"{self.results}/data/pool-files"
+        return [f"{glob.escape(folder)}/{name}" for name in pool.files]
+
 
 def load_configuration(
     values: Mapping[str, Any], files: Iterable[str | Path] = ()
@@ -86,6 +95,10 @@ def load_configuration(
     configuration = Configuration(typed, tasks, needs, test_tasks, files)
     if not configuration.corpus_files:
         raise UserError("benchmark.corpus.files: no file has such a name")
+    if typed.benchmark.pool_files and typed.benchmark.pool_files.source == "folder":
+        for name in configuration.pool_files:
+            if not glob.glob(name):
+                raise UserError(f"benchmark.pool_files.files: there is no file {name}")
     return configuration
 
 

@@ -83,6 +83,10 @@ class JobPath:
                 return "data/benchmark"
             case "download-corpus":
                 return "data/corpus"
+            case "download-pool":
+                return "data/pool-files"
+            case "pool":
+                return "data/pool"
             case "tasks":
                 return "data/tasks"
             case "local-models":
@@ -122,6 +126,10 @@ def parse_job_path(path: str) -> JobPath:
             found = JobPath("pocket-world")
         case ["data", "corpus"]:
             found = JobPath("download-corpus")
+        case ["data", "pool-files"]:
+            found = JobPath("download-pool")
+        case ["data", "pool"]:
+            found = JobPath("pool")
         case ["data", "tasks"]:
             found = JobPath("tasks")
         case ["local-models"]:

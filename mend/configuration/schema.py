@@ -135,6 +135,26 @@ class Corpus(Settings):
     """Read at most so many documents; null reads all."""
 
 
+class PoolFiles(Settings):
+    """A data set with larger pools of demonstrations: rows with the columns task, input, output,
+    options, seed and split, those of split train."""
+
+    source: Literal["folder", "hub"]
+    """Local files, or the Hugging Face hub."""
+
+    folder: Text | None = None
+    """source folder: where `files` are."""
+
+    files: Annotated[list[Text], Field(min_length=1)]
+    """Files (.parquet or .jsonl): patterns below the folder, or names in the repository."""
+
+    repository: Text | None = None
+    """source hub: data set repository."""
+
+    revision: Text | None = None
+    """source hub: commit or tag; pin it."""
+
+
 class Benchmark(Settings):
     """Tasks, text, and how episodes are made of them."""
 
@@ -166,6 +186,9 @@ class Benchmark(Settings):
     pool: Annotated[int, Field(ge=17)] | None = None
     """Rows of each meta-test task and seed that bm25, dense and pool choose demonstrations from
     (files TASK_{pool}_SEED_train.jsonl); null: the training rows of all seeds."""
+
+    pool_files: PoolFiles | None = None
+    """Where these rows are, if not beside the tasks' other files; see docs/paper-scale.md."""
 
     dense_retrieval: DenseRetrieval | None = None
     """What embeds inputs for selection: dense."""

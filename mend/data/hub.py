@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mend.atomic_io import atomic_folder, write_json
-from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload, Source
+from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload, Source
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
 
@@ -37,8 +37,8 @@ def download_benchmark(spec: BenchmarkDownload, output_folder: str | Path) -> No
     _download(spec, [file.name for file in files], output_folder)
 
 
-def download_corpus(spec: CorpusDownload, output_folder: str | Path) -> None:
-    """Download a corpus' files, with their folders, such as C4's `en/c4-validation.*.json.gz`.
+def download_files(spec: FilesDownload, output_folder: str | Path) -> None:
+    """Download files with their folders, such as C4's `en/c4-validation.*.json.gz`.
 
     Raises:
         UserError: as `download_benchmark`; also if a pattern matches no file.

@@ -42,7 +42,7 @@ def with_present_tasks(configuration: Configuration) -> Configuration:
         benchmark.seeds,
         stamp=Path(values.results) / "data" / "checked.json",
         missing_tasks=benchmark.missing_tasks,
-        pool=benchmark.pool,
+        pool=None if benchmark.pool_files else benchmark.pool,
     )
     needs = remaining_needs(listed, missing)
     if missing:

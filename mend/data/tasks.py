@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 _BATCH = 8192  # rows held in memory at once while a task is converted
 
 
-def import_tasks(spec: TasksSpec, folder: str | Path, output_folder: str | Path) -> None:
+def import_tasks(
+    spec: TasksSpec,
+    folder: str | Path,
+    output_folder: str | Path,
+    pool_folder: str | Path | None = None,
+) -> None:
     """Convert tasks from the layout to `output_folder/TASK.parquet`, with flat memory.
 
     Columns: split (meta_train, train, dev, test or pool), seed, row (within split and seed), input,
@@ -40,6 +45,7 @@ def import_tasks(spec: TasksSpec, folder: str | Path, output_folder: str | Path)
         spec: which tasks.
         folder: the folder that holds `data/TASK/...`.
         output_folder: receives one file a task and nothing else.
+        pool_folder: holds the larger train files, as far as there are any; None: `folder` has them.
 
     Raises:
         UserError: as `read_rows`. The task's type is not known here, so meta-train rows may lack
@@ -66,19 +72,22 @@ def import_tasks(spec: TasksSpec, folder: str | Path, output_folder: str | Path)
         for count, (task, task_files) in enumerate(files.items(), start=1):
             path = temporary / f"{task}.parquet"
             with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-                for split, seed, rows in _splits(Path(folder), task_files):
+                for split, seed, rows in _splits(Path(folder), task_files, pool_folder):
                     for batch in _batches(rows, split, seed, schema):
                         writer.write_batch(batch)
             progress.update(count, task)
 
 
 def _splits(
-    folder: Path, files: Sequence[BenchmarkFile]
+    folder: Path, files: Sequence[BenchmarkFile], pool_folder: str | Path | None
 ) -> Iterator[tuple[str, int, Iterator[Row]]]:
     """Yield (split, seed, rows) of a task: its files as they are, then the pool of each seed."""
 
+    def path(file: BenchmarkFile) -> Path:
+        return (Path(pool_folder) if pool_folder and file.split == "pool" else folder) / file.name
+
     def rows(file: BenchmarkFile) -> Iterator[Row]:
-        return read_rows(folder / file.name, options_required=file.split != "meta_train")
+        return read_rows(path(file), options_required=file.split != "meta_train")
 
     def of(split: str) -> dict[int, BenchmarkFile]:
         return {file.seed: file for file in files if file.split == split}
@@ -87,9 +96,11 @@ def _splits(
         if file.split != "pool":
             yield file.split, file.seed, rows(file)
     larger, train = of("pool"), of("train")
+    if pool_folder:
+        larger = {seed: file for seed, file in larger.items() if path(file).is_file()}
     for seed in train:
         own_first = sorted(train, key=lambda other: other != seed)
-        sources = [larger[seed]] if larger else [train[other] for other in own_first]
+        sources = [larger[seed]] if seed in larger else [train[other] for other in own_first]
         held_out = {row.input for split in ("dev", "test") for row in rows(of(split)[seed])}
         found: dict[tuple[str, str], Row] = {}
         for row in (row for source in sources for row in rows(source)):

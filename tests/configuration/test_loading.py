@@ -236,6 +236,68 @@ def test_distilling_no_token_is_refused(values) -> None:
     load_configuration(values)
 
 
+@pytest.fixture
+def pooled(values, tmp_path) -> dict:
+    """A configuration of local tasks, with a larger pool in files of their own."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "meta_eval_100shot-0.parquet").touch()
+    files = {"source": "folder", "folder": str(tmp_path / "hub"), "files": ["meta_eval_1*.parquet"]}
+    values["benchmark"] |= {"pool": 100, "pool_files": files}
+    values["benchmark"]["tasks"] = {"source": "hub", "repository": "x/y", "revision": "main"}
+    values["benchmark"]["corpus"] |= {"source": "hub", "repository": "x/z", "revision": "main"}
+    values["benchmark"]["corpus"]["files"] = ["c.jsonl"]
+    return values
+
+
+def test_a_larger_pool_may_be_in_files_of_its_own(pooled) -> None:
+    configuration = load_configuration(pooled)
+    pool = specification(configuration, "data/pool")
+    assert (pool.rows, pool.seeds, pool.missing_tasks) == (100, [13, 21, 42, 87, 100], "error")
+    assert pool.tasks == specification(configuration, "data/tasks").test_tasks
+    assert specification(configuration, "data/tasks").pool == 100
+    assert specification(configuration, "data/benchmark").pool is None  # not among its files
+    pooled["benchmark"]["pool_files"] = {
+        "source": "hub",
+        "repository": "x/all",
+        "revision": "v1",
+        "files": ["data/m-*.parquet"],
+    }
+    fetched = specification(load_configuration(pooled), "data/pool-files")
+    assert fetched.model_dump() == {
+        "repository": "x/all",
+        "revision": "v1",
+        "files": ["data/m-*.parquet"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pool", None, "benchmark.pool: missing, and benchmark.pool_files needs it"),
+        ("pool_files/folder", None, "benchmark.pool_files.folder: missing, and source folder"),
+        ("pool_files/source", "hub", "benchmark.pool_files.repository: missing, and source hub"),
+        ("pool_files/files", ["a.csv"], "a.csv is neither .parquet nor .jsonl"),
+        ("pool_files/files", ["b*.parquet"], "benchmark.pool_files.files: there is no file"),
+    ],
+)
+def test_pool_files_that_cannot_be_are_told(pooled, key, value, words) -> None:
+    with pytest.raises(UserError, match=words):
+        load_configuration(put(pooled, f"benchmark/{key}", value))
+
+
+def test_the_pocket_tasks_have_no_other_pool(values, pooled) -> None:
+    pooled["benchmark"]["tasks"] = {"source": "pocket"}
+    with pytest.raises(UserError, match="benchmark.pool_files: the pocket tasks make their own"):
+        load_configuration(pooled)
+
+
+def test_the_100_rows_of_the_authors_data_are_one_file_more(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    values = read_values("config/paper.yaml", "config/pool-100.yaml")
+    fetched = specification(load_configuration(values), "data/pool-files")
+    assert fetched.repository == "bigheiniuJ/EvalMetaICLAll"
+
+
 def test_the_schema_that_editors_read_is_up_to_date() -> None:
     assert json.loads(FILE.read_text(encoding="utf-8")) == json_schema()
 

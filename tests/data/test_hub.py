@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
-from mend.configuration.specs.hub import BenchmarkDownload, CorpusDownload
-from mend.data.hub import download_benchmark, download_corpus
+from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
+from mend.data.hub import download_benchmark, download_files
 from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
@@ -121,8 +121,8 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     server.server_close()
 
 
-def corpus(*files: str, revision: str = "main") -> CorpusDownload:
-    return CorpusDownload(repository=SPEC.repository, revision=revision, files=list(files))
+def corpus(*files: str, revision: str = "main") -> FilesDownload:
+    return FilesDownload(repository=SPEC.repository, revision=revision, files=list(files))
 
 
 def files_of(folder: Path) -> set[str]:
@@ -148,7 +148,7 @@ def test_a_benchmark_becomes_a_local_folder(mirror, tmp_path):
 
 
 def test_patterns_choose_corpus_files(mirror, tmp_path):
-    download_corpus(corpus("en/c4-validation.*.json.gz", revision=COMMIT), tmp_path / "corpus")
+    download_files(corpus("en/c4-validation.*.json.gz", revision=COMMIT), tmp_path / "corpus")
     assert files_of(tmp_path / "corpus") == {
         "en/c4-validation.00000.json.gz",
         "en/c4-validation.00001.json.gz",
@@ -165,7 +165,7 @@ def test_all_files_that_the_hub_lacks_are_named(mirror, tmp_path):
         assert name in str(raised.value)
     assert "free" not in str(raised.value)
     with pytest.raises(UserError, match=r"has no files fr/\*\.gz"):
-        download_corpus(corpus("fr/*.gz"), tmp_path / "corpus")
+        download_files(corpus("fr/*.gz"), tmp_path / "corpus")
     assert not (tmp_path / "b").exists()
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 from importlib.util import find_spec
 
+import pyarrow.parquet
 import pytest
 
 from mend.configuration.choices import PARTITIONS
@@ -163,6 +164,27 @@ def test_a_missing_task_is_told_by_name(workflow, rows, local) -> None:
         refuse(workflow, local, "ask", "rows", "benchmark.missing_tasks")
     finally:
         hidden.rename(rows / "data" / "ask")
+
+
+def test_a_larger_pool_is_read_from_files_of_its_own(workflow, local, tmp_path) -> None:
+    seeds = local["benchmark"]["seeds"]
+    rows = [
+        {**GOOD, "input": f"{split} {seed} {number}", "seed": str(seed), "split": split}
+        for seed in seeds
+        for split in ("train", "dev", "test")
+        for number in range(30)
+    ]
+    (tmp_path / "all-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"source": "folder", "folder": str(tmp_path), "files": ["all-*.jsonl"]}
+    local["benchmark"] |= {"pool": 30, "pool_files": files}
+    local["results"] = "pooled"
+    made = workflow.snakemake("pooled/data/tasks", values=local)
+    assert made.code == 0, made.text[-2000:]
+    table = pyarrow.parquet.read_table(
+        workflow.folder / "pooled/data/tasks/ask.parquet"
+    ).to_pylist()
+    found = {(row["seed"], row["input"]) for row in table if row["split"] == "pool"}
+    assert found == {(seed, f"train {seed} {number}") for seed in seeds for number in range(30)}
 
 
 def test_good_rows_are_accepted(workflow, local) -> None:

@@ -81,6 +81,8 @@ REACHED = {
     "pocket_world": POCKET | names("data.layout pocket.world"),
     "download_benchmark": TASKS - names("data.tasks progress")
     | names("configuration.specs.hub data.hub"),
+    "pool": TASKS - names("configuration.specs.tasks data.tasks")
+    | names("configuration.specs.pool data.pool"),
     "tasks": TASKS,
     "chunks": JOB | names("configuration.specs.chunks data.corpus"),
     "train_episodes": TASKS
@@ -115,7 +117,7 @@ REACHED = {
     | STYLES
     | names("figures.curves report report.pictures report.runs", "reporting."),
 }
-REACHED["download_corpus"] = REACHED["download_benchmark"]
+REACHED["download_corpus"] = REACHED["download_pool"] = REACHED["download_benchmark"]
 REACHED["finetuning_teacher"] = REACHED["pretraining_teacher"]
 REACHED["finetune"] = REACHED["pretrain"]
 REACHED["study_figure"] = REACHED["figure"]
@@ -150,7 +152,7 @@ def test_a_training_runs_again_for_scoring_only_if_it_stops_by_scores(rule: str)
 
 
 @pytest.mark.parametrize(
-    "rule", ["pocket_world", "download_benchmark", "download_corpus", "tasks", "chunks"]
+    "rule", ["pocket_world", "download_benchmark", "download_corpus", "pool", "tasks", "chunks"]
 )
 def test_data_do_not_change_with_models_and_what_is_done_with_them(rule: str) -> None:
     for name in ("models", "methods", "training", "evaluation", "analysis", "reporting"):

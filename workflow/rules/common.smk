@@ -111,8 +111,21 @@ def benchmark_rows(wildcards):
     if TASKS_SOURCE != "folder":
         return [folder]
     spec = specification(CONFIGURATION, "data/tasks")
-    files = benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, spec.pool)
+    pool = None if VALUES.benchmark.pool_files else spec.pool
+    files = benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, pool)
     return [f"{folder}/{file.name}" for file in files]
+
+
+def pool_source(wildcards):
+    """Return what must be there before larger pools can be read: a folder, or the user's files."""
+    if VALUES.benchmark.pool_files.source == "hub":
+        return [f"{R}/data/pool-files"]
+    return [file for name in CONFIGURATION.pool_files for file in sorted(glob(name))]
+
+
+def pool_folder(wildcards):
+    """Return the folder of larger pools, if they are not beside the tasks' other files."""
+    return {"pool": f"{R}/data/pool"} if VALUES.benchmark.pool_files else {}
 
 
 def corpus_source(wildcards):

@@ -82,14 +82,60 @@ rule download_corpus:
     message:
         "downloading the corpus"
     shell:
-        "python -m mend download-corpus --spec {input.spec:q} --output {output.folder:q}"
+        "python -m mend download-files --spec {input.spec:q} --output {output.folder:q}"
         " --log {log:q}"
+
+
+if VALUES.benchmark.pool_files:
+
+    rule download_pool:
+        input:
+            spec=f"{R}/data/pool-files.spec.json",
+        output:
+            folder=directory(f"{R}/data/pool-files"),
+        log:
+            f"{R}/logs/data/pool-files.log",
+        benchmark:
+            f"{R}/benchmarks/data/pool-files.jsonl"
+        localrule: True
+        conda:
+            ENVIRONMENT
+        params:
+            code=code("mend.data.hub"),
+        message:
+            "downloading the pools of demonstrations"
+        shell:
+            "python -m mend download-files --spec {input.spec:q} --output {output.folder:q}"
+            " --log {log:q}"
+
+    rule pool:
+        # Files that have all tasks together become larger train files in MetaICL's layout.
+        input:
+            pool_source,
+            spec=f"{R}/data/pool.spec.json",
+        output:
+            folder=directory(f"{R}/data/pool"),
+        log:
+            f"{R}/logs/data/pool.log",
+        benchmark:
+            f"{R}/benchmarks/data/pool.jsonl"
+        conda:
+            ENVIRONMENT
+        params:
+            files=CONFIGURATION.pool_files,
+            code=code("mend.data.pool"),
+        message:
+            "reading the pools of demonstrations"
+        shell:
+            "python -m mend pool --spec {input.spec:q} --files {params.files:q}"
+            " --output {output.folder:q} --log {log:q}"
 
 
 rule tasks:
     # Rows in MetaICL's layout become one Parquet file for each task.
     input:
         benchmark_rows,
+        unpack(pool_folder),
         spec=f"{R}/data/tasks.spec.json",
     output:
         folder=directory(f"{R}/data/tasks"),
@@ -101,12 +147,13 @@ rule tasks:
         ENVIRONMENT
     params:
         folder=CONFIGURATION.benchmark_folder,
+        optional=lambda wildcards, input: flags(input, "pool"),
         code=code("mend.data.tasks"),
     message:
         "reading the tasks' rows"
     shell:
         "python -m mend tasks --spec {input.spec:q} --folder {params.folder:q}"
-        " --output {output.folder:q} --log {log:q}"
+        " {params.optional:q} --output {output.folder:q} --log {log:q}"
 
 
 rule chunks:

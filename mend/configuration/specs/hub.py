@@ -20,8 +20,8 @@ class BenchmarkDownload(Source, TasksSpec):
     """The job that downloads tasks."""
 
 
-class CorpusDownload(Source):
-    """The job that downloads running text."""
+class FilesDownload(Source):
+    """A job that downloads running text, or a pool of demonstrations."""
 
     files: list[Text]
     """Names, or patterns with a *."""
