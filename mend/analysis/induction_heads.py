@@ -75,14 +75,14 @@ def induction_scores(llm: FrozenLLM, length: int = LONGEST_COPY) -> Tensor:
     that each token has one match.
     """
     generator = torch.Generator().manual_seed(0)
-    vocabulary = min(len(llm.tokenizer), llm.embedding.weight.shape[0])
+    vocabulary = llm.vocabulary
     length = min(length, llm.max_positions // 2, vocabulary)
     here = torch.arange(length - 1)
     total = 0
     for _ in range(SEQUENCES):
         copy = torch.randperm(vocabulary, generator=generator)[:length].tolist()
-        read = llm.text_attentions(llm.token_context([copy]), [copy])
-        total = total + read.to_context[:, 0, :, here, here + 1].mean(-1)
+        read = llm.text_attentions(llm.token_context([copy]), copy)
+        total = total + read.to_context[:, :, here, here + 1].mean(-1)
     return (total / SEQUENCES).cpu()
 
 
@@ -171,9 +171,9 @@ def attention_maps(
     found = []
     for done, item in enumerate(items, start=1):
         context = method.contexts(llm, [item.demonstrations])
-        read: Attentions = llm.query_attentions(context, [item.query])
+        read: Attentions = llm.query_attentions(context, item.query)
         parts = (read.to_context, read.to_tokens)
-        found.append(AttentionMap(*(part[layers, 0, numbers, 0].cpu() for part in parts)))
+        found.append(AttentionMap(*(part[layers, numbers, 0].cpu() for part in parts)))
         progress.update(done)
     return found
 

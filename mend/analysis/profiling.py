@@ -92,15 +92,12 @@ def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths)
 
     Yields the name of each part when it is done. Costs do not depend on which tokens are read.
     """
-    row = torch.zeros(1, dtype=torch.long, device=llm.device)
-    answer = torch.zeros(1, lengths.answer, dtype=torch.long, device=llm.device)
     context = contexts([[0] * tokens])
     yield "distillation"
     prefilled = llm.prefill(context)
     yield "context"
-    # The context is kept for other queries: this one extends a copy, as in scoring.
-    after = llm.extend(prefilled.select(row), [[0] * lengths.query])
-    llm.logits(llm.predicting_states(after, answer)).float().log_softmax(-1)
+    query, answer = [[0] * lengths.query], [[0] * lengths.answer]
+    llm.logits(llm.states_after(prefilled, [0], query, answer)).log_softmax(-1)
     yield "query"
 
 

@@ -59,15 +59,10 @@ class GroupedMethod:
         single = [ids for groups in demonstrations for ids in groups]
         at_once = len(demonstrations)
         parts = [
-            self.method.contexts(llm, single[start : start + at_once]).embeddings
+            self.method.contexts(llm, single[start : start + at_once]).vectors
             for start in range(0, len(single), at_once)
         ]
         vectors = torch.cat(parts).split([len(groups) for groups in demonstrations])
         joined = [part.flatten(0, 1) for part in vectors]
-        longest = max(len(part) for part in joined)
-        embeddings = joined[0].new_zeros(len(joined), longest, llm.width)
-        mask = torch.zeros(len(joined), longest, dtype=torch.long, device=llm.device)
-        for row, part in enumerate(joined):
-            embeddings[row, longest - len(part) :] = part
-            mask[row, longest - len(part) :] = 1
-        return Context(embeddings, mask)
+        padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        return llm.vector_context(padded, [len(part) for part in joined])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,11 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import FrozenLLM, pad_right
+from mend.models.frozen_llm import Context, FrozenLLM, TokenContext, pad_right
 from mend.models.kernels.tree_attention import (
+    can_take_trees,
     collate_trees,
     pack_trees,
-    supports_tree_attention,
     tree_states,
 )
 from mend.progress import Progress, logger
@@ -95,20 +95,81 @@ def _score_group(
     item_batch_size: int,
     context_lengths: dict[int, int] | None,
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index, scores) of the items of some contexts, each prefilled once."""
+    """Yield (index, scores) of the items of some contexts, each prefilled once where it can be."""
     firsts = [members[0] for members in group]
-    contexts = method.contexts(llm, [items[i].demonstrations for i in firsts])
+    context = method.contexts(llm, [items[i].demonstrations for i in firsts])
     if context_lengths is not None:
         numbers = (items[i].context for i in firsts)
-        context_lengths.update(zip(numbers, contexts.mask.sum(1).tolist(), strict=True))
-    prefilled = llm.prefill(contexts)
+        context_lengths.update(zip(numbers, context.lengths, strict=True))
     owned = [(row, i) for row, members in enumerate(group) for i in members]
-    score = _score_trees if supports_tree_attention(llm) else _score_rows
-    for part in _batches(owned, item_batch_size):
+    rows = [context.lengths[row] + _longest_text(items[i]) for row, i in owned]
+    _check_room(llm, items, owned, rows, context)
+    # Left of a cut there is another context for each option.
+    cut = [pair for pair, size in zip(owned, rows, strict=True) if _is_cut(items[pair[1]], size)]
+    together = [pair for pair in owned if pair not in set(cut)]
+    sizes = [context.lengths[row] + _longest_text(items[i]) for row, i in together]
+    shared = llm.can_share(context, sizes)
+    prefilled = llm.prefill(context) if shared and together else None
+    # Rows that hold their contexts take more memory.
+    for part in _batches(together, item_batch_size if prefilled else max(1, item_batch_size // 16)):
         owners = [row for row, _ in part]
         batch = [items[i] for _, i in part]
-        found = score(llm, prefilled, owners, batch, option_score)
+        if prefilled is None:
+            found = _score_rows(llm, context, owners, batch, option_score, llm.states)
+        elif llm.takes_trees and can_take_trees(llm) and all(len(item.query) for item in batch):
+            found = _score_trees(llm, prefilled, owners, batch, option_score)
+        else:
+            found = _score_rows(llm, prefilled, owners, batch, option_score, llm.states_after)
         yield from zip([i for _, i in part], found, strict=True)
+    for row, i in cut:
+        yield i, _score_cut(llm, context.tokens[row], items[i], option_score)
+
+
+def _longest_text(item: MultipleChoiceItem) -> int:
+    return len(item.query) + max(map(len, item.options))
+
+
+def _is_cut(item: MultipleChoiceItem, size: int) -> bool:
+    return item.longest is not None and size > item.longest
+
+
+def _check_room(
+    llm: FrozenLLM,
+    items: Sequence[MultipleChoiceItem],
+    owned: Sequence[tuple[int, int]],
+    rows: Sequence[int],
+    context: Context,
+) -> None:
+    """Raise UserError for an item that the LLM cannot read, or in which nothing comes first."""
+    for (row, i), size in zip(owned, rows, strict=True):
+        item = items[i]
+        if size > llm.max_positions and not _is_cut(item, size):
+            raise UserError(
+                f"an item of {size} tokens (context {context.lengths[row]}, query "
+                f"{len(item.query)}, longest option {max(map(len, item.options))}) is longer than "
+                f"the {llm.max_positions} that the LLM reads; choose a shorter "
+                "protocol.longest_context or leave the row out"
+            )
+        starts = context.lengths[row] or item.query or llm.prefix or llm.has_start_token
+        if not starts:
+            raise UserError(
+                "an item has an empty query and no context, so nothing predicts its options' first "
+                "token; leave the row out, or set llms.NAME.prefix: bos"
+            )
+
+
+def _score_cut(
+    llm: FrozenLLM, context: Sequence[int], item: MultipleChoiceItem, option_score: str
+) -> list[float]:
+    """Score an item whose context's oldest tokens fall off, as many as each option needs."""
+    texts = [[*context, *item.query] for _ in item.options]
+    kept = [
+        text[max(0, len(text) + len(option) - item.longest) :]
+        for text, option in zip(texts, item.options, strict=True)
+    ]
+    owners = range(len(kept))
+    states = llm.states(TokenContext(kept), owners, [[] for _ in kept], item.options)
+    return _scores_of_rows(llm, states, [item], option_score)[0]
 
 
 def _batches(items: list, size: int) -> list[list]:
@@ -144,32 +205,38 @@ def _score_trees(
     trees = [(item.query, item.options) for item in batch]
     # A row costs a copy of its context's keys and values. The longer it is, the more of its own
     # tokens each token attends to in vain: at half the context's length, neither costs much.
-    rows = pack_trees(trees, owners, width=prefilled.mask.shape[1] // 2)
-    chosen = torch.tensor([owners[row[0]] for row in rows], device=llm.device)
+    rows = pack_trees(trees, owners, width=int(prefilled.lengths.max()) // 2)
     packed = collate_trees([[trees[i] for i in row] for row in rows], llm.device)
-    states = tree_states(llm, prefilled.select(chosen), packed)
+    states = tree_states(llm, prefilled.select([owners[row[0]] for row in rows]), packed)
     found = _log_probabilities(llm, states, packed.state, packed.target)
     return _option_scores(found, packed.option, batch, option_score)
 
 
 def _score_rows(
     llm: FrozenLLM,
-    prefilled: Any,
+    context: Any,
     owners: list[int],
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
+    states_of: Callable[..., Tensor],
 ) -> list[list[float]]:
-    """Score items whose contexts are rows `owners` of `prefilled`, a row for each option."""
-    device = llm.device
-    selected = prefilled.select(torch.tensor(owners, device=device))
-    after_query = llm.extend(selected, [item.query for item in batch])
-    owner = torch.tensor(
-        [row for row, item in enumerate(batch) for _ in item.options], device=device
+    """Score items with a row for each option; `states_of` reads them after their contexts."""
+    pairs = [(row, item) for row, item in zip(owners, batch, strict=True) for _ in item.options]
+    options = [option for item in batch for option in item.options]
+    states = states_of(
+        context, [row for row, _ in pairs], [item.query for _, item in pairs], options
     )
-    options, mask = pad_right([option for item in batch for option in item.options], device)
+    return _scores_of_rows(llm, states, batch, option_score)
+
+
+def _scores_of_rows(
+    llm: FrozenLLM, states: Tensor, batch: Sequence[MultipleChoiceItem], option_score: str
+) -> list[list[float]]:
+    """Return the scores of items from the states of their options, (options, longest, width)."""
+    options, mask = pad_right([o for item in batch for o in item.options], llm.device)
     real = mask.bool()
-    states = llm.predicting_states(after_query.select(owner), options)[real]
-    each = torch.arange(len(states), device=device)
+    states = states[real]
+    each = torch.arange(len(states), device=llm.device)
     found = _log_probabilities(llm, states, each, options[real])
     return _option_scores(found, real.nonzero()[:, 0], batch, option_score)
 
@@ -180,7 +247,7 @@ def _log_probabilities(llm: FrozenLLM, states: Tensor, state: Tensor, target: Te
     for start in range(0, len(states), LOGITS_BATCH_SIZE):
         here = ((state >= start) & (state < start + LOGITS_BATCH_SIZE)).nonzero()[:, 0]
         logits = llm.logits(states[start : start + LOGITS_BATCH_SIZE])
-        found[here] = logits.float().log_softmax(-1)[state[here] - start, target[here]]
+        found[here] = logits.log_softmax(-1)[state[here] - start, target[here]]
     return found
 
 

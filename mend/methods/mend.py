@@ -26,6 +26,7 @@ class Mend(Method):
         """Return the distiller, which starts as a pretrained language model."""
         from mend.models.distiller import load_distiller
 
+        llm.check_vectors()
         return {"distiller": load_distiller(run.distiller, self.length, run.reading, llm)}
 
     def contexts(

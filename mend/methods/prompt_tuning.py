@@ -25,8 +25,10 @@ class PromptTuning(Method):
         """Return the prompt: embeddings of random vocabulary tokens, as Lester et al. start."""
         import torch
 
-        words = torch.randint(len(llm.tokenizer), (self.length,), device="cpu")
-        start = llm.embedding.weight[words.to(llm.device)].clone().float()
+        llm.check_vectors()
+        words = torch.randint(llm.vocabulary, (self.length,), device="cpu")
+        # By the embedding's own forward pass: some scale what they look up.
+        start = llm.embedding(words.to(llm.device)).detach().clone().float()
         return {"prompt": torch.nn.Parameter(start)}
 
     def contexts(

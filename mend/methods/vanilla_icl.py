@@ -21,5 +21,5 @@ class VanillaICL(Method):
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
     ) -> Context:
-        """Return the demonstrations' word embeddings."""
+        """Return the demonstrations' tokens."""
         return llm.token_context(demonstrations)

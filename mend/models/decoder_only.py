@@ -1,151 +1,200 @@
-"""Decoder-only LLMs: one stream of context, query and answer."""
+"""Decoder-only LLMs: one stream of prefix, context, query and answer."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mend.models.causal import causal_states
 from mend.models.frozen_llm import (
     Attentions,
     Context,
     FrozenLLM,
+    TokenContext,
+    pad_left,
     pad_right,
-    select_cache,
-    takes_position_ids,
+    rope_switch,
+    takes,
 )
-from mend.models.kernels import enabled
-from mend.models.kernels.partial_prefill import partial_prefill
-from mend.models.sharding import is_sharded
 
 
 @dataclass
 class PrefilledContext:
-    """Contexts, and the tokens that extend them, as keys and values: one row for each sequence.
+    """Contexts as keys and values: one row for each.
 
-    cache: keys and values of the n tokens so far, padding included.
-    mask: (sequences, n), 0 on the padding.
-    last_state: (sequences, width), the hidden state that predicts the next token; None if there is
-        none yet.
-    pending: (sequences, 1, width), the embedding of a context's last token, which is computed
-        together with the first extension, and its mask (sequences, 1); None after that.
+    cache: keys and values of the n tokens so far, padding included; None of empty contexts.
+    mask: (contexts, n), 0 on the padding, which is on the left; None if there is none.
+    lengths: (contexts,), how many tokens each has, the prefix included.
+    last_state: (contexts, 1, width), the state that predicts the next token; of no row if there
+        is none.
     """
 
-    cache: DynamicCache
-    mask: Tensor
-    last_state: Tensor | None = None
-    pending: tuple[Tensor, Tensor] | None = None
+    cache: DynamicCache | None
+    mask: Tensor | None
+    lengths: Tensor
+    last_state: Tensor
 
-    @property
-    def predicts(self) -> bool:
-        """Whether there is something that predicts the next token."""
-        return self.last_state is not None or self.pending is not None
-
-    def select(self, rows: Tensor) -> PrefilledContext:
-        """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
-        state = None if self.last_state is None else self.last_state[rows]
-        pending = None if self.pending is None else tuple(part[rows] for part in self.pending)
-        return PrefilledContext(select_cache(self.cache, rows), self.mask[rows], state, pending)
+    def select(self, owner: Sequence[int]) -> PrefilledContext:
+        """Return a copy with the given rows, repeated or left out as they say."""
+        if self.cache is None:
+            rows = torch.as_tensor(owner, device=self.lengths.device)
+            return PrefilledContext(None, None, self.lengths[rows], self.last_state[:0])
+        chosen = copy.copy(self.cache)
+        chosen.layers = [copy.copy(layer) for layer in self.cache.layers]
+        rows = torch.as_tensor(owner, device=self.lengths.device)
+        # Extending a copied layer makes new tensors: without another order nothing is copied.
+        if list(owner) != list(range(len(self.lengths))):
+            chosen.batch_select_indices(rows)
+        mask = None if self.mask is None else self.mask[rows]
+        return PrefilledContext(chosen, mask, self.lengths[rows], self.last_state[rows])
 
 
 class DecoderOnlyLLM(FrozenLLM):
-    """GPT-2, OPT, Llama and their kind.
+    """GPT-2, OPT, Llama and their kind."""
 
-    Positions count real tokens only, so that padding changes nothing
-    (`protocol.placeholder_position`).
-    """
+    def states(
+        self,
+        context: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return the states that predict tokens: see `FrozenLLM`."""
+        rows, first = self._rows(context, owner, inputs, targets)
+        return self._predicting(self._plain(context, owner, rows), first, targets)
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
-        """Freeze `model`; `dropout` leaves its dropout on (`protocol.llm_dropout_in_training`)."""
-        super().__init__(model, tokenizer, dropout)
-        self.base = model.base_model
-        self.takes_position_ids = takes_position_ids(self.base)
+    def _rows(
+        self,
+        context: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> tuple[list[list[int]], list[int]]:
+        """Return each row's tokens (0 for a vector), and where its first target is predicted."""
+        of_tokens = isinstance(context, TokenContext)
+        rows, first = [], []
+        for number, before, after in zip(owner, inputs, targets, strict=True):
+            read = context.tokens[number] if of_tokens else [0] * context.lengths[number]
+            row = [*self.prefix, *read, *before]
+            first.append(len(row) - 1)
+            # The last token is predicted, never needed; but it may decide how a row rotates.
+            rows.append([*row, *(after if rope_switch(self.body.config) else after[:-1])])
+        return rows, first
+
+    def _plain(self, context: Context, owner: Sequence[int], rows: list[list[int]]) -> Tensor:
+        ids, _ = pad_right([row or [0] for row in rows], self.device)
+        lengths = [len(row) for row in rows]
+        if isinstance(context, TokenContext):
+            return causal_states(self.body, ids, lengths)
+        return causal_states(self.body, self._with_vectors(ids, context, owner), lengths)
+
+    def _with_vectors(self, ids: Tensor, context: Context, owner: Sequence[int]) -> Tensor:
+        """Return embeddings of tokens, with each row's vectors in their places."""
+        embeddings = self.embedding(ids)
+        if len(context.lengths) == 0 or not context.vectors.shape[1]:
+            return embeddings
+        owner = torch.as_tensor(owner, device=self.device)
+        vectors = context.vectors[owner]
+        start, longest = len(self.prefix), context.vectors.shape[1]
+        if min(context.lengths) == longest:
+            parts = (embeddings[:, :start], vectors, embeddings[:, start + longest :])
+            return torch.cat(parts, dim=1)
+        lengths = torch.as_tensor(context.lengths, device=self.device)[owner]
+        real = torch.arange(longest, device=self.device) < lengths[:, None]
+        rows, places = real.nonzero(as_tuple=True)
+        return embeddings.index_put((rows, start + places), vectors[rows, places])
+
+    def _predicting(
+        self, states: Tensor, first: Sequence[int], targets: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Gather the states of targets, (rows, longest, width); `first`: where they begin."""
+        longest = max(map(len, targets))
+        places = torch.as_tensor(first, device=self.device)[:, None]
+        places = places + torch.arange(longest, device=self.device)
+        places = places.clamp(0, states.shape[1] - 1)
+        return states[torch.arange(len(states), device=self.device)[:, None], places]
 
     def prefill(self, context: Context) -> PrefilledContext:
-        """Compute each context's keys and values; its last token stays pending.
-
-        So no token of a context is computed further than later tokens need it.
-        """
-        embeddings, mask = context.embeddings, context.mask
-        nothing = PrefilledContext(DynamicCache(config=self.model.config), mask[:, :0])
-        if mask.shape[1] == 0:
-            return nothing
-        if is_sharded(self.model) or not enabled("partial_prefill"):
-            # A sharded block is put together for its backward pass where its output is used.
-            output, whole = self._run(nothing, embeddings, mask)
-            whole.last_state = output.last_hidden_state[:, -1]
-            return whole
-        before, last = mask[:, :-1], (embeddings[:, -1:], mask[:, -1:])
-        if before.shape[1] == 0:
-            return PrefilledContext(nothing.cache, before, pending=last)
-        position_ids = self._position_ids(before, before.shape[1])
-        cache = partial_prefill(self.base, embeddings[:, :-1], before, **position_ids)
-        return PrefilledContext(cache, before, pending=last)
-
-    def extend(
-        self, prefilled: PrefilledContext, sequences: Sequence[Sequence[int]]
-    ) -> PrefilledContext:
-        """Append tokens, at least one for each row of `prefilled`, which is consumed."""
-        tokens, mask = pad_right(sequences, self.device)
-        before = 0 if prefilled.pending is None else 1
-        output, longer = self._run(prefilled, self.embedding(tokens), mask)
-        rows = torch.arange(len(sequences), device=self.device)
-        longer.last_state = output.last_hidden_state[rows, before + mask.sum(1) - 1]
-        return longer
-
-    def predicting_states(self, prefilled: PrefilledContext, tokens: Tensor) -> Tensor:
-        """Return the states that predict each of `tokens`: (sequences, n, width).
-
-        tokens: (sequences, n), padded on the right, to extend `prefilled`, which is consumed.
-        The first state is that of the last token before them; after an empty context, zeros.
-        """
-        states = self.embedding.weight.new_zeros(len(tokens), 0, self.width)
-        # The last token is predicted, never an input. Padding comes after all other tokens.
-        inputs = tokens[:, :-1]
-        if inputs.shape[1] or prefilled.pending is not None:
-            output, _ = self._run(prefilled, self.embedding(inputs), torch.ones_like(inputs))
-            states = output.last_hidden_state
-        if prefilled.pending is not None:
-            return states
-        first = prefilled.last_state
-        if first is None:
-            first = self.embedding.weight.new_zeros(len(tokens), self.width)
-        return torch.cat([first[:, None], states], dim=1)
-
-    def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
-        """Return the attention of text after each context: see `FrozenLLM`."""
-        tokens, mask = pad_right(sequences, self.device)
-        with self.attention_weights():
-            prefilled = self.prefill(context)
-            output, _ = self._run(prefilled, self.embedding(tokens), mask, output_attentions=True)
-        weights = torch.stack(output.attentions).float()[..., -tokens.shape[1] :, :]
-        before = context.mask.shape[1]
-        return Attentions(weights[..., :before], weights[..., before:])
-
-    def _position_ids(self, mask: Tensor, last: int) -> dict[str, Tensor]:
-        """Return the position ids of the last tokens of `mask`, if the model takes them."""
-        if not self.takes_position_ids:
-            return {}
-        return {"position_ids": mask.cumsum(1).sub(1).clamp(min=0)[:, -last:]}
-
-    def _run(
-        self, prefilled: PrefilledContext, embeddings: Tensor, mask: Tensor, **options: bool
-    ) -> tuple[Any, PrefilledContext]:
-        """Compute what is pending, then `embeddings`."""
-        if prefilled.pending is not None:
-            embeddings = torch.cat([prefilled.pending[0], embeddings], dim=1)
-            mask = torch.cat([prefilled.pending[1], mask], dim=1)
-        full_mask = torch.cat([prefilled.mask, mask], dim=1)
-        output = self.base(
-            inputs_embeds=embeddings,
-            attention_mask=full_mask,
-            past_key_values=prefilled.cache,
-            use_cache=True,
-            **self._position_ids(full_mask, mask.shape[1]),
-            **options,
+        """Compute each context's keys and values once; padding comes before all real tokens."""
+        lengths = [len(self.prefix) + length for length in context.lengths]
+        counts, longest = torch.tensor(lengths, device=self.device), max(lengths)
+        if not longest:
+            return PrefilledContext(None, None, counts, self.embedding.weight[:0, None])
+        mask, options = None, {}
+        if min(lengths) < longest:
+            mask = (torch.arange(longest, device=self.device) >= longest - counts[:, None]).long()
+            options["attention_mask"] = mask
+            if takes(self.body, "position_ids"):
+                options["position_ids"] = mask.cumsum(1).sub(1).clamp(min=0)
+        if isinstance(context, TokenContext):
+            rows = [[*self.prefix, *tokens] for tokens in context.tokens]
+            options["input_ids"] = pad_left(rows, self.device)[0]
+        else:
+            options["inputs_embeds"] = self._vectors_on_the_right(context, longest)
+        output = self.body(
+            past_key_values=DynamicCache(config=self.model.config), use_cache=True, **options
         )
-        return output, PrefilledContext(prefilled.cache, full_mask)
+        return PrefilledContext(
+            output.past_key_values, mask, counts, output.last_hidden_state[:, -1:]
+        )
+
+    def _vectors_on_the_right(self, context: Context, longest: int) -> Tensor:
+        """Return prefix and vectors as rows padded on the left, (contexts, longest, width)."""
+        prefix = self.embedding(torch.tensor(self.prefix, dtype=torch.long, device=self.device))
+        rows = []
+        for vectors, length in zip(context.vectors, context.lengths, strict=True):
+            missing = longest - len(prefix) - length
+            padding = vectors.new_zeros(missing, self.width)
+            rows.append(torch.cat([padding, prefix.to(vectors.dtype), vectors[:length]]))
+        return torch.stack(rows)
+
+    def states_after(
+        self,
+        prefilled: PrefilledContext,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return what `states` returns, after contexts that `prefill` read: see `FrozenLLM`."""
+        rows = [[*before, *after[:-1]] for before, after in zip(inputs, targets, strict=True)]
+        first = [len(before) for before in inputs]
+        if prefilled.cache is None:
+            empty = TokenContext([[]] * len(prefilled.lengths))
+            states = self._plain(empty, owner, rows)
+            return self._predicting(states, [place - 1 for place in first], targets)
+        after = prefilled.select(owner)
+        states = after.last_state
+        if longest := max(map(len, rows)):
+            ids, _ = pad_right(rows, self.device)
+            options = {}
+            if after.mask is not None:
+                ones = after.mask.new_ones(len(rows), longest)
+                options["attention_mask"] = torch.cat([after.mask, ones], dim=1)
+            if takes(self.body, "position_ids"):
+                # Padding takes no position that the row has not: some rotate by the largest.
+                last = torch.tensor([max(len(row), 1) - 1 for row in rows], device=self.device)
+                places = torch.arange(longest, device=self.device).minimum(last[:, None])
+                options["position_ids"] = after.lengths[:, None] + places
+            output = self.body(
+                input_ids=ids, past_key_values=after.cache, use_cache=True, **options
+            )
+            states = torch.cat([states, output.last_hidden_state], dim=1)
+        return self._predicting(states, first, targets)
+
+    def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
+        """Return the attention of text after one context: see `FrozenLLM`."""
+        rows, _ = self._rows(context, [0], [text], [[0]])
+        ids = torch.tensor(rows, device=self.device)
+        inputs = {"input_ids": ids}
+        if not isinstance(context, TokenContext):
+            inputs = {"inputs_embeds": self._with_vectors(ids, context, [0])}
+        with self.attention_weights():
+            output = self.body(**inputs, use_cache=False, output_attentions=True)
+        weights = self.stacked(output.attentions)[:, :, -len(text) :]
+        start, length = len(self.prefix), context.lengths[0]
+        return Attentions(weights[..., start : start + length], weights[..., start + length :])

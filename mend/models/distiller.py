@@ -11,9 +11,10 @@ from transformers import AutoModel, AutoTokenizer
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
 from mend.errors import UserError
-from mend.models.frozen_llm import FrozenLLM, max_positions, pad_left, pad_right, takes_position_ids
+from mend.models.causal import causal_states
+from mend.models.frozen_llm import FrozenLLM, max_positions, pad_right, takes
 from mend.models.kernels.activations import fuse_activations
-from mend.models.kernels.partial_prefill import last_states
+from mend.models.verification import has_weights, verify_distiller
 from mend.progress import logger
 
 
@@ -38,24 +39,34 @@ class Distiller(nn.Module):
         placeholder_initialisation: str = "vocabulary",
         placeholder_position: str = "after-demonstrations",
         padded_length: int | None = None,
+        prefix: Sequence[int] = (),
+        vocabulary: int | None = None,
     ) -> None:
         """Build around a base model (without its language-modelling head).
 
         length: l, the number of distilled vectors.
+        prefix: token ids before the demonstrations (`llms.*.prefix`).
+        vocabulary: how many of the backbone's embeddings are of tokens; all by default.
         padded_length: where the placeholders start if they come `after-padding`
             (`protocol.placeholder_position`).
+        Raises UserError for a backbone that reads in both directions, or reads no vectors.
         """
         super().__init__()
+        if not backbone.config.is_encoder_decoder and has_weights(backbone):
+            verify_distiller(backbone)
         self.backbone = fuse_activations(backbone)
         self.decodes = hasattr(backbone, "encoder") and hasattr(backbone, "decoder")
+        self.is_encoder = backbone.config.is_encoder_decoder and not self.decodes
         embedding = backbone.get_input_embeddings()
         width = embedding.weight.shape[1]
-        if placeholder_initialisation == "vocabulary":
-            # Clone: the placeholders are trained apart from the words they start as.
-            words = torch.randint(embedding.weight.shape[0], (length,))
-            start = embedding.weight[words].detach().clone().float()
-        else:
-            start = torch.randn(length, width) * embedding.weight.detach().float().std()
+        size = min(vocabulary or embedding.weight.shape[0], embedding.weight.shape[0])
+        words = torch.randint(size, (length,))
+        # By the embedding's own forward pass: some scale what they look up. Cloned: placeholders
+        # are trained apart from the words they start as.
+        with torch.no_grad():
+            start = embedding(words.to(embedding.weight.device)).clone().float()
+        if placeholder_initialisation == "normal":
+            start = torch.randn(length, width) * start.std()
         self.placeholders = nn.Parameter(start)
         if width == llm_width:
             self.projection: nn.Module = nn.Identity()
@@ -66,7 +77,7 @@ class Distiller(nn.Module):
             self.projection = nn.Sequential(*layers)
         self.padded_length = padded_length if placeholder_position == "after-padding" else None
         self.max_positions = max_positions(backbone.config)
-        self.takes_position_ids = takes_position_ids(backbone)
+        self.prefix = list(prefix)
 
     @property
     def length(self) -> int:
@@ -75,41 +86,59 @@ class Distiller(nn.Module):
 
     def longest_context(self, reading: ReadingSettings) -> int:
         """Return how many tokens fit before the placeholders, at most the protocol's longest."""
-        return min(reading.longest_context.distiller, self.max_positions - self.length)
+        room = self.max_positions - self.length - len(self.prefix)
+        return min(reading.longest_context.distiller, room)
 
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
+        rows = [[*self.prefix, *tokens] for tokens in demonstrations]
         if self.decodes:
-            return self._decode(demonstrations)
-        device = self.placeholders.device
-        if self.padded_length is None:
-            ids, mask = pad_left(demonstrations, device)
+            return self._decode(rows)
+        if self.padded_length is not None:
+            return self._after_padding(rows)
+        # Placeholders follow each row's own tokens, and padding comes after them.
+        device, placeholders = self.placeholders.device, self._placeholders(len(rows))
+        lengths = [len(row) + self.length for row in rows]
+        ids, _ = pad_right([[*row, *[0] * self.length] for row in rows], device)
+        embeddings = self.backbone.get_input_embeddings()(ids)
+        places = torch.tensor([len(row) for row in rows], device=device)[:, None]
+        places = places + torch.arange(self.length, device=device)
+        numbers = torch.arange(len(rows), device=device)[:, None]
+        embeddings = embeddings.index_put((numbers, places), placeholders)
+        if self.is_encoder:
+            real = torch.arange(ids.shape[1], device=device) < places[:, -1:] + 1
+            states = self.backbone(inputs_embeds=embeddings, attention_mask=real.long())
+            states = states.last_hidden_state
         else:
-            ids, mask = pad_right(demonstrations, device)
-            missing = max(0, self.padded_length - ids.shape[1])
-            ids = nn.functional.pad(ids, (0, missing))
-            mask = nn.functional.pad(mask, (0, missing))
-        placeholders = self.placeholders.expand(len(ids), -1, -1).to(self.backbone.dtype)
-        embeddings = torch.cat([self.backbone.get_input_embeddings()(ids), placeholders], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(ids), self.length)], dim=1)
-        position_ids = None
-        if self.takes_position_ids and self.padded_length is None:
-            # Only real tokens count: the vectors do not depend on the batch's padding.
-            position_ids = mask.cumsum(1).sub(1).clamp(min=0)
-        elif self.takes_position_ids:
-            position_ids = torch.arange(mask.shape[1], device=device).expand(len(ids), -1)
-        states = last_states(self.backbone, embeddings, mask, position_ids, self.length)
-        return self.projection(states.float())
+            states = causal_states(self.backbone, embeddings, lengths)
+        return self.projection(states[numbers, places].float())
 
-    def _decode(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
+    def _placeholders(self, rows: int) -> Tensor:
+        return self.placeholders.expand(rows, -1, -1).to(self.backbone.dtype)
+
+    def _after_padding(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Distil with the placeholders after the padding, as the authors' code does."""
+        ids, mask = pad_right(rows, self.placeholders.device)
+        missing = max(0, self.padded_length - ids.shape[1])
+        ids, mask = (nn.functional.pad(part, (0, missing)) for part in (ids, mask))
+        words = self.backbone.get_input_embeddings()(ids)
+        embeddings = torch.cat([words, self._placeholders(len(rows))], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), self.length)], dim=1)
+        options = {"attention_mask": mask, "use_cache": False}
+        if takes(self.backbone, "position_ids"):
+            places = torch.arange(mask.shape[1], device=mask.device)
+            options["position_ids"] = places.expand(len(rows), -1)
+        states = self.backbone(inputs_embeds=embeddings, **options).last_hidden_state
+        return self.projection(states[:, -self.length :].float())
+
+    def _decode(self, rows: Sequence[Sequence[int]]) -> Tensor:
         # Attention needs something to attend to: no demonstrations are one end of text.
         end = [self.backbone.config.eos_token_id]
-        ids, mask = pad_left([one or end for one in demonstrations], self.placeholders.device)
-        placeholders = self.placeholders.expand(len(demonstrations), -1, -1)
+        ids, mask = pad_right([row or end for row in rows], self.placeholders.device)
         states = self.backbone(
             input_ids=ids,
             attention_mask=mask,
-            decoder_inputs_embeds=placeholders.to(self.backbone.dtype),
+            decoder_inputs_embeds=self._placeholders(len(rows)),
             use_cache=False,
         ).last_hidden_state
         return self.projection(states.float())
@@ -163,6 +192,8 @@ def load_distiller(
         placeholder_initialisation=source.placeholder_initialisation,
         placeholder_position=source.placeholder_position,
         padded_length=min(longest, max_positions(backbone.config) - length),
+        prefix=llm.prefix,
+        vocabulary=llm.vocabulary,
     )
     limit = distiller.longest_context(reading)
     if limit < 1:

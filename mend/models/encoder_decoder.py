@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from mend.errors import UserError
 from mend.models.frozen_llm import (
@@ -22,9 +23,10 @@ from mend.models.frozen_llm import (
     Attentions,
     Context,
     FrozenLLM,
+    TokenContext,
+    VectorContext,
     pad_left,
     pad_right,
-    select_cache,
 )
 from mend.models.kernels import enabled
 from mend.models.kernels.cross_attention import prefill_cross_attention
@@ -36,167 +38,209 @@ SUPPORTED = ("t5", "mt5", "umt5")
 
 @dataclass
 class EncodedContext:
-    """Encoded contexts, and the decoder's tokens so far: one row for each sequence.
+    """Encoded contexts, one row for each.
 
-    encoded: (sequences, context, width) and its 0/1 mask, encoded_mask. Once the decoder's keys and
-        values of it are in the cache, of `encoded` only the shape counts.
-    cache, mask: of the decoder's tokens, as of a `mend.models.decoder_only.PrefilledContext`.
-    last_state: (sequences, width); None until the decoder has started.
+    states: (contexts, longest, width), and their 0/1 mask. cross: the decoder's keys and values of
+    them; None if it makes them as it reads.
     """
 
-    encoded: Tensor
-    encoded_mask: Tensor
-    cache: EncoderDecoderCache
+    states: Tensor
     mask: Tensor
-    last_state: Tensor | None
-
-    #: The decoder's start token predicts the first token.
-    predicts = True
-
-    def select(self, rows: Tensor) -> EncodedContext:
-        """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
-        cache = copy.copy(self.cache)
-        cache.self_attention_cache = select_cache(self.cache.self_attention_cache, rows)
-        cache.cross_attention_cache = select_cache(self.cache.cross_attention_cache, rows)
-        cache.is_updated = dict(self.cache.is_updated)
-        if cache.is_updated:
-            encoded = self.encoded[:1].expand(len(rows), -1, -1)
-        else:
-            encoded = self.encoded[rows]
-        state = None if self.last_state is None else self.last_state[rows]
-        return EncodedContext(encoded, self.encoded_mask[rows], cache, self.mask[rows], state)
+    cross: DynamicCache | None = None
 
 
 class EncoderDecoderLLM(FrozenLLM):
     """T5 and its kind."""
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
-        """Freeze `model`; `dropout` leaves its dropout on. Raises UserError if it is no T5."""
+    has_start_token = True
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        dropout: bool = False,
+        prefix: Sequence[int] = (),
+    ) -> None:
+        """Freeze `model`: see `FrozenLLM`. Raises UserError if it is no T5."""
         if model.config.model_type not in SUPPORTED:
             raise UserError(
                 f"llms: encoder-decoder models of type {model.config.model_type!r} are not "
                 f"supported; there are {', '.join(SUPPORTED)} (relative positions)"
             )
-        super().__init__(model, tokenizer, dropout)
+        super().__init__(model, tokenizer, dropout, prefix)
 
     @property
     def max_positions(self) -> int:
         """Relative positions have no limit."""
         return UNLIMITED
 
+    def states(
+        self,
+        context: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return the states that predict tokens: see `FrozenLLM`."""
+        return self._decode(self._encode(context), owner, inputs, targets)
+
     def prefill(self, context: Context) -> EncodedContext:
-        """Encode each context once.
-
-        An empty context is one end-of-text token: attention needs something to attend to.
-        """
-        embeddings, mask = context.embeddings, context.mask
-        if mask.shape[1] == 0:
-            mask = mask.new_zeros(len(mask), 1)
-            embeddings = embeddings.new_zeros(len(mask), 1, self.width)
-        last = torch.zeros_like(mask, dtype=torch.bool)
-        last[:, -1] = ~mask.any(1)
-        end = self.embedding.weight[self.model.config.eos_token_id]
-        embeddings, mask = torch.where(last[..., None], end, embeddings), mask | last
-        encoded = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
-        states = encoded.last_hidden_state
+        """Encode each context once."""
+        encoded = self._encode(context)
         if enabled("cross_attention") and not is_sharded(self.model):
-            cache = prefill_cross_attention(self.model.decoder, states)
-        else:
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        return EncodedContext(states, mask, cache, mask[:, :0], None)
+            cache = prefill_cross_attention(self.model.decoder, encoded.states)
+            encoded.cross = cache.cross_attention_cache
+        return encoded
 
-    def extend(
-        self, prefilled: EncodedContext, sequences: Sequence[Sequence[int]]
-    ) -> EncodedContext:
-        """Append tokens, at least one for each row of `prefilled`, which is consumed.
+    def states_after(
+        self,
+        prefilled: EncodedContext,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return what `states` returns, after contexts that `prefill` read.
 
-        They are padded on the left, so that the next extension follows them directly.
+        What a query's options share is decoded once.
         """
-        if prefilled.last_state is None:
-            start = self.model.config.decoder_start_token_id
-            sequences = [[start, *sequence] for sequence in sequences]
-        tokens, mask = pad_left(sequences, self.device)
-        states, longer = self._decode(prefilled, tokens, mask)
-        longer.last_state = states[:, -1]
-        return longer
+        numbers, rows = _distinct(owner, inputs)
+        if len(rows) == len(numbers) or not any(map(len, inputs)):
+            return self._decode(prefilled, owner, inputs, targets)
+        # On the left, so that what comes after follows directly.
+        start = self.model.config.decoder_start_token_id
+        texts = [[start, *inputs[row]] for row in rows]
+        tokens, mask = pad_left(texts, self.device)
+        chosen = torch.tensor([owner[row] for row in rows], device=self.device)
+        cache = self._cache(prefilled, chosen)
+        first = self._run(prefilled, chosen, tokens, mask, cache).last_hidden_state[:, -1:]
 
-    def predicting_states(self, prefilled: EncodedContext, tokens: Tensor) -> Tensor:
-        """Return the states that predict each of `tokens`: (sequences, n, width)."""
-        inputs = tokens[:, :-1]
-        if prefilled.last_state is None:
-            start = self.model.config.decoder_start_token_id
-            inputs = torch.cat([torch.full_like(tokens[:, :1], start), inputs], dim=1)
-            return self._decode(prefilled, inputs, torch.ones_like(inputs))[0]
-        first = prefilled.last_state[:, None]
-        if not inputs.shape[1]:
+        again = torch.tensor(numbers, device=self.device)
+        first, chosen = first[again], chosen[again]
+        following, _ = pad_right([target[:-1] for target in targets], self.device)
+        if not following.shape[1]:
             return first
-        states, _ = self._decode(prefilled, inputs, torch.ones_like(inputs))
-        return torch.cat([first, states], dim=1)
+        cache.batch_select_indices(again)
+        mask = torch.cat([mask[again], torch.ones_like(following)], dim=1)
+        output = self._run(prefilled, chosen, following, mask, cache)
+        return torch.cat([first, output.last_hidden_state], dim=1)
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Return the vocabulary logits, (..., vocabulary), of hidden states, (..., width)."""
-        config = self.model.config
-        is_scaled = config.model_type == "umt5" and config.tie_word_embeddings
-        if getattr(config, "scale_decoder_outputs", is_scaled):
-            states = states * config.d_model**-0.5
-        return super().logits(states)
+    def _encode(self, context: Context) -> EncodedContext:
+        """Encode each context after the prefix, padded on the right.
 
-    def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
+        Nothing at all is one end-of-text token: attention needs something to attend to.
+        """
+        end = self.model.config.eos_token_id
+        if isinstance(context, TokenContext):
+            rows = [[*self.prefix, *tokens] or [end] for tokens in context.tokens]
+            ids, mask = pad_right(rows, self.device)
+            embeddings = self.embedding(ids)
+        else:
+            embeddings, mask = self._embed_vectors(context, end)
+        states = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
+        return EncodedContext(states.last_hidden_state, mask)
+
+    def _embed_vectors(self, context: VectorContext, end: int) -> tuple[Tensor, Tensor]:
+        vectors, count = context.vectors, len(context.lengths)
+        if not self.prefix and not vectors.shape[1]:
+            ends = torch.full((count, 1), end, device=self.device)
+            return self.embedding(ends), torch.ones_like(ends)
+        prefix = torch.tensor(self.prefix, dtype=torch.long, device=self.device)
+        before = self.embedding(prefix).expand(count, -1, -1)
+        embeddings = torch.cat([before.to(vectors.dtype), vectors], dim=1)
+        lengths = torch.as_tensor(context.lengths, device=self.device)[:, None] + len(prefix)
+        return embeddings, (torch.arange(embeddings.shape[1], device=self.device) < lengths).long()
+
+    def _decode(
+        self,
+        encoded: EncodedContext,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Decode rows after their encoded contexts in one pass."""
+        start = self.model.config.decoder_start_token_id
+        rows = [[start, *i, *t[:-1]] for i, t in zip(inputs, targets, strict=True)]
+        tokens, mask = pad_right(rows, self.device)
+        chosen = torch.as_tensor(owner, device=self.device)
+        cache = None if encoded.cross is None else self._cache(encoded, chosen)
+        states = self._run(encoded, chosen, tokens, mask, cache).last_hidden_state
+        longest = max(map(len, targets))
+        places = torch.tensor([len(before) for before in inputs], device=self.device)[:, None]
+        places = places + torch.arange(longest, device=self.device)
+        places = places.clamp(max=states.shape[1] - 1)
+        return states[torch.arange(len(rows), device=self.device)[:, None], places]
+
+    def _cache(self, encoded: EncodedContext, chosen: Tensor) -> EncoderDecoderCache:
+        """Return a cache for decoding, with the keys and values of chosen contexts."""
+        if encoded.cross is None:
+            return EncoderDecoderCache(DynamicCache(), DynamicCache())
+        cross = copy.copy(encoded.cross)
+        cross.layers = [copy.copy(layer) for layer in encoded.cross.layers]
+        cross.batch_select_indices(chosen)
+        cache = EncoderDecoderCache(DynamicCache(), cross)
+        cache.is_updated = dict.fromkeys(range(len(cross.layers)), True)
+        return cache
+
+    def _run(
+        self,
+        encoded: EncodedContext,
+        chosen: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        cache: EncoderDecoderCache | None,
+        **options: bool,
+    ) -> Any:
+        """Decode tokens, (rows, n), after contexts chosen for each row."""
+        if encoded.cross is None:
+            states = encoded.states[chosen]
+        else:  # its keys and values are in the cache: only the shape counts
+            states = encoded.states[:1].expand(len(chosen), -1, -1)
+        return self.model.decoder(
+            input_ids=tokens,
+            attention_mask=mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=encoded.mask[chosen],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **options,
+        )
+
+    def _head(self, number: int) -> Tensor:
+        """Return (1, number, vocabulary) logits of a forward pass whose decoder stands still."""
+        ids = torch.zeros(1, number, dtype=torch.long, device=self.device)
+        nothing = BaseModelOutput(last_hidden_state=self.embedding.weight[None, :1])
+        return self.model(encoder_outputs=nothing, decoder_input_ids=ids).logits
+
+    def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
         """Return the attention of the decoder's tokens: over the encoder's, and over each other.
 
         The first of `to_tokens` is the start token, which is no row.
         """
         with self.attention_weights():
-            prefilled = EncoderDecoderLLM.prefill(self, context)
-            return self._attentions(prefilled, sequences, rows=slice(1, None))
+            found = self._attentions(self._encode(context), text)
+        to_context = found.to_context[..., len(self.prefix) :]
+        return Attentions(to_context[:, :, 1:], found.to_tokens[:, :, 1:])
 
-    def _attentions(
-        self, prefilled: EncodedContext, sequences: Sequence[Sequence[int]], rows: slice
-    ) -> Attentions:
+    def _attentions(self, encoded: EncodedContext, text: Sequence[int]) -> Attentions:
         start = self.model.config.decoder_start_token_id
-        tokens, mask = pad_right([[start, *sequence] for sequence in sequences], self.device)
-        output, _ = self._run(prefilled, tokens, mask, output_attentions=True)
-        kinds = (output.cross_attentions, output.attentions)
-        return Attentions(*(torch.stack(kind).float()[..., rows, :] for kind in kinds))
-
-    def _decode(
-        self, prefilled: EncodedContext, tokens: Tensor, mask: Tensor
-    ) -> tuple[Tensor, EncodedContext]:
-        output, longer = self._run(prefilled, tokens, mask)
-        return output.last_hidden_state, longer
-
-    def _run(
-        self, prefilled: EncodedContext, tokens: Tensor, mask: Tensor, **options: bool
-    ) -> tuple[Any, EncodedContext]:
-        full_mask = torch.cat([prefilled.mask, mask], dim=1)
-        output = self.model.decoder(
-            inputs_embeds=self.embedding(tokens),
-            attention_mask=full_mask,
-            encoder_hidden_states=prefilled.encoded,
-            encoder_attention_mask=prefilled.encoded_mask,
-            past_key_values=prefilled.cache,
-            use_cache=True,
-            **options,
+        tokens = torch.tensor([[start, *text]], device=self.device)
+        chosen = torch.zeros(1, dtype=torch.long, device=self.device)
+        output = self._run(
+            encoded, chosen, tokens, torch.ones_like(tokens), None, output_attentions=True
         )
-        after = EncodedContext(
-            prefilled.encoded, prefilled.encoded_mask, prefilled.cache, full_mask, None
-        )
-        return output, after
+        return Attentions(self.stacked(output.cross_attentions), self.stacked(output.attentions))
 
 
-@dataclass
-class UnencodedContext:
-    """Contexts that are encoded together with their queries; fields as of a `Context`."""
-
-    embeddings: Tensor
-    mask: Tensor
-
-    #: The decoder's start token predicts the first token.
-    predicts = True
-
-    def select(self, rows: Tensor) -> UnencodedContext:
-        """Return a copy with the given rows, (n,) indices, repeated or left out as they say."""
-        return UnencodedContext(self.embeddings[rows], self.mask[rows])
+def _distinct(owner: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Return the number of each row among those with another context or inputs, and the first."""
+    known: dict[tuple, int] = {}
+    numbers, firsts = [], []
+    for row, key in enumerate(zip(owner, map(tuple, inputs), strict=True)):
+        if key not in known:
+            known[key] = len(firsts)
+            firsts.append(row)
+        numbers.append(known[key])
+    return numbers, firsts
 
 
 class EncoderQueryLLM(EncoderDecoderLLM):
@@ -208,34 +252,52 @@ class EncoderQueryLLM(EncoderDecoderLLM):
 
     predicts_query = False
 
-    def prefill(self, context: Context) -> UnencodedContext:
-        """Keep the contexts for `extend`, which has their queries."""
-        return UnencodedContext(context.embeddings, context.mask)
-
-    def extend(
-        self, prefilled: UnencodedContext, sequences: Sequence[Sequence[int]]
-    ) -> EncodedContext:
-        """Encode each context with the query after it, at least one token for each row."""
-        tokens, mask = pad_right(sequences, self.device)
-        embeddings = torch.cat([prefilled.embeddings, self.embedding(tokens)], dim=1)
-        return super().prefill(Context(embeddings, torch.cat([prefilled.mask, mask], dim=1)))
-
-    def predicting_states(
-        self, prefilled: EncodedContext | UnencodedContext, tokens: Tensor
+    def states(
+        self,
+        context: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
     ) -> Tensor:
-        """Return the states that predict each of `tokens`: (sequences, n, width)."""
-        if isinstance(prefilled, UnencodedContext):
-            prefilled = super().prefill(Context(prefilled.embeddings, prefilled.mask))
-        return super().predicting_states(prefilled, tokens)
+        """Return the states that predict tokens; each context and query is encoded once."""
+        numbers, rows = _distinct(owner, inputs)
+        queries = [inputs[row] for row in rows]
+        joined = self._joined(context, [owner[row] for row in rows], queries)
+        return self._decode(self._encode(joined), numbers, [[] for _ in targets], targets)
 
-    def query_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
-        """Return the attention of the start token: over the context, and over the query after it.
+    def _joined(
+        self, context: Context, owner: Sequence[int], queries: Sequence[Sequence[int]]
+    ) -> Context:
+        """Return contexts with a query right after each."""
+        if isinstance(context, TokenContext):
+            pairs = zip(owner, queries, strict=True)
+            return TokenContext([[*context.tokens[o], *query] for o, query in pairs])
+        rows = []
+        for number, query in zip(owner, queries, strict=True):
+            tokens = torch.tensor(query, dtype=torch.long, device=self.device)
+            vectors = context.vectors[number, : context.lengths[number]]
+            rows.append(torch.cat([vectors, self.embedding(tokens).to(vectors.dtype)]))
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return VectorContext(padded, [len(row) for row in rows])
 
-        Queries are padded on the right with zeros.
-        """
+    def prefill(self, context: Context) -> Context:
+        """Keep the contexts for `states_after`, which has their queries."""
+        return context
+
+    def states_after(
+        self,
+        prefilled: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return what `states` returns."""
+        return self.states(prefilled, owner, inputs, targets)
+
+    def query_attentions(self, context: Context, query: Sequence[int]) -> Attentions:
+        """Return the attention of the start token: over the context, and the query after it."""
+        encoded = self._encode(self._joined(context, [0], [query]))
         with self.attention_weights():
-            prefilled = self.extend(self.prefill(context), sequences)
-            weights = self._attentions(prefilled, [[] for _ in sequences], rows=slice(None))
-        before = context.mask.shape[1]
-        encoded = weights.to_context
-        return Attentions(encoded[..., :before], encoded[..., before:])
+            weights = self._attentions(encoded, []).to_context[..., len(self.prefix) :]
+        before = context.lengths[0]
+        return Attentions(weights[..., :before], weights[..., before:])

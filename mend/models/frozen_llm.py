@@ -1,38 +1,57 @@
 """The frozen large language model (LLM), behind one face for every architecture.
 
-A method hands the LLM a `Context`; the LLM computes its keys and values (`prefill`), appends tokens
-to them (`extend`), and returns the hidden states that predict tokens (`predicting_states`), which
-become logits only where they are needed. Training, scoring and measuring use nothing else, so that
-a context of demonstrations' tokens and one of distilled vectors take exactly the same path.
+A method hands the LLM a `Context`, tokens or vectors. There are two ways through the LLM. `states`
+is one plain forward pass over rows that hold a context and what comes after it, padded on the
+right: under a causal mask that padding is seen by nobody, so that every architecture is right
+without special cases. `prefill` and `states_after` read a context once for all that comes after
+it, with its keys and values kept; `mend.models.verification` tries at loading whether an
+architecture's cache can do that. Both return the hidden states that predict tokens, which become
+logits, by the LLM's own head, only where they are needed.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from mend.errors import UserError
 from mend.models.kernels.activations import fuse_activations
 
 
-@dataclass
-class Context:
-    """What the LLM reads before a query, as word-embedding-sized vectors.
+@dataclass(frozen=True)
+class TokenContext:
+    """Contexts made of tokens, each a list of token ids."""
 
-    embeddings: (contexts, longest, width), padded on the left.
-    mask: (contexts, longest), 1 where there is something to read and 0 on the padding.
+    tokens: Sequence[Sequence[int]]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many positions each context takes."""
+        return [len(tokens) for tokens in self.tokens]
+
+
+@dataclass(frozen=True)
+class VectorContext:
+    """Contexts made of vectors of a word embedding's size.
+
+    vectors: (contexts, longest, width), padded on the right; lengths: how many each has.
     """
 
-    embeddings: Tensor
-    mask: Tensor
+    vectors: Tensor
+    lengths: Sequence[int]
+
+
+Context = TokenContext | VectorContext
 
 
 def pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -63,8 +82,8 @@ def _pad(
 class Attentions:
     """Attention weights of what is read after a context.
 
-    to_context: (layers, sequences, heads, n, context), padded on the left with zeros.
-    to_tokens: (layers, sequences, heads, n, m), over what came after the context.
+    to_context: (layers, heads, n, context), without the LLM's prefix.
+    to_tokens: (layers, heads, n, m), over what came after the context.
     Of a decoder-only LLM both are parts of one distribution; of an encoder-decoder each is one.
     """
 
@@ -73,16 +92,34 @@ class Attentions:
 
 
 class FrozenLLM:
-    """What every LLM has in common; `mend.models.loading.frozen_llm` chooses the architecture."""
+    """What every LLM has in common; `mend.models.loading.frozen_llm` chooses the architecture.
+
+    prefix: token ids that stand before every context (`llms.*.prefix`).
+    shares_contexts: whether `prefill` and `states_after` equal `states`.
+    takes_trees: whether tree attention equals it too (`mend.models.kernels.tree_attention`).
+    refuses_vectors: why the LLM cannot read vectors; None if it can.
+    """
 
     #: Whether the LLM predicts a query's tokens as it reads them; else it only reads the query.
     predicts_query = True
+    #: Whether something predicts the first token after nothing at all.
+    has_start_token = False
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, dropout: bool = False) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        dropout: bool = False,
+        prefix: Sequence[int] = (),
+    ) -> None:
         """Freeze `model`; `dropout` leaves its dropout on (`protocol.llm_dropout_in_training`)."""
         self.model = fuse_activations(model).requires_grad_(False).train(dropout)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.prefix = tokenizer, list(prefix)
         self.embedding = model.get_input_embeddings()
+        self.body = body_of(model)
+        _put_head_in_float32(model)
+        self.shares_contexts, self.takes_trees = False, False
+        self.refuses_vectors: str | None = None
 
     @property
     def width(self) -> int:
@@ -101,56 +138,112 @@ class FrozenLLM:
 
     @property
     def max_positions(self) -> int:
-        """How many tokens the LLM can read at most, context and query together."""
-        return max_positions(self.model.config)
+        """How many tokens context, query and answer may have together: the prefix is taken off."""
+        return max_positions(self.model.config) - len(self.prefix)
 
-    def token_context(self, sequences: Sequence[Sequence[int]]) -> Context:
-        """Return the context made of tokens: each of `sequences` a list of token ids."""
-        ids, mask = pad_left(sequences, self.device)
-        return Context(self.embedding(ids), mask)
+    @cached_property
+    def vocabulary(self) -> int:
+        """How many tokens have an embedding of their own; a model may have rows of padding."""
+        rows = self.embedding.weight.shape[0]
+        return rows if self.tokenizer is None else min(rows, len(self.tokenizer))
 
-    def vector_context(self, vectors: Tensor) -> Context:
-        """Return the context made of vectors, (contexts, length, width)."""
-        mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=self.device)
-        return Context(vectors.to(self.device, self.dtype), mask)
+    def token_context(self, sequences: Sequence[Sequence[int]]) -> TokenContext:
+        """Return the contexts made of tokens: each of `sequences` a list of token ids."""
+        return TokenContext(sequences)
+
+    def vector_context(self, vectors: Tensor, lengths: Sequence[int] | None = None) -> Context:
+        """Return the contexts made of vectors, (contexts, longest, width).
+
+        lengths: how many vectors each context has, if not all; the rest is padding.
+        Raises UserError for an LLM that cannot read vectors.
+        """
+        self.check_vectors()
+        if lengths is None:
+            lengths = [vectors.shape[1]] * len(vectors)
+        return VectorContext(vectors.to(self.device, self.dtype), lengths)
+
+    def check_vectors(self) -> None:
+        """Raise UserError if the LLM cannot read vectors."""
+        if self.refuses_vectors:
+            raise UserError(
+                f"llms: {self.model.config.model_type} cannot read vectors, so only methods whose "
+                f"contexts are tokens work with it ({self.refuses_vectors})"
+            )
+
+    def states(
+        self,
+        context: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return the states that predict tokens, (rows, longest, width), by one plain pass.
+
+        owner: for each row, whose context it comes after. inputs: the tokens after the context
+        that are read alone; targets: those after them that are predicted, at least one a row.
+        A state of a row's padding means nothing, nor does that of the first target where nothing
+        at all comes before it.
+        """
+        raise NotImplementedError
 
     def prefill(self, context: Context) -> Any:
-        """Compute each context's keys and values once.
+        """Compute each context's keys and values once; all contexts are empty, or none is."""
+        raise NotImplementedError
 
-        The prefilled contexts returned have `select(rows)`, a copy with the given rows, and
-        `predicts`, whether they have a state that predicts the next token.
+    def states_after(
+        self,
+        prefilled: Any,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return what `states` returns, after contexts that `prefill` read; it stays as it is."""
+        raise NotImplementedError
+
+    def can_share(self, context: Context, rows: Sequence[int]) -> bool:
+        """Return whether a context can be read once for all rows of these lengths.
+
+        rows: the positions of the longest rows, contexts included.
         """
+        if not self.shares_contexts:
+            return False
+        if len(set(context.lengths)) > 1 and counts_from_the_start(self.model.config):
+            return False
+        if 0 in context.lengths and any(context.lengths) and not self.prefix:
+            return False  # a row of nothing but padding attends to nothing
+        switch = rope_switch(self.model.config)
+        return not switch or max(rows, default=0) + len(self.prefix) <= switch
+
+    def read(
+        self,
+        context: Context,
+        owner: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return what `states` returns; contexts that several rows share are read once."""
+        lengths = context.lengths
+        rows = [
+            lengths[o] + len(i) + len(t) for o, i, t in zip(owner, inputs, targets, strict=True)
+        ]
+        if max(rows) > self.max_positions:
+            raise UserError(
+                f"llms: a row of {max(rows)} tokens is longer than the {self.max_positions} that "
+                f"the {self.model.config.model_type} reads; choose a shorter "
+                "protocol.longest_context"
+            )
+        if len(owner) > len(lengths) and self.can_share(context, rows):
+            return self.states_after(self.prefill(context), owner, inputs, targets)
+        return self.states(context, owner, inputs, targets)
+
+    def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
+        """Return the attention of text after one context: n tokens."""
         raise NotImplementedError
 
-    def extend(self, prefilled: Any, sequences: Sequence[Sequence[int]]) -> Any:
-        """Append tokens, at least one for each row of `prefilled`, which is consumed."""
-        raise NotImplementedError
-
-    def predicting_states(self, prefilled: Any, tokens: Tensor) -> Tensor:
-        """Return the states that predict each of `tokens`: (sequences, n, width).
-
-        tokens: (sequences, n), padded on the right, to extend `prefilled`, which is consumed.
-        The first state is zeros where `prefilled` does not predict.
-        """
-        raise NotImplementedError
-
-    def text_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
-        """Return the attention of text after each context: n tokens a sequence.
-
-        Rows of padding, on the right, mean nothing.
-        """
-        raise NotImplementedError
-
-    def query_attentions(self, context: Context, sequences: Sequence[Sequence[int]]) -> Attentions:
-        """Return the attention of what predicts the first token after each query (n = 1)."""
-        read = self.text_attentions(context, sequences)
-        last = torch.tensor([len(sequence) - 1 for sequence in sequences], device=self.device)
-        rows = torch.arange(len(sequences), device=self.device)
-        # Two index tensors with a slice between them: the sequences come first.
-        parts = (
-            part[:, rows, :, last].transpose(0, 1) for part in (read.to_context, read.to_tokens)
-        )
-        return Attentions(*(part[:, :, :, None] for part in parts))
+    def query_attentions(self, context: Context, query: Sequence[int]) -> Attentions:
+        """Return the attention of what predicts the first token after a query (n = 1)."""
+        read = self.text_attentions(context, query)
+        return Attentions(read.to_context[:, :, -1:], read.to_tokens[:, :, -1:])
 
     @contextmanager
     def attention_weights(self) -> Iterator[None]:
@@ -162,50 +255,131 @@ class FrozenLLM:
         finally:
             self.model.set_attn_implementation(usual)
 
+    def stacked(self, weights: Sequence[Tensor | None] | None) -> Tensor:
+        """Stack layers' attention weights of one row into (layers, heads, n, m), in float32."""
+        found = [layer for layer in weights or () if layer is not None]
+        if not found:
+            raise UserError(
+                f"llms: {self.model.config.model_type} returns no attention weights here; leave "
+                "the study attention out for it"
+            )
+        return torch.stack(found)[:, 0].float()
+
     def logits(self, states: Tensor) -> Tensor:
-        """Return the vocabulary logits, (..., vocabulary), of hidden states, (..., width)."""
-        return self.model.get_output_embeddings()(states)
+        """Return the vocabulary logits, (..., vocabulary), of hidden states, (..., width).
+
+        They come from the model's own forward pass, with `states` in its body's place, so that its
+        head's scales, caps and norms are all there; in float32.
+        """
+        flat = states.reshape(1, -1, states.shape[-1])
+        with _stands_for(self.body, flat):
+            logits = self._head(flat.shape[1])
+        return logits.reshape(*states.shape[:-1], -1).float()
+
+    def _head(self, number: int) -> Tensor:
+        """Return (1, number, vocabulary) logits of a forward pass whose body stands still."""
+        ids = torch.zeros(1, number, dtype=torch.long, device=self.device)
+        return self.model(input_ids=ids).logits
 
 
-def select_cache(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Return a copy of a cache with the given rows; the original stays as it is."""
-    chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    if any(layer.is_initialized for layer in chosen.layers):
-        chosen.batch_select_indices(rows)
-    return chosen
+def body_of(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the part of a model whose last hidden states its head reads."""
+    if model.config.is_encoder_decoder:
+        return model.decoder
+    # An OPT's head reads its decoder, around the model that it has as its base.
+    for body in (model.get_decoder(), model.base_model):
+        if body is not model and isinstance(body, PreTrainedModel):
+            return body
+    return next(child for child in model.children() if isinstance(child, PreTrainedModel))
+
+
+class _Output(BaseModelOutputWithPastAndCrossAttentions):
+    """A body's output that has nothing but hidden states, whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+@contextmanager
+def _stands_for(body: torch.nn.Module, states: Tensor) -> Iterator[None]:
+    """Let a body's forward pass return these states instead of computing any."""
+    own = body.__dict__.get("forward")
+    body.forward = lambda *_, **__: _Output(last_hidden_state=states)
+    try:
+        yield
+    finally:
+        if own is None:
+            del body.forward
+        else:
+            body.forward = own
+
+
+class _Float32Head(torch.nn.Module):
+    """A linear layer whose weights stay in 16 bits and whose logits are float32.
+
+    16 bits leave logits of about 10 a spacing of 0.06, so that options tie.
+    """
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return linear(states.float(), self.weight.float(), bias)
+
+
+def _put_head_in_float32(model: torch.nn.Module) -> None:
+    head = model.get_output_embeddings()
+    if type(head) is torch.nn.Linear and head.weight.dtype in (torch.float16, torch.bfloat16):
+        model.set_output_embeddings(_Float32Head(head))
 
 
 #: The number of positions of a model with relative positions, which has no limit.
 UNLIMITED = 10**9
 
 
-def takes_position_ids(base: torch.nn.Module) -> bool:
-    """Return whether a model takes position ids: with relative positions it does not."""
-    return "position_ids" in inspect.signature(base.forward).parameters
+def takes(module: torch.nn.Module, argument: str) -> bool:
+    """Return whether a module's forward pass names an argument."""
+    return argument in inspect.signature(module.forward).parameters
 
 
 def max_positions(config) -> int:
-    """Return how many positions a model of this configuration has.
-
-    At most the window of its layers with local attention: padding counts in their window, so that
-    only what fits it is attended to as it should be.
-    """
+    """Return how many positions a model of this configuration has."""
     if hasattr(config, "relative_attention_num_buckets"):
         return UNLIMITED
     for key in ("n_positions", "max_position_embeddings"):
         if getattr(config, key, None):
-            return min(int(getattr(config, key)), _window(config))
-    raise UserError(
-        f"{config.model_type}: its configuration names neither n_positions nor "
-        "max_position_embeddings, so its longest input is unknown"
+            return int(getattr(config, key))
+    return UNLIMITED
+
+
+def counts_from_the_start(config) -> bool:
+    """Return whether attention depends on how far a token is from a row's first one.
+
+    Layers that attend within chunks, and scales that grow with the position, count a cache's
+    padding as tokens.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    return bool(
+        getattr(config, "attention_chunk_size", None)
+        or getattr(config, "attn_temperature_tuning", None)
+        or "llama_4_scaling_beta" in rope
     )
 
 
-def _window(config) -> int:
-    """Return how many tokens every layer attends to."""
-    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
-        return config.window_size
-    if getattr(config, "use_sliding_window", True):
-        return getattr(config, "sliding_window", None) or UNLIMITED
-    return UNLIMITED
+def rope_switch(config) -> int | None:
+    """Return up to how many positions a model rotates all of them in another way than beyond.
+
+    None if it always rotates alike. Keys that were made on one side of the switch are wrong for a
+    row that ends on the other.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    # Some models have rotations of their own for each kind of layer.
+    for one in (rope, *rope.values()):
+        if isinstance(one, dict) and one.get("rope_type") == "longrope":
+            switch = one.get("original_max_position_embeddings")
+            return switch or getattr(config, "original_max_position_embeddings", None)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,25 +14,61 @@ from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.devices import choose_device
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.models.frozen_llm import FrozenLLM
+from mend.models.verification import has_weights, verify_llm
+from mend.progress import logger
 
 
 def frozen_llm(
-    model: torch.nn.Module, tokenizer: Any, dropout: bool = False, query_in: str | None = None
+    model: torch.nn.Module,
+    tokenizer: Any,
+    dropout: bool = False,
+    query_in: str | None = None,
+    prefix: Sequence[int] = (),
 ) -> FrozenLLM:
     """Return a model behind the face that the rest of the library knows.
 
     query_in: where an encoder-decoder's queries go, "decoder" (the default) or "encoder"
-    (`llms.*.query_in`). Raises UserError if it is given for a decoder-only LLM.
+    (`llms.*.query_in`). prefix: token ids before every context (`llms.*.prefix`).
+    Raises UserError if query_in is given for a decoder-only LLM, or if the library would not
+    compute what the model does (`mend.models.verification`).
     """
     if model.config.is_encoder_decoder:
         face = EncoderQueryLLM if query_in == "encoder" else EncoderDecoderLLM
-        return face(model, tokenizer, dropout)
-    if query_in:
+    elif query_in:
         raise UserError(
             f"llms: query_in: {query_in} is for encoder-decoder LLMs; leave it out for "
             f"{model.config.model_type}"
         )
-    return DecoderOnlyLLM(model, tokenizer, dropout)
+    else:
+        face = DecoderOnlyLLM
+    llm = face(model, tokenizer, dropout, prefix)
+    if has_weights(model):
+        verify_llm(llm)
+    return llm
+
+
+def prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
+    """Return the token ids that stand before every context.
+
+    prefix: `auto`, what the tokenizer itself puts before a text; `none`; `bos`, its token of that
+    kind; or a text. Raises UserError for a `bos` that the tokenizer has not, and an empty text.
+    """
+    if prefix == "none":
+        return []
+    if prefix == "bos":
+        if tokenizer.bos_token_id is None:
+            raise UserError("llms: prefix: bos, but the tokenizer has no such token; use none")
+        return [tokenizer.bos_token_id]
+    if prefix == "auto":
+        plain, own = (
+            tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True)
+        )
+        start = next((n for n in range(len(own)) if own[n : n + len(plain)] == plain), 0)
+        return list(own[:start])
+    ids = list(tokenizer(prefix, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise UserError(f"llms: prefix: {prefix!r} has no tokens; use none for no prefix")
+    return ids
 
 
 def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
@@ -49,12 +86,18 @@ def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
         tokenizer = AutoTokenizer.from_pretrained(source.path, **where)
         model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = model_class.from_pretrained(source.path, **where, **options)
-    except OSError as error:
-        raise UserError(f"llms: cannot load {source.path!r}: {error}") from error
+    except (OSError, ValueError, KeyError) as error:
+        # Of an architecture without a causal model transformers lists all that have one.
+        told = str(error).splitlines()
+        reason = told[0][:300] if told else type(error).__name__
+        raise UserError(f"llms: cannot load {source.path!r}: {reason}") from error
     if source.sharded:
         from mend.models.sharding import shard_blocks
 
         shard_blocks(model, device)
     if not source.int8:
         model = model.to(device)
-    return frozen_llm(model, tokenizer, dropout, source.query_in)
+    prefix = prefix_tokens(tokenizer, source.prefix)
+    if prefix:
+        logger.info("every context begins with %s", tokenizer.convert_ids_to_tokens(prefix))
+    return frozen_llm(model, tokenizer, dropout, source.query_in, prefix)

@@ -60,7 +60,7 @@ def _language_model(model: str, revision: str | None) -> Embed:
     except UserError as error:
         raise UserError(f"benchmark.dense_retrieval.model: {error}") from error
     encodes = llm.model.config.is_encoder_decoder
-    base = llm.model.get_encoder() if encodes else llm.model.base_model
+    base = llm.model.get_encoder() if encodes else llm.body
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> numpy.ndarray:
@@ -68,7 +68,7 @@ def _language_model(model: str, revision: str | None) -> Embed:
             llm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             for text in texts
         ]
-        ids = [tokens[: llm.max_positions] for tokens in ids]
+        ids = [[*llm.prefix, *tokens[: llm.max_positions]] for tokens in ids]
         vectors = torch.zeros(len(ids), llm.width)
         # Texts of similar length together: little padding.
         order = sorted((n for n, tokens in enumerate(ids) if tokens), key=lambda n: len(ids[n]))
@@ -76,8 +76,11 @@ def _language_model(model: str, revision: str | None) -> Embed:
             batch = order[start : start + _BATCH]
             tokens, mask = pad_right([ids[n] for n in batch], llm.device)
             states = base(input_ids=tokens, attention_mask=mask).last_hidden_state
-            total = (states * mask[..., None]).sum(1)
-            vectors[batch] = (total / mask.sum(1, keepdim=True)).float().cpu()
+            # Of the text's own tokens, in float32: the prefix is the same in each.
+            real = mask.clone()
+            real[:, : len(llm.prefix)] = 0
+            total = (states.float() * real[..., None]).sum(1)
+            vectors[batch] = (total / real.sum(1, keepdim=True).clamp(min=1)).cpu()
         return vectors.numpy()
 
     return embed

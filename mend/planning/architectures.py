@@ -95,17 +95,9 @@ class Architecture:
         return self.layers + (self.decoder_layers or self.layers)
 
     def prefill(self, tokens: float) -> Operations:
-        """Return what a forward pass over a context of so many tokens costs.
-
-        A decoder-only model reads the last one with what comes after it, and of the others the
-        last layer has keys and values alone (`mend.models.kernels.partial_prefill`).
-        """
-        if self.decoder_layers:
-            attention = 4 * self.layers * self.attention * tokens * tokens
-            return Operations(2 * tokens * self.layers * self.block, attention)
-        early, layers = max(0.0, tokens - 1), self.layers - 1
-        weights = layers * self.block + 2 * self.width * self.key_value
-        return Operations(2 * early * weights, 4 * layers * self.attention * early * early)
+        """Return what a forward pass over a context of so many tokens costs."""
+        attention = 4 * self.layers * self.attention * tokens * tokens
+        return Operations(2 * tokens * self.layers * self.block, attention)
 
     def extend(
         self, context: float, tokens: float, predicted: float, sharing: float = 1
@@ -117,9 +109,8 @@ class Architecture:
         """
         head = 2 * predicted * self.width * self.vocabulary
         if not self.decoder_layers:
-            read = tokens + min(context, 1.0)  # the context's last token with them
-            weights = 2 * read * self.layers * self.block
-            attention = 4 * self.layers * self.attention * read * (context + tokens)
+            weights = 2 * tokens * self.layers * self.block
+            attention = 4 * self.layers * self.attention * tokens * (context + tokens)
             return Operations(weights, attention, head)
         queries = self.block + 2 * self.width * self.attention  # keys and values: of the context
         keys = 2 * self.width * self.key_value

@@ -9,7 +9,6 @@ For one query, with P the parameters of a model's layers and n the tokens that i
 
 and besides attention, 4 (layers) (width) (tokens) (tokens attended to), twice that backward, and
 the output head where a token is predicted. Both are counted whole where a causal mask hides half.
-Of this, what nobody reads is left out (`Architecture.prefill`).
 
 A plan is asked for before anything is installed on a GPU's machine, of hundreds of jobs at once: it
 has closed forms, and no torch. Tests hold them to what PyTorch counts for each architecture.
@@ -145,11 +144,7 @@ class QueryCosts:
         distiller, tokens = self.distiller, self.tokens
         if distiller is None:
             return Operations()
-        if distiller.decoder_layers:
-            operations = distiller.prefill(tokens.distilled + tokens.vectors)
-        else:
-            operations = distiller.prefill(tokens.distilled)
-            operations += distiller.extend(tokens.distilled, tokens.vectors, predicted=0)
+        operations = distiller.prefill(tokens.distilled + tokens.vectors)
         if distiller.width != self.llm.width:
             operations += Operations(2 * tokens.vectors * distiller.width * self.llm.width)
         return operations

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,14 +26,16 @@ from mend.models.frozen_llm import FrozenLLM, pad_right
 class QueryBatch:
     """The collated queries of some examples.
 
-    owner: (queries,), the example that each belongs to.
-    inputs: for each query the tokens that the LLM does not predict; empty where it predicts all.
-    targets: (queries, longest), the predicted tokens, padded on the right; mask: their 0/1 mask.
+    owner: for each query, the example that it belongs to.
+    inputs: for each query the tokens that the LLM does not predict; none where it predicts all.
+    predicted: for each query the tokens that it does predict; targets: (queries, longest), the
+        same, padded on the right; mask: their 0/1 mask.
     input_length: (queries, 1), how many of the targets are x; the rest is y.
     """
 
-    owner: Tensor
+    owner: Sequence[int]
     inputs: Sequence[Sequence[int]]
+    predicted: Sequence[Sequence[int]]
     targets: Tensor
     mask: Tensor
     input_length: Tensor
@@ -46,10 +47,12 @@ def collate_queries(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> 
     queries = [query for example in examples for query in example.queries]
     owner = [index for index, example in enumerate(examples) for _ in example.queries]
     # To an LLM that predicts no queries x is an input, and y alone is predicted.
-    inputs = [] if llm.predicts_query or stage == "pretrain" else [x for x, _ in queries]
-    targets, mask = pad_right([y if inputs else [*x, *y] for x, y in queries], device)
-    lengths = torch.tensor([0 if inputs else len(x) for x, _ in queries], device=device)
-    return QueryBatch(torch.tensor(owner, device=device), inputs, targets, mask, lengths[:, None])
+    whole = llm.predicts_query or stage == "pretrain"
+    inputs = [[] if whole else x for x, _ in queries]
+    predicted = [[*x, *y] if whole else y for x, y in queries]
+    targets, mask = pad_right(predicted, device)
+    lengths = torch.tensor([len(x) if whole else 0 for x, _ in queries], device=device)
+    return QueryBatch(owner, inputs, predicted, targets, mask, lengths[:, None])
 
 
 @torch.no_grad()
@@ -59,13 +62,12 @@ def teacher_states(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> l
     For each example (tokens, width): a state for each token of its queries that the LLM predicts.
     """
     batch = collate_queries(llm, examples, stage)
-    prefilled = llm.prefill(
-        llm.token_context([example.teacher_demonstrations for example in examples])
-    )
-    states = _states(llm, prefilled, batch)[batch.mask.bool()]
-    of_query = batch.mask.sum(1)
-    counts = of_query.new_zeros(len(examples)).index_add(0, batch.owner, of_query)
-    return list(states.split(counts.tolist()))
+    context = llm.token_context([example.teacher_demonstrations for example in examples])
+    states = llm.read(context, batch.owner, batch.inputs, batch.predicted)[batch.mask.bool()]
+    counts = [0] * len(examples)
+    for example, tokens in zip(batch.owner, batch.predicted, strict=True):
+        counts[example] += len(tokens)
+    return list(states.split(counts))
 
 
 def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
@@ -112,10 +114,13 @@ def example_losses(
         used |= where[name]
 
     context = method.contexts(llm, [example.demonstrations for example in examples])
-    prefilled = llm.prefill(context)
-    if not prefilled.predicts:
-        used[:, 0] = False  # with an empty context nothing predicts the first token
-    student_logits = llm.logits(_states(llm, prefilled, batch)[used])
+    if not (llm.prefix or llm.has_start_token):
+        # After an empty context nothing predicts the first token.
+        empty = [context.lengths[example] == 0 for example in batch.owner]
+        if any(empty):
+            used[torch.tensor(empty, device=llm.device), 0] = False
+    states = llm.read(context, batch.owner, batch.inputs, batch.predicted)
+    student_logits = llm.logits(states[used])
 
     values = {}
     rows = used.nonzero()[:, 0]
@@ -138,19 +143,6 @@ def example_losses(
         divergence = kl_divergence(teacher_logits, student_logits[chosen])
         values["distill"] = _mean_by_query(divergence, rows[chosen], queries)
     return values
-
-
-def _states(llm: FrozenLLM, prefilled: Any, batch: QueryBatch) -> Tensor:
-    """Return the states that predict the queries' targets: (queries, longest, width).
-
-    prefilled: the examples' contexts, which are consumed.
-    """
-    # Every example has a query: where both are equally many, no row needs a copy.
-    if len(batch.owner) != len(prefilled.mask):
-        prefilled = prefilled.select(batch.owner)
-    if batch.inputs:
-        prefilled = llm.extend(prefilled, batch.inputs)
-    return llm.predicting_states(prefilled, batch.targets)
 
 
 def _mean_by_query(values: Tensor, rows: Tensor, queries: int, total: bool = False) -> Tensor:

@@ -33,23 +33,22 @@ class HandMade:
     """An LLM of 2 layers of 3 heads: (1, 2) is an induction head, (0, 1) half of the time."""
 
     max_positions = 24
-    tokenizer = range(50)
-    embedding = torch.nn.Embedding(50, 4)
+    vocabulary = 50
 
     def token_context(self, sequences):
         assert len(set(sequences[0])) == len(sequences[0]) == 12  # half of the positions
         return sequences
 
-    def text_attentions(self, context, sequences):
-        assert context == sequences  # the same sequence twice
-        weights = torch.zeros(2, 1, 3, 12, 12)
-        for here, token in enumerate(sequences[0]):
-            where = context[0].index(token) + 1
+    def text_attentions(self, context, text):
+        assert context == [text]  # the same sequence twice
+        weights = torch.zeros(2, 3, 12, 12)
+        for here, token in enumerate(text):
+            where = text.index(token) + 1
             if where < 12:
-                weights[1, 0, 2, here, where] = 1
-                weights[0, 0, 1, here, where] = 0.5
-            weights[0, 0, 0, here, where - 1] = 1  # maps at the same token: no induction
-        return Attentions(weights, torch.zeros(2, 1, 3, 12, 12))
+                weights[1, 2, here, where] = 1
+                weights[0, 1, here, where] = 0.5
+            weights[0, 0, here, where - 1] = 1  # at the same token: no induction
+        return Attentions(weights, torch.zeros(2, 3, 12, 12))
 
 
 def test_a_hand_made_induction_head_is_found() -> None:

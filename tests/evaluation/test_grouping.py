@@ -59,22 +59,22 @@ def ask(demonstrations: list, context: int = 0) -> MultipleChoiceItem:
 def test_one_group_of_all_is_as_without_groups(llm, plain, grouped) -> None:
     expected = plain.contexts(llm, [A, B, C])
     found = grouped.contexts(llm, [[A], [B], [C]])
-    assert torch.equal(found.embeddings, expected.embeddings)
-    assert torch.equal(found.mask, expected.mask)
+    assert torch.equal(found.vectors, expected.vectors)
+    assert found.lengths == expected.lengths
     without = score_items(llm, plain, [ask(ids, n) for n, ids in enumerate((B, A, C))])
     assert without == score_items(llm, grouped, [ask([ids], n) for n, ids in enumerate((B, A, C))])
 
 
 def test_groups_are_joined_in_order_and_do_not_see_each_other(llm, plain, grouped) -> None:
     found = grouped.contexts(llm, [[A, B, C], [C, A, D]])
-    assert found.embeddings.shape == (2, 3 * LENGTH, llm.width)
-    assert found.mask.all()
+    assert found.vectors.shape == (2, 3 * LENGTH, llm.width)
+    assert found.lengths == [3 * LENGTH] * 2
     for row, groups in enumerate(([A, B, C], [C, A, D])):
         for place, ids in enumerate(groups):
-            alone = plain.contexts(llm, [ids]).embeddings[0]
-            part = found.embeddings[row, place * LENGTH : (place + 1) * LENGTH]
+            alone = plain.contexts(llm, [ids]).vectors[0]
+            part = found.vectors[row, place * LENGTH : (place + 1) * LENGTH]
             assert torch.allclose(part, alone, atol=1e-5)
-    assert not torch.allclose(found.embeddings[0, :LENGTH], found.embeddings[0, LENGTH:-LENGTH])
+    assert not torch.allclose(found.vectors[0, :LENGTH], found.vectors[0, LENGTH:-LENGTH])
 
 
 def test_the_order_of_groups_matters_to_the_llm(llm, grouped) -> None:
@@ -85,14 +85,14 @@ def test_the_order_of_groups_matters_to_the_llm(llm, grouped) -> None:
 def test_a_batch_is_as_single_contexts(llm, grouped) -> None:
     batch = [[A], [B, C, D], [C, D], [[]], [D, []]]
     found = grouped.contexts(llm, batch)
-    assert found.embeddings.shape == (5, 3 * LENGTH, llm.width)
-    assert found.mask.sum(1).tolist() == [3, 9, 6, 3, 6]
+    assert found.vectors.shape == (5, 3 * LENGTH, llm.width)
+    assert found.lengths == [3, 9, 6, 3, 6]
     for row, groups in enumerate(batch):
         alone = grouped.contexts(llm, [groups])
-        assert alone.mask.all()
-        kept = found.embeddings[row][found.mask[row].bool()]
-        assert torch.allclose(kept, alone.embeddings[0], atol=1e-5)
-        assert not found.embeddings[row][~found.mask[row].bool()].any()
+        length = found.lengths[row]
+        assert alone.lengths == [length]
+        assert torch.allclose(found.vectors[row, :length], alone.vectors[0], atol=1e-5)
+        assert not found.vectors[row, length:].any()
     items = [ask(groups, n) for n, groups in enumerate(batch)]
     together = score_items(llm, grouped, items)
     for item, scores in zip(items, together, strict=True):

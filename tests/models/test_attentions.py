@@ -1,4 +1,4 @@
-"""The attention of any LLM: of a text or a query after a context, in a batch or alone."""
+"""The attention of any LLM: of a text or a query after a context."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from helpers.models import CONFIGURATIONS, ENCODER_DECODERS, random_llm, random_
 
 from mend.models.loading import frozen_llm
 
-CONTEXTS = [random_tokens(9, 1), random_tokens(4, 2)]
-QUERIES = [random_tokens(3, 3), random_tokens(5, 4)]
+CONTEXT, QUERY = random_tokens(9, 1), random_tokens(3, 3)
 
 
 def face(name: str):
@@ -23,29 +22,38 @@ FACES = [*CONFIGURATIONS, *ENCODER_DECODERS, "query-in-encoder"]
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_batch_and_padding_change_no_attention(name: str) -> None:
+def test_weights_are_of_the_context_and_of_what_came_after_it(name: str) -> None:
     llm = face(name)
-    together = llm.query_attentions(llm.token_context(CONTEXTS), QUERIES)
-    for row, (context, query) in enumerate(zip(CONTEXTS, QUERIES, strict=True)):
-        alone = llm.query_attentions(llm.token_context([context]), [query])
-        assert alone.to_context.shape == (2, 1, 4, 1, len(context))
-        start = alone.to_tokens.shape[-1] - len(query)
-        assert start in (0, 1)
-        padding = len(CONTEXTS[0]) - len(context)
-        of_row = together.to_context[:, row]
-        torch.testing.assert_close(of_row[..., padding:], alone.to_context[:, 0])
-        tokens = together.to_tokens[:, row]
-        read = len(query) + start
-        torch.testing.assert_close(tokens[..., :read], alone.to_tokens[:, 0])
-        assert not of_row[..., :padding].any()
-        assert not tokens[..., read:].any()
+    read = llm.query_attentions(llm.token_context([CONTEXT]), QUERY)
+    assert read.to_context.shape == (2, 4, 1, len(CONTEXT))
+    assert read.to_tokens.shape[-1] - len(QUERY) in (0, 1)  # a start token
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_vectors_of_words_are_attended_to_as_the_words(name: str) -> None:
+    llm = face(name)
+    words = llm.query_attentions(llm.token_context([CONTEXT]), QUERY)
+    vectors = llm.vector_context(llm.embedding(torch.tensor([CONTEXT])))
+    same = llm.query_attentions(vectors, QUERY)
+    torch.testing.assert_close(words.to_context, same.to_context)
+    torch.testing.assert_close(words.to_tokens, same.to_tokens)
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_a_prefix_is_no_part_of_the_context(name: str) -> None:
+    llm = face(name)
+    plain = llm.query_attentions(llm.token_context([[3, *CONTEXT]]), QUERY)
+    llm.prefix = [3]
+    found = llm.query_attentions(llm.token_context([CONTEXT]), QUERY)
+    torch.testing.assert_close(found.to_context, plain.to_context[..., 1:])
+    torch.testing.assert_close(found.to_tokens, plain.to_tokens)
 
 
 @pytest.mark.parametrize("name", FACES)
 def test_attention_sums_to_one(name: str) -> None:
     llm = face(name)
     for ask in (llm.query_attentions, llm.text_attentions):
-        read = ask(llm.token_context(CONTEXTS[:1]), QUERIES[:1])
+        read = ask(llm.token_context([CONTEXT]), QUERY)
         sums = [part.sum(-1) for part in (read.to_context, read.to_tokens)]
         two = name in ENCODER_DECODERS or (
             name == "query-in-encoder" and ask == llm.text_attentions
@@ -59,9 +67,9 @@ def test_looking_at_attention_leaves_the_llm_as_it_was(name: str) -> None:
     llm = face(name)
     usual = llm.model.config._attn_implementation
     assert usual != "eager"
-    text = llm.text_attentions(llm.token_context(CONTEXTS[:1]), QUERIES[:1])
-    query = llm.query_attentions(llm.token_context(CONTEXTS[:1]), QUERIES[:1])
+    text = llm.text_attentions(llm.token_context([CONTEXT]), QUERY)
+    query = llm.query_attentions(llm.token_context([CONTEXT]), QUERY)
     assert llm.model.config._attn_implementation == usual
     # What predicts the answer is the query's last token.
-    torch.testing.assert_close(query.to_context, text.to_context[:, :, :, -1:])
-    torch.testing.assert_close(query.to_tokens, text.to_tokens[:, :, :, -1:])
+    torch.testing.assert_close(query.to_context, text.to_context[:, :, -1:])
+    torch.testing.assert_close(query.to_tokens, text.to_tokens[:, :, -1:])

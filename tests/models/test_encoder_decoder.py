@@ -22,7 +22,7 @@ from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import distilling_part
 from mend.models.encoder_decoder import SUPPORTED
-from mend.models.frozen_llm import FrozenLLM, pad_right
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 from mend.training.losses import example_losses
 
@@ -48,8 +48,7 @@ def plain_score(llm: FrozenLLM, context: list[int], query: list[int], option: li
 def test_predicting_states_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
     contexts = [random_tokens(length, seed=length) for length in (5, 12, 1)]
     texts = [random_tokens(length, seed=50 + length) for length in (7, 3, 6)]
-    tokens, _ = pad_right(texts, llm.device)
-    states = llm.predicting_states(llm.prefill(llm.token_context(contexts)), tokens)
+    states = llm.states(llm.token_context(contexts), [0, 1, 2], [[], [], []], texts)
     for row, (context, text) in enumerate(zip(contexts, texts, strict=True)):
         found = llm.logits(states[row, : len(text)])
         torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-4, rtol=1e-4)
@@ -73,11 +72,11 @@ def test_queries_that_share_a_context_equal_plain_forward_passes(kind: str) -> N
     del config["scale_decoder_outputs"]  # each kind has its own rule
     torch.manual_seed(0)
     llm = frozen_llm(AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**config)), None)
-    tokens, _ = pad_right([random_tokens(4, seed) for seed in range(3)], llm.device)
+    texts = [random_tokens(4, seed) for seed in range(3)]
     context = random_tokens(9, seed=9)
     prefilled = llm.prefill(llm.token_context([context]))
-    states = llm.predicting_states(prefilled.select(torch.zeros(3, dtype=torch.long)), tokens)
-    for found, text in zip(llm.logits(states), tokens.tolist(), strict=True):
+    states = llm.states_after(prefilled, [0, 0, 0], [[], [], []], texts)
+    for found, text in zip(llm.logits(states), texts, strict=True):
         torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-5, rtol=1e-4)
 
 

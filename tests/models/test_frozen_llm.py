@@ -5,73 +5,112 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.models import CONFIGURATIONS, random_llm, random_tokens
-from transformers import GPT2Config, GPTNeoConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
-from mend.models.frozen_llm import max_positions, pad_right
-from mend.models.loading import load_llm
+from mend.models.frozen_llm import FrozenLLM, max_positions
+from mend.models.loading import frozen_llm, load_llm
 
 ARCHITECTURES = sorted(CONFIGURATIONS)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_predicting_states_equal_one_plain_forward_pass(architecture: str) -> None:
-    llm = random_llm(architecture)
-    contexts = [random_tokens(length, seed=length) for length in (5, 12, 1)]
-    texts = [random_tokens(length, seed=50 + length) for length in (7, 3, 6)]
-    tokens, _ = pad_right(texts, llm.device)
-    states = llm.predicting_states(llm.prefill(llm.token_context(contexts)), tokens)
-    for row, (context, text) in enumerate(zip(contexts, texts, strict=True)):
-        plain = llm.model(torch.tensor([context + text])).logits[0]
-        expected = plain[len(context) - 1 : -1]
-        found = llm.logits(states[row, : len(text)])
+CONTEXTS = [random_tokens(length, seed=length) for length in (5, 12, 1)]
+OWNER = [0, 2, 1, 0]
+INPUTS = [random_tokens(length, seed=30 + length) for length in (2, 0, 4, 0)]
+TARGETS = [random_tokens(length, seed=50 + length) for length in (7, 3, 6, 1)]
+
+
+def plain_logits(llm: FrozenLLM, context: list[int], before: list[int], after: list[int]):
+    """Logits that predict `after`, by a forward pass of one row."""
+    tokens = [*llm.prefix, *context, *before, *after]
+    return llm.model(torch.tensor([tokens])).logits[0, -len(after) - 1 : -1]
+
+
+def assert_plain(llm: FrozenLLM, states: torch.Tensor, contexts: list[list[int]]) -> None:
+    for row, (owner, before, after) in enumerate(zip(OWNER, INPUTS, TARGETS, strict=True)):
+        found = llm.logits(states[row, : len(after)])
+        expected = plain_logits(llm, contexts[owner], before, after)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_reading_can_be_selected_many_times() -> None:
+@pytest.mark.parametrize("prefix", [[], [7, 3]])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_ways_equal_plain_forward_passes(architecture: str, prefix: list[int]) -> None:
+    llm = random_llm(architecture)
+    llm.prefix = prefix
+    words = llm.token_context(CONTEXTS)
+    embedded = [llm.embedding(torch.tensor(tokens)) for tokens in CONTEXTS]
+    padded = torch.nn.utils.rnn.pad_sequence(embedded, batch_first=True, padding_value=9.0)
+    for context in (words, llm.vector_context(padded, words.lengths)):
+        assert_plain(llm, llm.states(context, OWNER, INPUTS, TARGETS), CONTEXTS)
+        prefilled = llm.prefill(context)
+        for _ in range(2):  # what was prefilled stays as it is
+            states = llm.states_after(prefilled, OWNER, INPUTS, TARGETS)
+            assert_plain(llm, states, CONTEXTS)
+
+
+def test_after_an_empty_context_the_query_is_all() -> None:
     llm = random_llm()
-    prefilled = llm.prefill(llm.token_context([random_tokens(6, 1), random_tokens(9, 2)]))
-    tokens, _ = pad_right([random_tokens(4, 3)], llm.device)
-    first = llm.predicting_states(prefilled.select(torch.tensor([1])), tokens)
-    again = llm.predicting_states(prefilled.select(torch.tensor([1])), tokens)
-    other = llm.predicting_states(prefilled.select(torch.tensor([0])), tokens)
-    torch.testing.assert_close(first, again)
-    assert not torch.allclose(first, other)
+    empty = llm.token_context([[], []])
+    for states in (
+        llm.states(empty, [0, 1], INPUTS[:1] * 2, TARGETS[:2]),
+        llm.states_after(llm.prefill(empty), [0, 1], INPUTS[:1] * 2, TARGETS[:2]),
+    ):
+        for row in range(2):
+            found = llm.logits(states[row, : len(TARGETS[row])])
+            expected = plain_logits(llm, [], INPUTS[0], TARGETS[row])
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_16_bit_llm_has_logits_in_float32() -> None:
+    llm = random_llm("llama")
+    weight = llm.model.lm_head.weight.detach().bfloat16()
+    half = frozen_llm(llm.model.bfloat16(), llm.tokenizer)
+    states = torch.randn(5, llm.width).bfloat16()
+    logits = half.logits(states)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, states.float() @ weight.float().T)
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_a_model_that_looks_ahead_is_refused_by_name() -> None:
+    configuration = BertConfig(
+        vocab_size=61,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configuration)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8 if parameter.dim() > 1 else 1)
+    with pytest.raises(UserError, match="bert cannot be used.*Encoder-only"):
+        frozen_llm(model, None)
 
 
 @pytest.mark.parametrize(
     ("configuration", "positions"),
     [
-        (MistralConfig(max_position_embeddings=96, sliding_window=40), 40),
+        (MistralConfig(max_position_embeddings=96, sliding_window=40), 96),
         (MistralConfig(max_position_embeddings=96, sliding_window=None), 96),
-        (Qwen2Config(max_position_embeddings=96, sliding_window=40, use_sliding_window=True), 40),
+        (Qwen2Config(max_position_embeddings=96, sliding_window=40, use_sliding_window=True), 96),
         (Qwen2Config(max_position_embeddings=96, sliding_window=40), 96),
-        (GPTNeoConfig(max_position_embeddings=96, window_size=40), 40),
+        (GPTNeoConfig(max_position_embeddings=96, window_size=40), 96),
         (GPT2Config(n_positions=96), 96),
     ],
 )
-def test_no_more_is_read_than_every_layer_sees(configuration, positions: int) -> None:
+def test_a_window_of_attention_does_not_limit_what_is_read(configuration, positions: int) -> None:
     assert max_positions(configuration) == positions
-
-
-def test_an_empty_context_reads_the_query_alone() -> None:
-    llm = random_llm()
-    texts = [random_tokens(5, 1), random_tokens(3, 2)]
-    prefilled = llm.extend(llm.prefill(llm.token_context([[], []])), texts)
-    for row, text in enumerate(texts):
-        plain = llm.model(torch.tensor([text])).logits[0, -1]
-        torch.testing.assert_close(
-            llm.logits(prefilled.last_state)[row], plain, atol=1e-4, rtol=1e-4
-        )
-
-
-def test_vectors_that_are_word_embeddings_read_as_the_words() -> None:
-    llm = random_llm()
-    context = random_tokens(6, 4)
-    words = llm.prefill(llm.token_context([context]))
-    vectors = llm.prefill(llm.vector_context(llm.embedding(torch.tensor([context]))))
-    torch.testing.assert_close(words.last_state, vectors.last_state)
 
 
 def test_no_weight_of_the_llm_is_trained() -> None:

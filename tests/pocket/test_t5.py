@@ -48,8 +48,9 @@ def accuracy(llm, name: str, shots: int) -> float:
         context = [identifiers[w] for row in demonstrations for w in (*row.input, row.output)]
         rows = files[f"{name}_16_{seed}_dev"]
         queries = [[identifiers[word] for word in row.input] for row in rows]
-        prefilled = llm.prefill(llm.token_context([context] * len(rows)))
-        logits = llm.logits(llm.extend(prefilled, queries).last_state)
+        nothing = [[0]] * len(rows)
+        states = llm.states(llm.token_context([context]), [0] * len(rows), queries, nothing)
+        logits = llm.logits(states[:, 0])
         for row, scores in zip(rows, logits, strict=True):
             options = [identifiers[option] for option in row.options]
             right.append(row.options[scores[options].argmax()] == row.output)

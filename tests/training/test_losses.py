@@ -22,7 +22,7 @@ def expected_losses(
     sums = dict.fromkeys(LOSSES, 0.0)
     count = 0
     for example in examples():
-        vectors = method.contexts(llm, [example.demonstrations]).embeddings
+        vectors = method.contexts(llm, [example.demonstrations]).vectors
         for x, y in example.queries:
             count += 1
             text = torch.tensor([[*x, *y]])

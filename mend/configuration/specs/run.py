@@ -31,6 +31,10 @@ class LLMLoading(Settings):
     local_files_only: bool = False
     """Never look on the network."""
 
+    prefix: Text = "auto"
+    """Before every context of the LLM and of its distiller: what the tokenizer itself puts before
+    a text (auto), nothing (none), its beginning-of-sequence token (bos), or a text."""
+
     query_in: Literal["encoder", "decoder"] | None = None
     """Where an encoder-decoder LLM gets its query: decoder is the default."""
 

@@ -11,7 +11,7 @@ import os
 
 from mend.errors import UserError
 
-KERNELS = ("activations", "cross_attention", "partial_prefill", "tree_attention")
+KERNELS = ("activations", "cross_attention", "tree_attention")
 
 
 def enabled(kernel: str) -> bool:

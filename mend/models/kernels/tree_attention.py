@@ -20,32 +20,30 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from mend.models.frozen_llm import takes
 from mend.models.kernels import enabled
 
 if TYPE_CHECKING:
     from mend.models.decoder_only import DecoderOnlyLLM, PrefilledContext
     from mend.models.frozen_llm import FrozenLLM
 
-#: Decoder-only architectures whose tree attention equals plain rows, which the tests check. Others
-#: may measure distances within a row, as those with local attention do.
-ARCHITECTURES = ("gpt2", "opt", "llama", "qwen2", "gpt_neox")
-
 #: A query and its options, as token ids.
 Tree = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 
-def supports_tree_attention(llm: FrozenLLM) -> bool:
-    """Return whether an LLM takes packed trees; all others get each option in a row of its own."""
+def can_take_trees(llm: FrozenLLM) -> bool:
+    """Return whether an LLM may take packed trees; `mend.models.verification` tries if it does."""
     config = llm.model.config
     return (
         enabled("tree_attention")
-        and config.model_type in ARCHITECTURES
+        and not config.is_encoder_decoder
         # A window of attention is part of a mask, and here the mask is ours.
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+        and "local" not in getattr(config, "attention_layers", ())
+        and not getattr(config, "sliding_window", None)
         and config._attn_implementation in ("eager", "sdpa")
-        and llm.takes_position_ids
+        and takes(llm.body, "position_ids")
     )
 
 
@@ -154,30 +152,21 @@ def tree_states(llm: DecoderOnlyLLM, prefilled: PrefilledContext, rows: PackedTr
 
     prefilled: the context of each row, which is consumed.
     """
-    embeddings, position_ids, context = (
-        llm.embedding(rows.tokens),
-        rows.position_ids,
-        prefilled.mask,
-    )
-    visible, pending = rows.visible, 0
-    if prefilled.pending is not None:
-        # The context's last token comes first in the row, and sees no token of a tree.
-        embeddings = torch.cat([prefilled.pending[0], embeddings], dim=1)
-        position_ids = pad(position_ids, (1, 0), value=-1)
-        context = torch.cat([context, prefilled.pending[1]], dim=1)
-        visible, pending = pad(visible, (0, 0, 1, 0)), 1
-    context = context.bool()
-    position_ids = (context.sum(1, keepdim=True) + position_ids).clamp(min=0)
-    before = context[:, None, :].expand(-1, embeddings.shape[1], -1)
-    visible = torch.cat([before, visible], dim=2)[:, None]
+    lengths, size = prefilled.lengths, rows.tokens.shape[1]
+    cached = 0 if prefilled.cache is None else prefilled.cache.get_seq_length()
+    context = prefilled.mask
+    if context is None:
+        context = rows.tokens.new_ones(len(lengths), cached)
+    before = context.bool()[:, None, :].expand(-1, size, -1)
+    visible = torch.cat([before, rows.visible], dim=2)[:, None]
     # Added to attention scores, as every attention takes it.
     mask = torch.zeros(visible.shape, dtype=llm.dtype, device=llm.device)
     mask.masked_fill_(~visible, torch.finfo(llm.dtype).min)
-    output = llm.base(
-        inputs_embeds=embeddings,
+    output = llm.body(
+        input_ids=rows.tokens,
         attention_mask=mask,
-        position_ids=position_ids,
+        position_ids=lengths[:, None] + rows.position_ids,
         past_key_values=prefilled.cache,
-        use_cache=True,
+        use_cache=prefilled.cache is not None,
     )
-    return output.last_hidden_state[rows.row, rows.place + pending]
+    return output.last_hidden_state[rows.row, rows.place]

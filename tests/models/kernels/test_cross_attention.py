@@ -12,11 +12,10 @@ def prediction(architecture: str) -> tuple[list[torch.Tensor], int]:
     """Return states after a context that three queries share, its gradient, and the operations."""
     llm = random_llm(architecture)
     embeddings = llm.embedding(torch.tensor([random_tokens(30, seed=1)])).requires_grad_()
-    rows = torch.zeros(3, dtype=torch.long)
-    tokens = torch.tensor([random_tokens(4, seed) for seed in (2, 3, 4)])
+    texts = [random_tokens(4, seed) for seed in (2, 3, 4)]
     with FlopCounterMode(display=False) as counter:
         prefilled = llm.prefill(llm.vector_context(embeddings))
-        states = llm.predicting_states(prefilled.select(rows), tokens)
+        states = llm.states_after(prefilled, [0, 0, 0], [[], [], []], texts)
         states.square().sum().backward()
     return [states.detach(), embeddings.grad], counter.get_total_flops()
 

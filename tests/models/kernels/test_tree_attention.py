@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, Q
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.models.frozen_llm import FrozenLLM
-from mend.models.kernels.tree_attention import collate_trees, pack_trees, supports_tree_attention
+from mend.models.kernels.tree_attention import can_take_trees, collate_trees, pack_trees
 from mend.models.loading import frozen_llm
 
 TREE = ([1, 2], [[3, 4, 5], [6], [7, 8]])  # 2 + 2 + 0 + 1 tokens are inputs
@@ -81,7 +81,8 @@ def one_by_one(llm: FrozenLLM, items: list[MultipleChoiceItem]) -> list[list[flo
 def test_scores_are_those_of_single_rows(architecture: str, attention: str, monkeypatch) -> None:
     llm = random_llm(architecture)
     llm.model.set_attn_implementation(attention)
-    assert supports_tree_attention(llm)
+    assert llm.takes_trees
+    assert can_take_trees(llm)
     method = build(llm, "vanilla-icl")
     items = many_items()
     found = score_items(llm, method, items)
@@ -146,10 +147,8 @@ def test_llms_that_measure_distance_in_a_row_get_plain_rows(configuration) -> No
     with torch.no_grad():
         for parameter in llm.model.parameters():
             parameter.mul_(8 if parameter.dim() > 1 else 1)
-    assert not supports_tree_attention(llm)
-    # One context, and queries of one length: padding between tokens would be a distance, too.
-    same = [q for q in many_items() if q.context == 0 and len(q.query) == 3]
-    items = [*same, *same]
+    assert not can_take_trees(llm)
+    items = many_items()
     found = score_items(llm, build(llm, "vanilla-icl"), items)
     for rows, plain in zip(found, one_by_one(llm, items), strict=True):
         assert rows == pytest.approx(plain, abs=1e-4)

@@ -1,0 +1,47 @@
+"""One plain forward pass of a causal language model's body, over rows padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mend.errors import UserError
+from mend.models.frozen_llm import max_positions, rope_switch, takes
+
+
+def causal_states(body: torch.nn.Module, rows: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return the last hidden states of rows, (rows, longest, width).
+
+    rows: token ids, (rows, longest), or embeddings, (rows, longest, width), padded on the right;
+    lengths: how many of each are real. No real token sees what comes after it, and positions count
+    from the first, so that neither a mask nor position ids are needed. Rows on both sides of a
+    model's switch of rotations are passes of their own (`mend.models.frozen_llm.rope_switch`).
+    Raises UserError for more tokens than the model has positions.
+    """
+    switch = rope_switch(body.config)
+    longest, positions = rows.shape[1], max_positions(body.config)
+    if longest > positions:
+        raise UserError(
+            f"llms: a row of {longest} tokens is longer than the {positions} positions of a "
+            f"{body.config.model_type}; choose a shorter protocol.longest_context"
+        )
+    if switch and min(lengths) <= switch < longest:
+        short = [row for row, length in enumerate(lengths) if length <= switch]
+        long = [row for row, length in enumerate(lengths) if length > switch]
+        parts = []
+        for chosen in (short, long):
+            width = max((lengths[row] for row in chosen), default=0)
+            if chosen:
+                part = _pass(body, rows[chosen, :width])
+                parts.append(torch.nn.functional.pad(part, (0, 0, 0, longest - width)))
+        order = torch.tensor([*short, *long], device=rows.device).argsort()
+        return torch.cat(parts)[order]
+    return _pass(body, rows)
+
+
+def _pass(body: torch.nn.Module, rows: Tensor) -> Tensor:
+    name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
+    options = {"use_cache": False} if takes(body, "use_cache") else {}
+    return body(**{name: rows}, **options).last_hidden_state

@@ -1,0 +1,233 @@
+"""Whether the ways through a model give what one plain pass of it gives, tried at loading.
+
+Architectures differ in what they do with padding, caches, masks and vectors. Instead of a list of
+those that are right, every model shows it: a few short rows, read our way, are compared with plain
+passes of the model itself, one row at a time. What must be right and is not is refused by name;
+what is only speed (a context read once for many queries, options as trees) is then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mend.errors import UserError
+from mend.models.causal import causal_states
+from mend.models.frozen_llm import Context, FrozenLLM, max_positions, rope_switch
+from mend.models.kernels.tree_attention import can_take_trees, collate_trees, tree_states
+from mend.progress import logger
+
+#: Contexts of different lengths; whose each row is, what it reads alone, and what is predicted.
+_CONTEXTS = (7, 4)
+_ROWS = ((0, 3, 2), (1, 5, 1), (0, 1, 3))
+
+
+def has_weights(model: torch.nn.Module) -> bool:
+    """Return whether a model's weights are numbers: not a model of shapes alone."""
+    weight = model.get_input_embeddings().weight
+    return weight.device.type != "meta" and type(weight.data) is Tensor
+
+
+@torch.no_grad()
+def verify_llm(llm: FrozenLLM) -> None:
+    """Compare an LLM's rows with plain passes, and note what it can do.
+
+    Raises UserError, naming the architecture, if rows of tokens come out differently.
+    """
+    name = llm.model.config.model_type
+    training = llm.model.training
+    llm.model.eval()
+    contexts, owner, inputs, targets = _rows(llm.vocabulary, _longest(llm))
+    expected = _plain(llm, contexts, owner, inputs, targets)
+    tokens = llm.token_context(contexts)
+    problem = _compared(
+        lambda: llm.logits(llm.states(tokens, owner, inputs, targets)), expected, targets, llm.dtype
+    )
+    if problem:
+        raise UserError(
+            f"llms: {name} cannot be used: rows of several lengths, read together, are not what "
+            f"the model makes of each alone ({problem}). Encoder-only models, and those that look "
+            "ahead, cannot predict text"
+        )
+    llm.refuses_vectors = _problem_of_vectors(llm, contexts, owner, inputs, targets, expected)
+    problem = _compared(
+        lambda: llm.logits(llm.states_after(llm.prefill(tokens), owner, inputs, targets)),
+        expected,
+        targets,
+        llm.dtype,
+    )
+    llm.shares_contexts = problem is None
+    if problem:
+        logger.info("%s: contexts are read again for each query (%s)", name, problem)
+    elif can_take_trees(llm):
+        problem = _compared(
+            lambda: llm.logits(_tree_states(llm, tokens, owner, inputs, targets)),
+            expected,
+            targets,
+            llm.dtype,
+        )
+        llm.takes_trees = problem is None
+    llm.model.train(training)
+
+
+def _longest(llm: FrozenLLM) -> int:
+    """How many tokens a row may have; rows on both sides of a switch are no matter here."""
+    return min(llm.max_positions, rope_switch(llm.model.config) or llm.max_positions)
+
+
+def _rows(vocabulary: int, longest: int) -> tuple[list, list[int], list, list]:
+    """Return contexts, and of each row whose it is, its inputs and its targets."""
+    generator = torch.Generator().manual_seed(0)
+
+    def words(count: int) -> list[int]:
+        return torch.randint(vocabulary, (count,), generator=generator).tolist()
+
+    contexts = [words(length) for length in _CONTEXTS]
+    owner = [row[0] for row in _ROWS]
+    inputs = [words(row[1]) for row in _ROWS]
+    targets = [words(row[2]) for row in _ROWS]
+    if longest < max(_CONTEXTS) + 6:  # a very short model
+        contexts, inputs = [one[:1] for one in contexts], [one[:1] for one in inputs]
+    return contexts, owner, inputs, targets
+
+
+def _as_vectors(llm: FrozenLLM, contexts: Sequence[Sequence[int]]) -> Context:
+    """Return the contexts' tokens as the vectors that the LLM reads for them."""
+    llm.refuses_vectors = None
+    words = [llm.embedding(torch.tensor(tokens, device=llm.device)) for tokens in contexts]
+    vectors = torch.nn.utils.rnn.pad_sequence(words, batch_first=True)
+    return llm.vector_context(vectors, [len(one) for one in words])
+
+
+def _problem_of_vectors(
+    llm: FrozenLLM,
+    contexts: Sequence[Sequence[int]],
+    owner: Sequence[int],
+    inputs: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    expected: Sequence[Tensor],
+) -> str | None:
+    """Return why vectors are not read as words are, or those that are no words not at all."""
+
+    def of_words() -> Tensor:
+        return llm.logits(llm.states(_as_vectors(llm, contexts), owner, inputs, targets))
+
+    def of_others() -> Tensor:
+        context = _as_vectors(llm, contexts)
+        # Between two words: an LLM that looks tokens up again finds none.
+        between = (context.vectors + context.vectors.roll(1, 1)) / 2
+        mixed = llm.vector_context(between, context.lengths)
+        return llm.logits(llm.states(mixed, owner, inputs, targets))
+
+    problem = _compared(of_words, expected, targets, llm.dtype)
+    if problem:
+        return problem
+    try:
+        finite = bool(of_others().isfinite().all())
+    except Exception as error:  # whatever an architecture raises at what it does not know
+        return _first_line(error)
+    return None if finite else "logits are not finite"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+
+
+def _plain(
+    llm: FrozenLLM,
+    contexts: Sequence[Sequence[int]],
+    owner: Sequence[int],
+    inputs: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+) -> list[Tensor]:
+    """Return each row's logits of its targets by a pass of its own."""
+    found = []
+    for number, before, after in zip(owner, inputs, targets, strict=True):
+        context = [*llm.prefix, *contexts[number]]
+        if llm.model.config.is_encoder_decoder:
+            start = llm.model.config.decoder_start_token_id
+            if not llm.predicts_query:
+                context, before = [*context, *before], []
+            text = [start, *before, *after[:-1]]
+            given = {"decoder_input_ids": torch.tensor([text], device=llm.device)}
+        else:
+            context, given = [*context, *before, *after[:-1]], {}
+        ids = torch.tensor([context], device=llm.device)
+        logits = llm.model(input_ids=ids, **given).logits[0].float()
+        found.append(logits[-len(after) :])
+    return found
+
+
+def _tree_states(
+    llm: FrozenLLM,
+    context: Context,
+    owner: Sequence[int],
+    inputs: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+) -> Tensor:
+    """Return (rows, longest, width) states of rows as trees of one option, two in a row."""
+    trees = [[(inputs[row], [targets[row]]) for row in of] for of in ((0, 2), (1,))]
+    packed = collate_trees(trees, llm.device)
+    states = tree_states(llm, llm.prefill(context).select([0, 1]), packed)[packed.state]
+    counts = [len(targets[row]) for row in (0, 2, 1)]
+    first, third, second = states.split(counts)
+    return torch.nn.utils.rnn.pad_sequence([first, second, third], batch_first=True)
+
+
+def _compared(
+    ours: Callable[[], Tensor],
+    expected: Sequence[Tensor],
+    targets: Sequence[Sequence[int]],
+    dtype: torch.dtype,
+) -> str | None:
+    """Return what is wrong with (rows, longest, vocabulary) logits; None if nothing is."""
+    try:
+        found = ours()
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever an architecture raises at what it does not know
+        return _first_line(error)
+    # Kernels for other shapes round otherwise, and 16 bits keep three digits.
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    for row, plain in enumerate(expected):
+        mine = found[row, : len(targets[row])]
+        difference = float((mine - plain).abs().max() / plain.std().clamp(min=1e-6))
+        if not difference <= tolerance:
+            return f"logits differ by {difference:.2g} of their spread"
+    return None
+
+
+@torch.no_grad()
+def verify_distiller(backbone: torch.nn.Module) -> None:
+    """Raise UserError if a causal distiller's rows differ from plain passes of each alone."""
+    training = backbone.training
+    backbone.eval()
+    embedding = backbone.get_input_embeddings()
+    generator = torch.Generator().manual_seed(0)
+    size, longest = embedding.weight.shape[0], max_positions(backbone.config)
+    rows = [torch.randint(size, (min(n, longest),), generator=generator) for n in (9, 5)]
+    rows = [embedding(row.to(embedding.weight.device)) for row in rows]
+    # Placeholders are no words once they are trained.
+    rows = [(row + row.roll(1, 0)) / 2 for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = [len(row) for row in rows]
+
+    def alone() -> list[Tensor]:
+        return [backbone(inputs_embeds=row[None]).last_hidden_state[0] for row in rows]
+
+    try:
+        problem = _compared(
+            lambda: causal_states(backbone, padded, lengths), alone(), rows, embedding.weight.dtype
+        )
+    except Exception as error:  # whatever an architecture raises at vectors
+        problem = _first_line(error)
+    backbone.train(training)
+    if problem:
+        raise UserError(
+            f"llms: a {backbone.config.model_type} cannot be a distiller: rows of vectors, read "
+            f"together, are not what it makes of each alone ({problem}); choose a causal model "
+            "that reads vectors"
+        )
