@@ -12,13 +12,14 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import Context, FrozenLLM, TokenContext, pad_right
+from mend.models.frozen_llm import Context, FrozenLLM, TokenContext
 from mend.models.kernels.tree_attention import (
     can_take_trees,
     collate_trees,
     pack_trees,
     tree_states,
 )
+from mend.models.padding import pad_right
 from mend.progress import Progress, logger
 
 #: Hidden states whose logits, over the whole vocabulary, are in memory together.
@@ -54,11 +55,22 @@ def score_items(
     groups = list(_groups_by_context(items, context_batch_size))
     while groups:
         group = groups.pop(0)
+        # The shortest contexts come first, the longest last.
+        check = done == 0 or not groups
         try:
             for i, values in _score_group(
-                llm, method, items, group, option_score, item_batch_size, context_lengths
+                llm, method, items, group, option_score, item_batch_size, context_lengths, check
             ):
                 scores[i] = values
+        except _UnlikePlainRowsError as error:
+            logger.warning(
+                "%s: contexts read once give other scores than plain rows (%s); what is not alike "
+                "is left out, which takes longer",
+                llm.model.config.model_type,
+                error,
+            )
+            groups.insert(0, group)
+            continue
         except torch.OutOfMemoryError:
             if len(group) == item_batch_size == 1:
                 raise UserError(
@@ -94,8 +106,13 @@ def _score_group(
     option_score: str,
     item_batch_size: int,
     context_lengths: dict[int, int] | None,
+    check: bool,
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index, scores) of the items of some contexts, each prefilled once where it can be."""
+    """Yield (index, scores) of the items of some contexts, each prefilled once where it can be.
+
+    check: compare some with plain rows; raises _UnlikePlainRowsError, after which the LLM does
+    without what was not like them.
+    """
     firsts = [members[0] for members in group]
     context = method.contexts(llm, [items[i].demonstrations for i in firsts])
     if context_lengths is not None:
@@ -111,18 +128,64 @@ def _score_group(
     shared = llm.can_share(context, sizes)
     prefilled = llm.prefill(context) if shared and together else None
     # Rows that hold their contexts take more memory.
-    for part in _batches(together, item_batch_size if prefilled else max(1, item_batch_size // 16)):
+    size = item_batch_size if prefilled else max(1, item_batch_size // 16)
+    for part in _batches(together, size):
         owners = [row for row, _ in part]
         batch = [items[i] for _, i in part]
+        trees = llm.takes_trees and can_take_trees(llm) and all(len(item.query) for item in batch)
         if prefilled is None:
             found = _score_rows(llm, context, owners, batch, option_score, llm.states)
-        elif llm.takes_trees and can_take_trees(llm) and all(len(item.query) for item in batch):
-            found = _score_trees(llm, prefilled, owners, batch, option_score)
-        else:
-            found = _score_rows(llm, prefilled, owners, batch, option_score, llm.states_after)
+            yield from zip([i for _, i in part], found, strict=True)
+            continue
+        try:
+            if trees:
+                found = _score_trees(llm, prefilled, owners, batch, option_score)
+            else:
+                found = _score_rows(llm, prefilled, owners, batch, option_score, llm.states_after)
+            if check:
+                _compare_with_plain_rows(llm, context, owners, batch, option_score, found)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever an architecture raises at what it does not know
+            if not check:
+                raise
+            setattr(llm, "takes_trees" if trees else "shares_contexts", False)
+            raise _UnlikePlainRowsError(f"{type(error).__name__}: {error}") from error
         yield from zip([i for _, i in part], found, strict=True)
     for row, i in cut:
         yield i, _score_cut(llm, context.tokens[row], items[i], option_score)
+
+
+class _UnlikePlainRowsError(Exception):
+    """Contexts that were read once, or options as trees, gave other scores than plain rows."""
+
+
+def _compare_with_plain_rows(
+    llm: FrozenLLM,
+    context: Context,
+    owners: list[int],
+    batch: Sequence[MultipleChoiceItem],
+    option_score: str,
+    found: Sequence[Sequence[float]],
+) -> None:
+    """Raise _UnlikePlainRowsError if scores differ from those of plain rows.
+
+    Compared are the item after the shortest context, which has the most padding, and the longest.
+    """
+    lengths = [context.lengths[row] for row in owners]
+    sizes = [length + _longest_text(item) for length, item in zip(lengths, batch, strict=True)]
+    chosen = {lengths.index(min(lengths)), sizes.index(max(sizes))}
+    tolerance = 1e-3 if llm.dtype == torch.float32 else 0.1
+    for place in chosen:
+        plain = _score_rows(
+            llm, context, [owners[place]], [batch[place]], option_score, llm.states
+        )[0]
+        differences = [abs(a - b) for a, b in zip(plain, found[place], strict=True)]
+        scale = max(1.0, *map(abs, plain))
+        if not max(differences) <= tolerance * scale:
+            raise _UnlikePlainRowsError(
+                f"{max(differences):.2g} nats in an item of {sizes[place]} tokens"
+            )
 
 
 def _longest_text(item: MultipleChoiceItem) -> int:

@@ -11,16 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import (
-    Attentions,
-    Context,
-    FrozenLLM,
-    TokenContext,
-    pad_left,
-    pad_right,
-    rope_switch,
-    takes,
-)
+from mend.models.frozen_llm import Attentions, Context, FrozenLLM, TokenContext, rope_switch, takes
+from mend.models.padding import pad_left, pad_right
 
 
 @dataclass

@@ -12,8 +12,9 @@ from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
 from mend.errors import UserError
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import FrozenLLM, max_positions, pad_right, takes
+from mend.models.frozen_llm import FrozenLLM, max_positions, takes
 from mend.models.kernels.activations import fuse_activations
+from mend.models.padding import pad_right
 from mend.models.verification import has_weights, verify_distiller
 from mend.progress import logger
 

@@ -25,11 +25,10 @@ from mend.models.frozen_llm import (
     FrozenLLM,
     TokenContext,
     VectorContext,
-    pad_left,
-    pad_right,
 )
 from mend.models.kernels import enabled
 from mend.models.kernels.cross_attention import prefill_cross_attention
+from mend.models.padding import pad_left, pad_right
 from mend.models.sharding import is_sharded
 
 #: Architectures whose positions are relative, so that padding on the left changes nothing.

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from mend.configuration import positions
 from mend.errors import UserError
 from mend.models.kernels.activations import fuse_activations
 
@@ -54,30 +55,6 @@ class VectorContext:
 Context = TokenContext | VectorContext
 
 
-def pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stack token ids into (sequences, longest), padded on the left, and their 0/1 mask."""
-    return _pad(sequences, device, left=True)
-
-
-def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stack token ids into (sequences, longest), padded on the right, and their 0/1 mask."""
-    return _pad(sequences, device, left=False)
-
-
-def _pad(
-    sequences: Sequence[Sequence[int]], device: torch.device, left: bool
-) -> tuple[Tensor, Tensor]:
-    longest = max((len(sequence) for sequence in sequences), default=0)
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    mask = torch.zeros(len(sequences), longest, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        if len(sequence):
-            where = slice(longest - len(sequence), longest) if left else slice(len(sequence))
-            ids[row, where] = torch.as_tensor(sequence, dtype=torch.long)
-            mask[row, where] = 1
-    return ids.to(device), mask.to(device)
-
-
 @dataclass
 class Attentions:
     """Attention weights of what is read after a context.
@@ -95,8 +72,8 @@ class FrozenLLM:
     """What every LLM has in common; `mend.models.loading.frozen_llm` chooses the architecture.
 
     prefix: token ids that stand before every context (`llms.*.prefix`).
-    shares_contexts: whether `prefill` and `states_after` equal `states`.
-    takes_trees: whether tree attention equals it too (`mend.models.kernels.tree_attention`).
+    shares_contexts: whether `prefill` and `states_after` equal `states`, as far as was tried.
+    takes_trees: whether tree attention does (`mend.models.kernels.tree_attention`).
     refuses_vectors: why the LLM cannot read vectors; None if it can.
     """
 
@@ -118,7 +95,7 @@ class FrozenLLM:
         self.embedding = model.get_input_embeddings()
         self.body = body_of(model)
         _put_head_in_float32(model)
-        self.shares_contexts, self.takes_trees = False, False
+        self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
 
     @property
@@ -337,7 +314,7 @@ def _put_head_in_float32(model: torch.nn.Module) -> None:
         model.set_output_embeddings(_Float32Head(head))
 
 
-#: The number of positions of a model with relative positions, which has no limit.
+#: The number of positions of a model that has no limit.
 UNLIMITED = 10**9
 
 
@@ -346,14 +323,9 @@ def takes(module: torch.nn.Module, argument: str) -> bool:
     return argument in inspect.signature(module.forward).parameters
 
 
-def max_positions(config) -> int:
-    """Return how many positions a model of this configuration has."""
-    if hasattr(config, "relative_attention_num_buckets"):
-        return UNLIMITED
-    for key in ("n_positions", "max_position_embeddings"):
-        if getattr(config, key, None):
-            return int(getattr(config, key))
-    return UNLIMITED
+def max_positions(config: PretrainedConfig) -> int:
+    """Return how many tokens a model of this configuration can read in all."""
+    return positions.max_positions(config.to_dict()) or UNLIMITED
 
 
 def counts_from_the_start(config) -> bool:

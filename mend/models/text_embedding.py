@@ -10,8 +10,8 @@ import torch
 from mend.configuration.specs.evaluation_episodes import DenseRetrieval
 from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
-from mend.models.frozen_llm import pad_right
 from mend.models.loading import load_llm
+from mend.models.padding import pad_right
 from mend.progress import logger
 
 if TYPE_CHECKING:

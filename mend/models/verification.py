@@ -3,7 +3,8 @@
 Architectures differ in what they do with padding, caches, masks and vectors. Instead of a list of
 those that are right, every model shows it: a few short rows, read our way, are compared with plain
 passes of the model itself, one row at a time. What must be right and is not is refused by name;
-what is only speed (a context read once for many queries, options as trees) is then left out.
+what is only speed (a context read once for many queries) is then left out. Scoring compares again,
+on rows of its own (`mend.evaluation.scoring`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from torch import Tensor
 from mend.errors import UserError
 from mend.models.causal import causal_states
 from mend.models.frozen_llm import Context, FrozenLLM, max_positions, rope_switch
-from mend.models.kernels.tree_attention import can_take_trees, collate_trees, tree_states
 from mend.progress import logger
 
 #: Contexts of different lengths; whose each row is, what it reads alone, and what is predicted.
@@ -61,14 +61,6 @@ def verify_llm(llm: FrozenLLM) -> None:
     llm.shares_contexts = problem is None
     if problem:
         logger.info("%s: contexts are read again for each query (%s)", name, problem)
-    elif can_take_trees(llm):
-        problem = _compared(
-            lambda: llm.logits(_tree_states(llm, tokens, owner, inputs, targets)),
-            expected,
-            targets,
-            llm.dtype,
-        )
-        llm.takes_trees = problem is None
     llm.model.train(training)
 
 
@@ -159,22 +151,6 @@ def _plain(
         logits = llm.model(input_ids=ids, **given).logits[0].float()
         found.append(logits[-len(after) :])
     return found
-
-
-def _tree_states(
-    llm: FrozenLLM,
-    context: Context,
-    owner: Sequence[int],
-    inputs: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-) -> Tensor:
-    """Return (rows, longest, width) states of rows as trees of one option, two in a row."""
-    trees = [[(inputs[row], [targets[row]]) for row in of] for of in ((0, 2), (1,))]
-    packed = collate_trees(trees, llm.device)
-    states = tree_states(llm, llm.prefill(context).select([0, 1]), packed)[packed.state]
-    counts = [len(targets[row]) for row in (0, 2, 1)]
-    first, third, second = states.split(counts)
-    return torch.nn.utils.rnn.pad_sequence([first, second, third], batch_first=True)
 
 
 def _compared(

@@ -15,7 +15,7 @@ from random import Random
 
 import torch
 
-from mend.models.frozen_llm import pad_left
+from mend.models.padding import pad_left
 from mend.pocket.fitting import (
     ANSWER_WEIGHT,
     EASY_KINDS,

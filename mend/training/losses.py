@@ -19,7 +19,8 @@ from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import FrozenLLM, pad_right
+from mend.models.frozen_llm import FrozenLLM
+from mend.models.padding import pad_right
 
 
 @dataclass(frozen=True)

@@ -107,3 +107,53 @@ def test_equal_items_are_scored_once() -> None:
         operations.append(counter.get_total_flops())
     assert found[:9] == found[9:]
     assert operations[0] == operations[1]
+
+
+def test_a_cache_that_is_wrong_is_done_without(caplog, monkeypatch) -> None:
+    monkeypatch.setenv("MEND_KERNELS", "0")
+    llm = random_llm()
+    expected = score_items(llm, build(llm, "vanilla-icl"), items())
+    right = llm.states_after
+    llm.states_after = lambda *given: right(*given) * 1.1
+    with caplog.at_level("WARNING", logger="mend"):
+        found = score_items(llm, build(llm, "vanilla-icl"), items())
+    assert "contexts read once give other scores than plain rows" in caplog.text
+    for scores, values in zip(found, expected, strict=True):
+        assert scores == pytest.approx(values, abs=1e-4)
+
+
+def test_an_item_that_nothing_comes_before_is_refused() -> None:
+    llm = random_llm()
+    empty = MultipleChoiceItem(0, [], [], [[7, 8], [9]])
+    with pytest.raises(UserError, match="nothing predicts its options' first token"):
+        score_items(llm, build(llm, "zero-shot"), [empty, *items()])
+    llm.prefix = [5]
+    [found] = score_items(llm, build(llm, "zero-shot"), [empty])
+    expected = [plain_score(llm, [5], option, "mean") for option in empty.options]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_empty_query_is_answered_after_its_context() -> None:
+    llm = random_llm()
+    item = MultipleChoiceItem(3, random_tokens(6, 1), [], [[7, 8], [9]])
+    found = score_items(llm, build(llm, "vanilla-icl"), [*items(), item])[-1]
+    expected = [plain_score(llm, list(item.demonstrations), o, "mean") for o in item.options]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_more_than_the_llm_reads_is_refused() -> None:
+    llm = random_llm()
+    long = MultipleChoiceItem(3, random_tokens(90, 1), random_tokens(5, 2), [[7, 8], [9]])
+    with pytest.raises(UserError, match="an item of 97 tokens .* longer than the 96"):
+        score_items(llm, build(llm, "vanilla-icl"), [long])
+
+
+def test_the_oldest_tokens_fall_off_for_each_option() -> None:
+    llm = random_llm()
+    context, query = random_tokens(20, 1), random_tokens(5, 2)
+    item = MultipleChoiceItem(3, context, query, [[7, 8, 9], [9]], longest=18)
+    found = score_items(llm, build(llm, "vanilla-icl"), [*items(), item])[-1]
+    before = [*context, *query]
+    expected = [plain_score(llm, before[-15:], [7, 8, 9], "mean")]
+    expected.append(plain_score(llm, before[-17:], [9], "mean"))
+    assert found == pytest.approx(expected, abs=1e-4)

@@ -507,11 +507,11 @@ class TrainedVectors(Method):
     def trained(self, llm, run):
         """Return word embeddings: three vectors for each of the examples."""
         ids = torch.tensor([words(3, 200 + row) for row in range(len(EXAMPLES))])
-        return {"vectors": nn.Parameter(llm.embedding(ids).detach().clone())}
+        return {"words": nn.Parameter(llm.embedding(ids).detach().clone())}
 
     def contexts(self, llm, trained, demonstrations):
         """Return the examples' vectors, in order."""
-        return llm.vector_context(trained.vectors)
+        return llm.vector_context(trained.words)
 
 
 def items(lengths: Sequence[int]) -> list[MultipleChoiceItem]:
@@ -649,8 +649,8 @@ def training_differs(name: str, prefix: tuple[int, ...] = ()) -> tuple[float, fl
     method = _trained(llm)
     found = example_losses(llm, method, EXAMPLES, ALL, "finetune", OBJECTIVE)
     sum(found.values()).backward()
-    gradient = method.vectors.grad
-    vectors = method.vectors.detach().clone().requires_grad_()
+    gradient = method.words.grad
+    vectors = method.words.detach().clone().requires_grad_()
     expected = plain.losses(vectors, prefix)
     sum(expected.values()).backward()
     losses = largest([abs((found[key] / value).item() - 1) for key, value in expected.items()])

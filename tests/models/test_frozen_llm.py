@@ -17,7 +17,7 @@ from transformers import (
 from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM, max_positions
-from mend.models.loading import frozen_llm, load_llm
+from mend.models.loading import frozen_llm, load_llm, prefix_tokens
 
 ARCHITECTURES = sorted(CONFIGURATIONS)
 
@@ -125,3 +125,33 @@ def test_an_unknown_model_is_refused_by_name(tmp_path) -> None:
     )
     with pytest.raises(UserError, match="nowhere"):
         load_llm(spec)
+
+
+class Words:
+    """A tokenizer of words, with and without what it puts before a text."""
+
+    def __init__(self, before: list[int], bos: int | None) -> None:
+        self.before, self.bos_token_id = before, bos
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict:
+        ids = [10 + ord(letter) for letter in text]
+        return {"input_ids": [*self.before, *ids, 2] if add_special_tokens else ids}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "before", "expected"),
+    [
+        ("auto", [1], [1]),
+        ("auto", [], []),
+        ("none", [1], []),
+        ("bos", [], [7]),
+        ("ab", [1], [107, 108]),
+    ],
+)
+def test_what_stands_before_every_context(prefix, before, expected) -> None:
+    assert prefix_tokens(Words(before, 7), prefix) == expected
+
+
+def test_a_bos_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="prefix: bos, but the tokenizer has no such token"):
+        prefix_tokens(Words([], None), "bos")

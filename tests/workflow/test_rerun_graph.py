@@ -52,9 +52,9 @@ JOB = names("atomic_io errors progress configuration.settings")
 TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
-LLM = names("methods.base methods.built") | names(
-    "decoder_only devices encoder_decoder frozen_llm kernels kernels.activations"
-    " kernels.cross_attention kernels.partial_prefill loading sharding",
+LLM = names("configuration.positions methods.base methods.built") | names(
+    "causal decoder_only devices encoder_decoder frozen_llm kernels kernels.activations"
+    " kernels.cross_attention loading padding sharding verification",
     "models.",
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")
@@ -89,7 +89,7 @@ REACHED = {
     | names("configuration.specs.training_episodes data.seeding data.training_episodes"),
     "local_models": JOB | names("configuration.specs.local_models data.layout models.local_models"),
     "pocket_models": POCKET
-    | names("progress models.frozen_llm models.kernels models.kernels.activations")
+    | names("progress models.padding")
     | names("fitting initialisation initialisation_t5 pretrain pretrain_gpt2", "pocket.")
     | names("pocket.pretrain_t5 pocket.tokenizer"),
     "pretraining_teacher": TEACHER,

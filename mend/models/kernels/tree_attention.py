@@ -14,6 +14,7 @@ and 1.3. Encoder-decoders do without.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mend.models.frozen_llm import takes
 from mend.models.kernels import enabled
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Tree = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 
 def can_take_trees(llm: FrozenLLM) -> bool:
-    """Return whether an LLM may take packed trees; `mend.models.verification` tries if it does."""
+    """Return whether an LLM may take packed trees; scoring compares its first with plain rows."""
     config = llm.model.config
     return (
         enabled("tree_attention")
@@ -43,7 +43,7 @@ def can_take_trees(llm: FrozenLLM) -> bool:
         and "local" not in getattr(config, "attention_layers", ())
         and not getattr(config, "sliding_window", None)
         and config._attn_implementation in ("eager", "sdpa")
-        and takes(llm.body, "position_ids")
+        and "position_ids" in inspect.signature(llm.body.forward).parameters
     )
 
 

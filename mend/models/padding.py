@@ -1,0 +1,32 @@
+"""Token ids of several lengths as one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Stack token ids into (sequences, longest), padded on the left, and their 0/1 mask."""
+    return _pad(sequences, device, left=True)
+
+
+def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Stack token ids into (sequences, longest), padded on the right, and their 0/1 mask."""
+    return _pad(sequences, device, left=False)
+
+
+def _pad(
+    sequences: Sequence[Sequence[int]], device: torch.device, left: bool
+) -> tuple[Tensor, Tensor]:
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        if len(sequence):
+            where = slice(longest - len(sequence), longest) if left else slice(len(sequence))
+            ids[row, where] = torch.as_tensor(sequence, dtype=torch.long)
+            mask[row, where] = 1
+    return ids.to(device), mask.to(device)
