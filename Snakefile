@@ -17,7 +17,7 @@ import sys
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.20")
 
 # The folder of this file, also where another workflow imports it as a module.
 ROOT = str(workflow.current_basedir)

@@ -42,6 +42,12 @@ def test_every_dependency_is_in_both_kinds_of_environment(kind) -> None:
     assert wanted <= {line.partition("==")[0].lower() for line in pinned}
 
 
+def test_the_oldest_environment_has_the_lower_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = [re.fullmatch(r"([\w-]+)>=([\d.]+)", line) for line in project["dependencies"]]
+    assert pins("requirements-oldest.txt") == {bound[1]: bound[2] for bound in bounds}
+
+
 def test_the_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
     first, second = shell_blocks()
     assert first.splitlines()[-1] == "snakemake --cores 8 results/table2.csv"
