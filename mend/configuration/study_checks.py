@@ -222,7 +222,20 @@ def _run_problem(
         )
     if _untrained(variant):
         return f"{method} with {llm} is neither pretrained nor finetuned; leave one stage in"
-    return _unscored(values, llm, method, variant)
+    return _weightless(values, llm, method, variant) or _unscored(values, llm, method, variant)
+
+
+def _weightless(values: ConfigurationValues, llm: str, method: str, variant: str) -> str | None:
+    """Return which stage of a variant, or of a candidate of it, would be trained by no loss."""
+    for candidate in candidates(values, llm, method, variant):
+        for stage, settings in method_setup(values, llm, method, candidate).stages.items():
+            losses = settings.losses
+            if not any((losses.distill, losses.clm, losses.pred)):
+                return (
+                    f"all weights of {stage}.losses of {method} with {llm} are 0 ({candidate}); "
+                    f"give one a weight, or leave the stage out with {stage}: none"
+                )
+    return None
 
 
 def _unscored(values: ConfigurationValues, llm: str, method: str, variant: str) -> str | None:

@@ -281,6 +281,10 @@ def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
         ({"vary": {"template": ["newline"]}}, "no template newline"),
         ({"vary": {"selection": ["dense"]}}, "needs benchmark.dense_retrieval"),
         ({"set": {"pretrain": "none", "finetune": "none"}}, "neither pretrained nor finetuned"),
+        (
+            {"set": {"finetune.losses.distill": 0, "finetune.losses.pred": 0}},
+            r"all weights of finetune.losses of mend with pocket-gpt2 are 0.*finetune: none",
+        ),
         ({"methods": ["vanilla-icl"], "set": {"group": 4}}, "vanilla-icl does not distil"),
         ({"reference": {"run": "mend"}}, "mend is not one of MEND"),
         ({"reference": {"length": 1}}, "no axis length"),

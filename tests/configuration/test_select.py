@@ -234,6 +234,14 @@ def test_candidates_that_cannot_be_are_told(values, method, select, words) -> No
             "select.length: vary says what it is",
         ),
         (
+            {
+                "select": {"finetune.losses.distill": [1, 0]},
+                "set": {"finetune.losses.pred": 0},
+            },
+            r"all weights of finetune.losses of mend with pocket-gpt2 are 0 "
+            r"\(finetune.losses.distill=0,finetune.losses.pred=0\)",
+        ),
+        (
             {"select": {"length": [4, 8]}, "methods": ["zero-shot"]},
             "select.length: no run of the study is trained with it",
         ),
