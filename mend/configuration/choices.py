@@ -32,7 +32,7 @@ METRICS: tuple[str, ...] = get_args(Metrics)
 TaskMean = Literal["plain", "authors"]
 TASK_MEANS: tuple[str, ...] = get_args(TaskMean)
 
-Preset = Literal["default", "paper", "authors-code"]
+Preset = Literal["default", "paper", "authors-code", "metaicl"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 
 Dtype = Literal["float32", "bfloat16", "float16"]

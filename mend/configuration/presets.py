@@ -13,6 +13,12 @@ import yaml
 from mend.configuration.choices import PRESETS
 
 NOTES = """\
+`metaicl` is what MetaICL's published code does with GPT-2 and the direct method: the same tokens,
+and so the same score of every option. Demonstrations, query and option together have at most 256
+tokens for each demonstration, at most 1,024; of more the oldest fall off, for each option by
+itself, and no special token is added. MEND's methods, which it lacks, are as by default. Its
+special cases for tasks with instructions (names that begin with `inst:`) are left out.
+
 An encoder-decoder LLM reads the context in its encoder, query and answer in its
 decoder, as the paper says (`mend/models/encoder_decoder.py`); with `llms.NAME.query_in: encoder`
 the query goes to the encoder too. Then no token of the query is predicted, so that
@@ -41,7 +47,7 @@ exactly its lengths (469, 652, 639, 848 and 818 tokens) are measured besides.
 
 @cache
 def fidelity() -> dict[str, dict[str, Any]]:
-    """Return mend/configuration/fidelity.yaml: key -> {what, default, paper, authors-code}."""
+    """Return mend/configuration/fidelity.yaml: key -> {what, and a value for each preset}."""
     return yaml.safe_load(Path(__file__).with_name("fidelity.yaml").read_text(encoding="utf-8"))
 
 
@@ -87,7 +93,7 @@ def fidelity_page() -> str:
         "# What the paper says, what the authors' code does, and what this software does",
         "",
         "Where the paper and its released code differ, or the paper is silent, there is a key. Set",
-        "`protocol: {preset: paper}` or `{preset: authors-code}` to choose a column, and any key",
+        "`protocol: {preset: paper}`, `authors-code` or `metaicl` to choose a column, and any key",
         "besides it to depart from the column. Keys without a dot stand under `protocol`; those",
         "with one stand where they say (`*` is every LLM or every stage), and a preset fills them",
         "in only if the configuration leaves them out. What differs between the paper's LLMs goes",
@@ -96,8 +102,8 @@ def fidelity_page() -> str:
         "This page is made from `mend/configuration/fidelity.yaml`:",
         "`python -m mend.configuration.presets`.",
         "",
-        "| key | what | default | paper | authors-code |",
-        "|---|---|---|---|---|",
+        f"| key | what | {' | '.join(PRESETS)} |",
+        "|---" * (2 + len(PRESETS)) + "|",
     ]
     for key, entry in fidelity().items():
         cells = [f"`{_shown(entry[preset])}`" for preset in PRESETS]

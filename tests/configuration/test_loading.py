@@ -161,7 +161,7 @@ def test_every_object_of_the_schema_is_strict_and_every_leaf_described() -> None
     check(schema, "")
 
 
-@pytest.mark.parametrize("preset", ["default", "paper", "authors-code"])
+@pytest.mark.parametrize("preset", ["default", "paper", "authors-code", "metaicl"])
 def test_a_preset_fills_in_what_the_configuration_leaves_out(values, preset) -> None:
     values["protocol"] = {"preset": preset, "longest_context": {"llm": 77, "distiller": 77}}
     del values["training"]["finetune"]["learning_rate"]
@@ -170,9 +170,10 @@ def test_a_preset_fills_in_what_the_configuration_leaves_out(values, preset) -> 
     for key, entry in fidelity().items():
         if "." not in key and key != "longest_context":
             assert protocol[key] == entry[preset], key
-    assert protocol["demonstrations_at_test"] == "per-row"  # the paper does not say
+    at_test = {"metaicl": "per-seed"}.get(preset, "per-row")  # the paper does not say
+    assert protocol["demonstrations_at_test"] == at_test
     assert protocol["longest_context"] == {"llm": 77, "distiller": 77}
-    rate = {"authors-code": 1e-5}.get(preset, 5e-5)
+    rate = {"authors-code": 1e-5, "metaicl": 1e-5}.get(preset, 5e-5)
     assert configuration.values.training.finetune.learning_rate == rate
     assert configuration.values.llms["pocket-gpt2"].int8 is False  # the configuration says so
 
