@@ -117,6 +117,7 @@ def read_items(
     after_context: bool = True,
     reads_demonstrations: bool = True,
     vectors: int | None = None,
+    starts: bool = True,
     **settings,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
     """Return evaluation rows and, in the same order, their multiple-choice items.
@@ -128,12 +129,14 @@ def read_items(
     reads_demonstrations: if not, all items share one context without demonstrations.
     vectors: how many the LLM reads in place of a context (in groups, of each); None if it reads
     the demonstrations' tokens, which then take what query and longest option leave.
+    starts: whether the LLM reads a token of its own before a context. Without one, a row with
+    neither context nor query has nothing that predicts its options, and is refused.
     settings: perturbation, sampling_seed and group, as in `DemonstrationReader`.
     A row is a dictionary of task, seed, row, gold (the right option's index) and options, and of
     what was cut: query_cut (whether), demonstrations (how many there were), demonstrations_cut and
     demonstrations_left_out. Where anything was, the log says how much, by task.
-    Raises UserError, naming the row, if an option leaves no room for its query, or if vectors,
-    query and longest option do not fit the LLM.
+    Raises UserError, naming the row, if nothing stands before its options, if an option leaves no
+    room for its query, or if vectors, query and longest option do not fit the LLM.
     """
     table = pyarrow.parquet.read_table(episodes)
     table = table.filter(pyarrow.compute.is_in(table["task"], pyarrow.array(list(only))))
@@ -173,6 +176,11 @@ def read_items(
         if vectors:
             groups = len(context.ids) if read.group else 1
             template.check_vectors(groups * vectors, len(query), longest, where)
+        if not (starts or vectors or query or context.ids):
+            raise UserError(
+                f"{where}: its input has no tokens and nothing stands before it, so nothing "
+                "predicts its options' first token; leave the row out, or set llms.NAME.prefix: bos"
+            )
         rows.append(
             {
                 "task": task,

@@ -133,5 +133,6 @@ def items_for(
         after_context=method.has_context,
         reads_demonstrations=method.reads_demonstrations,
         vectors=method.vectors,
+        starts=bool(llm.prefix) or llm.has_start_token,
         **others,
     )

@@ -241,6 +241,33 @@ def test_contexts_that_nothing_fits_into_are_empty_and_counted(tasks, tmp_path, 
     assert "longest context of 4 tokens" in caplog.text
 
 
+def test_a_row_with_nothing_before_its_options_is_refused_by_name(tmp_path):
+    def write(inputs: list[str]) -> Path:
+        for split in ("train", "dev", "test"):
+            path = tmp_path / f"raw/data/t/t_16_{SEEDS[0]}_{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [
+                {"task": "t", "input": text, "output": "w50", "options": OPTIONS}
+                for text in (inputs if split == "test" else ["w1", "w2", "w3", "w4"])
+            ]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        spec = TasksSpec(train_tasks=[], test_tasks=["t"], seeds=SEEDS[:1])
+        import_tasks(spec, tmp_path / "raw", tmp_path / "tasks")
+        return tmp_path / "tasks"
+
+    bare = {"after_context": False, "reads_demonstrations": False}
+    samples = {"seeds": SEEDS[:1]}
+    folder = write(["w1", "w2", ""])
+    with pytest.raises(
+        UserError, match=r"t\.parquet, test row 2 of seed 13: its input has no token"
+    ):
+        read_both(folder, tmp_path, 40, 96, samples, **bare, starts=False)
+    # A token before it, demonstrations or vectors are enough.
+    for how in (bare, {"starts": False}, {"starts": False, "vectors": 2}):
+        _, items = read_both(folder, tmp_path, 40, 96, samples, **how)
+        assert items[2].query == []
+
+
 def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_path):
     llm = random_llm()
     template = Template(llm.tokenizer, READING, llm.max_positions)
