@@ -1,6 +1,7 @@
 """The report: claims, what is mixed, pictures that stay small, and nothing that data can inject."""
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -62,6 +63,22 @@ def test_nothing_is_loaded_from_elsewhere(page):
     assert "url(" not in page
     assert "@import" not in page
     assert len(page.encode()) < 5_000_000
+
+
+def test_what_was_cut_is_listed_by_task(tmp_path):
+    spec = write_results(tmp_path)
+    write_report(spec, tmp_path / "report.html")
+    assert "every query, answer and demonstration was read whole" in plain(
+        (tmp_path / "report.html").read_text(encoding="utf-8")
+    )
+    record = tmp_path / spec.stages[0] / "record.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    counts = {"queries": 2000, "queries_cut": 250, "demonstrations": 32000, "answers_cut": 0}
+    record.write_text(json.dumps(content | {"cuts": {"a <task>": counts}}))
+    write_report(spec, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "a &lt;task&gt;" in html
+    assert '<span title="250 of 2,000">12.5 %</span>' in html
 
 
 def test_the_main_result_is_said_with_its_numbers(page):

@@ -33,6 +33,7 @@ from mend.reporting.claims import (
     paper_claims,
     study_judgements,
 )
+from mend.reporting.cuts import cut_rows
 from mend.reporting.figures.curves import draw_curves
 from mend.reporting.pages import render
 from mend.reporting.report.pictures import embedded
@@ -90,6 +91,7 @@ class ShownTable:
     spec: StudySpec | None = None
     table: pd.DataFrame | None = None
     claims: Sequence[Mapping[str, Any]] = ()
+    cuts: Sequence[Mapping[str, Any]] = ()
 
     @property
     def judgements(self) -> list[Judged]:
@@ -135,6 +137,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
             for llm, stage, png in curves
         ],
         costs=costs,
+        cuts=cut_rows((run for table in tables.values() for run in table.cuts), all_records),
         totals=totals(all_records),
         warnings=warnings(records, jobs),
         rule_times=rule_times(jobs),
@@ -199,6 +202,7 @@ def _read_table(
         spec=spec,
         table=table,
         claims=details["claims"],
+        cuts=details.get("cuts", ()),
     )
 
 
