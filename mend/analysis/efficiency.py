@@ -215,7 +215,7 @@ def row_lengths(
                 f"{episodes}: no rows of {task} for seed {spec.efficiency.seed}; choose one "
                 "of benchmark.seeds"
             )
-        found[reader] = round(mean(len(item.demonstrations) for item in items))
+        found[reader] = round(mean(len(item.kept_demonstrations()) for item in items))
     answers = [len(item.options[row["gold"]]) for row, item in zip(rows, items, strict=True)]
     return Lengths(
         demonstrations=found["llm"],

@@ -170,7 +170,7 @@ def attention_maps(
     progress = Progress(f"attention {name} {method.name}", len(items))
     found = []
     for done, item in enumerate(items, start=1):
-        context = method.contexts(llm, [item.demonstrations])
+        context = method.contexts(llm, [item.kept_demonstrations()])
         read: Attentions = llm.query_attentions(context, item.query)
         parts = (read.to_context, read.to_tokens)
         found.append(AttentionMap(*(part[layers, numbers, 0].cpu() for part in parts)))

@@ -19,6 +19,10 @@ tokens for each demonstration, at most 1,024; of more the oldest fall off, for e
 itself, and no special token is added. MEND's methods, which it lacks, are as by default. Its
 special cases for tasks with instructions (names that begin with `inst:`) are left out.
 
+The tokens of a context, a query and an option are those of the joined text, whatever a tokenizer
+puts before a text that stands alone, except that a token never reaches from one input or output
+into the next: each begins, with the separator before it, with a token of its own.
+
 An encoder-decoder LLM reads the context in its encoder, query and answer in its
 decoder, as the paper says (`mend/models/encoder_decoder.py`); with `llms.NAME.query_in: encoder`
 the query goes to the encoder too. Then no token of the query is predicted, so that

@@ -37,6 +37,13 @@ class MultipleChoiceItem:
     options: Sequence[Sequence[int]]
     longest: int | None = None
 
+    def kept_demonstrations(self) -> Sequence[int] | Sequence[Sequence[int]]:
+        """Return the demonstrations that stay before the longest option."""
+        if self.longest is None:
+            return self.demonstrations
+        room = self.longest - len(self.query) - max(map(len, self.options))
+        return self.demonstrations[max(0, len(self.demonstrations) - room) :]
+
 
 class DemonstrationReader:
     """Turns the demonstrations of an evaluation row into the token ids of its context."""

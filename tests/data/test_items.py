@@ -216,6 +216,8 @@ def test_the_oldest_tokens_fall_off_for_each_option_by_itself(tasks, tmp_path):
     for row, item, uncut in zip(rows, items, whole, strict=True):
         assert item.demonstrations == uncut.demonstrations[-16:]
         assert (item.query, item.longest) == (uncut.query, 16)
+        assert item.kept_demonstrations() == uncut.demonstrations[-11:]
+        assert uncut.kept_demonstrations() == uncut.demonstrations
         # With the longest option, of two tokens, eleven tokens of three or four demonstrations.
         assert row["demonstrations_left_out"] + row["demonstrations_cut"] in (1, 2)
     # Where all fits, nothing is to fall off; vectors are made of the last tokens.

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mend.configuration.specs.reading import LongestContext, Separators
 from mend.data.template import Template
+from mend.models.loading import prefix_tokens
 
 TEXT = [
     "a good film, and a fine one: positive",
@@ -174,3 +175,25 @@ def test_a_tokenizer_that_knows_no_probe_takes_a_part_by_itself() -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     assert template(fast, "", "").option("good bad") == [1, 2]
     assert template(fast, " ", " ").option("bad") == [2]
+
+
+def test_a_chat_template_is_a_prefix_and_separators() -> None:
+    """As the README says it, for a template of ChatML's kind."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+        "{% endfor %}{{ '<|im_start|>assistant\\n' }}"
+    )
+    messages = []
+    for x, y in ROWS:
+        messages += [{"role": "user", "content": x}, {"role": "assistant", "content": y}]
+    messages.append({"role": "user", "content": QUERY})
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    between, after = "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\n"
+    made = template(tokenizer, between, after)
+    shown = made.demonstrations(ROWS, 1000).ids
+    query = made.query(QUERY, after_context=True, longest_option=1)
+    for option in OPTIONS:
+        ids = [*prefix_tokens(tokenizer, "<|im_start|>user\n"), *shown, *query]
+        assert [*ids, *made.option(option)] == of_text(tokenizer, text + option)
