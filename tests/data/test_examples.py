@@ -1,14 +1,21 @@
-"""Chunks as pretraining examples."""
+"""Chunks as pretraining examples, and episodes as finetuning examples."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow
 import pytest
+from helpers.models import READING, word_tokenizer
 
 from mend.atomic_io import write_parquet
-from mend.data.examples import ChunkExamples
+from mend.configuration.specs.tasks import TasksSpec
+from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
+from mend.data.examples import ChunkExamples, EpisodeExamples
+from mend.data.tasks import import_tasks
+from mend.data.template import Template
+from mend.data.training_episodes import write_training_episodes
 from mend.errors import UserError
 
 
@@ -79,3 +86,89 @@ def test_no_chunk_is_an_error(tmp_path: Path) -> None:
     path = write_chunks(tmp_path / "chunks.parquet", [])
     with pytest.raises(UserError, match="no chunk"):
         examples(path)
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory) -> Path:
+    """Episodes of three demonstrations and two queries; a row has 5 or 9 tokens, answer included.
+
+    One answer in four is an essay of 60.
+    """
+    folder = tmp_path_factory.mktemp("episodes")
+    path = folder / "raw/data/t/t_16384_100_train.jsonl"
+    path.parent.mkdir(parents=True)
+    with path.open("w") as file:
+        for row in range(24):
+            text = " ".join(f"w{(row + word) % 40}" for word in range(8 if row % 2 else 4))
+            answer = " ".join(["w50"] * (60 if row % 4 == 0 else 1))
+            record = {"task": "t", "input": text, "output": answer, "options": []}
+            file.write(json.dumps(record) + "\n")
+    import_tasks(
+        TasksSpec(train_tasks=["t"], test_tasks=[], seeds=[13]), folder / "raw", folder / "tasks"
+    )
+    spec = TrainingEpisodesSpec(
+        tasks=["t"], shots=3, queries_per_episode=2, episodes=12, seed=0, task_sampling="uniform"
+    )
+    write_training_episodes(spec, folder / "tasks", folder / "train.parquet")
+    return folder
+
+
+def episode_examples(
+    folder: Path, positions: int, overflow: str = "omit", vectors: int | None = None
+) -> EpisodeExamples:
+    changes = {"demonstration_overflow": overflow, "longest_example": 80}
+    template = Template(word_tokenizer(), READING.model_copy(update=changes), positions)
+    limits = {"llm": 40, "distiller": 30}
+    return EpisodeExamples(folder / "train.parquet", folder / "tasks", template, limits, vectors)
+
+
+def sizes(example) -> list[int]:
+    return [len(x) + len(y) for x, y in example.queries]
+
+
+@pytest.mark.parametrize("overflow", ["omit", "cut-input", "oldest-tokens"])
+def test_what_a_teacher_reads_is_what_the_longest_query_leaves(episodes, overflow) -> None:
+    plenty, little = (episode_examples(episodes, n, overflow, vectors=2) for n in (200, 100))
+    for index in range(12):
+        roomy, tight = plenty[index], little[index]
+        # Inputs are whole; only an answer that alone is over half the positions is cut.
+        assert [x for x, _ in tight.queries] == [x for x, _ in roomy.queries]
+        for (_, short), (_, whole) in zip(tight.queries, roomy.queries, strict=True):
+            assert short == whole[:50]
+        assert len(tight.teacher_demonstrations) <= min(40, 100 - max(sizes(tight)))
+        assert len(tight.demonstrations) <= 30
+        assert tight.demonstrations == roomy.demonstrations
+    lengths = [len(little[n].teacher_demonstrations) for n in range(12)]
+    assert max(lengths) > 12
+
+
+def test_a_method_without_vectors_reads_what_the_teacher_reads(episodes) -> None:
+    examples = episode_examples(episodes, 70, "oldest-tokens")
+    for index in range(12):
+        example = examples[index]
+        kept = example.teacher_demonstrations
+        assert example.demonstrations == kept[max(0, len(kept) - 30) :]
+        # With the longest query and its answer they are 40 tokens, or all there are.
+        assert len(kept) in (max(0, 40 - max(sizes(example))), 15, 19, 23, 27)
+
+
+def test_vectors_query_and_answer_must_fit(episodes) -> None:
+    examples = episode_examples(episodes, 100, vectors=60)
+    with pytest.raises(UserError, match=r"t\.parquet, a meta_train row: 60 vectors, a query of"):
+        list(map(examples.__getitem__, range(12)))
+
+
+def test_what_is_cut_of_an_episode_is_counted(episodes) -> None:
+    examples = episode_examples(episodes, 100, vectors=2)
+    for index in range(12):
+        example = examples[index]
+        [(task, cuts)] = example.cuts.items()
+        assert (task, cuts["queries"], cuts["queries_cut"], cuts["demonstrations"]) == (
+            "t",
+            2,
+            0,
+            3,
+        )
+        assert cuts["answers_cut"] == sum(len(y) == 50 for _, y in example.queries)
+        assert cuts["demonstrations_left_out"] > 0 or len(example.demonstrations) > 10
+    assert sum(examples[index].cuts["t"]["answers_cut"] for index in range(12)) > 0
