@@ -14,7 +14,7 @@ from mend.configuration.positions import max_positions
 from mend.configuration.room import check_room
 from mend.configuration.runs import has_setting
 from mend.configuration.schema import ConfigurationValues, Settings, given
-from mend.configuration.study_checks import longest_lengths, study_problems
+from mend.configuration.study_checks import longest_lengths, most_groups, study_problems
 from mend.errors import UserError
 
 
@@ -27,9 +27,10 @@ def check_values(values: ConfigurationValues) -> None:
     studies = [study for study, found in unknown.items() if not found]
     of_studies = list(study_problems(values, studies))
     lengths = {} if of_studies else longest_lengths(values, studies)
+    groups = {} if of_studies else most_groups(values, studies)
     problems += of_studies
     for name in dict.fromkeys(name for study in studies for name in values.studies[study].llms):
-        problems += _llm(values, name, lengths)
+        problems += _llm(values, name, lengths, groups)
     if problems:
         raise UserError("\n".join(problems))
 
@@ -151,7 +152,12 @@ def _stages(values: ConfigurationValues) -> Iterator[str]:
         )
 
 
-def _llm(values: ConfigurationValues, name: str, lengths: dict[str, int]) -> Iterator[str]:
+def _llm(
+    values: ConfigurationValues,
+    name: str,
+    lengths: dict[str, int],
+    groups: dict[tuple[str, str], tuple[int, int]],
+) -> Iterator[str]:
     """Check that an LLM and its distiller are there and have room for what they will read."""
     llm = values.llms[name]
     if llm.int8 and llm.sharded:
@@ -179,6 +185,7 @@ def _llm(values: ConfigurationValues, name: str, lengths: dict[str, int]) -> Ite
                 positions,
                 length=length,
                 distiller_positions=distiller if distils else None,
+                groups=groups.get((name, method)),
                 run=f"llms.{name}, methods.{method}",
             )
         except UserError as error:

@@ -15,6 +15,7 @@ def check_room(
     length: int | None = None,
     distiller_positions: int | None = None,
     run: str = "",
+    groups: tuple[int, int] | None = None,
 ) -> None:
     """Check that contexts, vectors and a query fit the models.
 
@@ -28,6 +29,7 @@ def check_room(
         length: l, the number of vectors; None for a method without vectors.
         distiller_positions: how many tokens the distiller can read; None without a distiller.
         run: what the message calls the run, such as "gpt2-large, mend".
+        groups: how many groups of demonstrations are distilled at the most, and their l.
 
     Raises:
         UserError: naming the keys, and values that would work.
@@ -48,6 +50,13 @@ def check_room(
             f"{start}length (l) is {length}, but the LLM has {positions} positions: the vectors "
             f"leave no room for a query of {SHORTEST_QUERY} tokens and its answer "
             f"(at most {longest} works)"
+        )
+    if groups and groups[0] * groups[1] > longest:
+        raise UserError(
+            f"{start}group: {groups[0]} groups of {groups[1]} vectors (length) are "
+            f"{groups[0] * groups[1]}, but the LLM has {positions} positions: they leave no room "
+            f"for a query of {SHORTEST_QUERY} tokens and its answer (at most "
+            f"{longest // groups[1]} groups work); make `group` larger or `shots` smaller"
         )
     if distiller_positions is not None and length >= distiller_positions:
         raise UserError(

@@ -79,6 +79,28 @@ def longest_lengths(values: ConfigurationValues, studies: Iterable[str]) -> dict
     return longest
 
 
+def most_groups(
+    values: ConfigurationValues, studies: Iterable[str]
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return for each LLM and method that studies distil in groups their number and l.
+
+    Of several the pair with the most vectors. studies: those without problems.
+    """
+    most: dict[tuple[str, str], tuple[int, int]] = {}
+    for study in studies:
+        for point in study_points(values, study):
+            how = parse_settings(point.condition)
+            if "group" not in how:
+                continue
+            groups = -(-how.get("shots", values.benchmark.shots) // how["group"])
+            for candidate in candidates(values, point.llm, point.method, point.variant):
+                own = values.methods[point.method].vectors or 0
+                found = groups, parse_settings(candidate).get("length", own)
+                key = point.llm, point.method
+                most[key] = max(most.get(key, (0, 0)), found, key=lambda pair: pair[0] * pair[1])
+    return most
+
+
 def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
     """Yield what keeps a study from having axes."""
     content = values.studies[study]

@@ -66,7 +66,7 @@ class Template:
         def encode_after(text: str) -> tuple[int, ...]:
             for probe in PROBES:
                 before = probes[probe]
-                if _kind(probe) == _kind(text) or unknown in before:
+                if _kind(probe) == _kind(text) or not before or unknown in before:
                     continue
                 joined = encode(probe + text)
                 if joined[: len(before)] == before:

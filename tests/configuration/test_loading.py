@@ -408,3 +408,15 @@ def test_a_corpus_pattern_without_a_file_is_an_error(folder_values) -> None:
     folder_values["benchmark"]["corpus"]["files"] = ["nothing-*.jsonl"]
     with pytest.raises(UserError, match=r"benchmark\.corpus\.files"):
         with_present_tasks(load_configuration(folder_values))
+
+
+def test_groups_whose_vectors_do_not_fit_are_told_before_any_job(values) -> None:
+    values["benchmark"]["pool"] = 256
+    study = {"title": "Groups", "llms": ["pocket-gpt2"], "partitions": ["class_to_class"]}
+    study |= {"methods": ["mend"], "set": {"selection": "pool"}, "vary": {"shots": [16, 256]}}
+    values["studies"]["groups"] = study
+    study["set"]["group"] = 64
+    load_configuration(values)
+    study["set"]["group"] = 16
+    with pytest.raises(UserError, match=r"llms.pocket-gpt2, methods.mend: group: 16 groups of 16"):
+        load_configuration(values)

@@ -15,6 +15,7 @@ def test_room_that_is_enough():
     check_room(LONGEST, 60)
     check_room(LONGEST, 69, 60, 120, "some run")
     check_room(LONGEST, 100, 91, None)
+    check_room(LONGEST, 100, 30, 120, groups=(3, 30))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,10 @@ def test_room_that_is_enough():
         (
             {"positions": 90, "length": 82},
             ["length (l) is 82", "90 positions", "at most 81 works"],
+        ),
+        (
+            {"positions": 90, "length": 20, "groups": (5, 20)},
+            ["group: 5 groups of 20 vectors (length) are 100", "90 positions", "at most 4 groups"],
         ),
         (
             {"positions": 90, "length": 20, "distiller_positions": 20},
