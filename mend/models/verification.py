@@ -166,11 +166,12 @@ def _compared(
         raise
     except Exception as error:  # whatever an architecture raises at what it does not know
         return _first_line(error)
-    # Kernels for other shapes round otherwise, and 16 bits keep three digits.
-    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    # Kernels for other shapes round otherwise: by up to 0.07 of the spread for a SmolLM2 of 30
+    # layers in bfloat16, single logits by three times that. What is wrong differs by about 1.
+    tolerance = 1e-3 if dtype == torch.float32 else 0.3
     for row, plain in enumerate(expected):
         mine = found[row, : len(targets[row])]
-        difference = float((mine - plain).abs().max() / plain.std().clamp(min=1e-6))
+        difference = float((mine - plain).square().mean().sqrt() / plain.std().clamp(min=1e-6))
         if not difference <= tolerance:
             return f"logits differ by {difference:.2g} of their spread"
     return None
