@@ -38,6 +38,7 @@ PREDICTION_SCHEMA = pyarrow.schema(
         ("gold", pyarrow.int32()),
         ("options", pyarrow.list_(pyarrow.string())),
         ("scores", pyarrow.list_(pyarrow.float64())),
+        ("tied", pyarrow.bool_()),
     ]
 )
 
@@ -55,7 +56,7 @@ def run_prediction(
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
 
     context_length is how many positions (tokens or vectors) the LLM read before the row's query;
-    what was cut is as in `read_items`.
+    what was cut is as in `read_items`; tied is whether several options have the best score.
 
     weights: the folder that a training job, or `mend.evaluation.choice`, wrote; None for a method
     that trains nothing.
@@ -94,9 +95,17 @@ def run_prediction(
         "partition": wanted.partition,
     }
     records = [
-        {**same, **row, "context_length": lengths[item.context], "scores": values}
+        {
+            **same,
+            **row,
+            "context_length": lengths[item.context],
+            "scores": values,
+            "tied": values.count(max(values)) > 1,
+        }
         for row, item, values in zip(rows, items, scores, strict=True)
     ]
+    if ties := sum(record["tied"] for record in records):
+        logger.info("%s: in %d rows several options are the best; the first counts", name, ties)
     write_parquet(pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA), output)
 
 

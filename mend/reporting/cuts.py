@@ -1,4 +1,4 @@
-"""What was cut to fit the models, by task: from predictions and training records to a table."""
+"""What was cut to fit, and what tied, by task: from predictions and records to a table."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SHARES = {
     "demonstrations_cut": "demonstrations",
     "demonstrations_left_out": "demonstrations",
     "answers_cut": "queries",
+    "tied": "queries",
 }
 """Each count that is shown, and of what it is a share."""
 
@@ -26,9 +27,11 @@ SHARES = {
 def prediction_cuts(files: Iterable[str | Path]) -> list[dict[str, Any]]:
     """What was cut of the rows in prediction files: for each run and task the counts of CUT_COUNTS.
 
+    And tied: of how many rows several options have the best score.
     Files without such columns are passed over.
     """
     columns = {"queries_cut": "query_cut", **{name: name for name in CUT_COUNTS[2:5]}}
+    columns["tied"] = "tied"
     found = []
     for path in dict.fromkeys(map(Path, files)):
         keys = [*RUN, "partition", "task"]
@@ -61,8 +64,9 @@ def cut_rows(
             counted.append({"llm": record["llm"], "use": use, "task": task, **counts})
     if not counted:
         return []
-    table = pd.DataFrame(counted).reindex(columns=["llm", "use", "task", *CUT_COUNTS]).fillna(0)
-    sums = table.groupby(["llm", "use", "task"], sort=True)[list(CUT_COUNTS)].sum().astype(int)
+    counts = [*CUT_COUNTS, "tied"]
+    table = pd.DataFrame(counted).reindex(columns=["llm", "use", "task", *counts]).fillna(0)
+    sums = table.groupby(["llm", "use", "task"], sort=True)[counts].sum().astype(int)
     return [
         {
             **dict(zip(("llm", "use", "task"), key, strict=True)),

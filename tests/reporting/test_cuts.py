@@ -24,6 +24,7 @@ def counted(path: Path, **same: str) -> Path:
         demonstrations=[4, 4, 4, 4],
         demonstrations_cut=[1, 0, 0, 2],
         demonstrations_left_out=[0, 3, 0, 1],
+        tied=[False, True, False, False],
         **same,
     )
 
@@ -32,8 +33,10 @@ def test_predictions_are_counted_by_run_and_task(tmp_path: Path) -> None:
     path = counted(tmp_path / "a.parquet")
     run = {"llm": "gpt2", "method": "mend", "variant": "default", "condition": "shots=4"}
     dream = {"queries": 3, "queries_cut": 2, "demonstrations": 12}
-    dream |= {"demonstrations_cut": 3, "demonstrations_left_out": 4}
-    nothing = {"queries_cut": 0, "demonstrations_cut": 0, "demonstrations_left_out": 0}
+    dream |= {"demonstrations_cut": 3, "demonstrations_left_out": 4, "tied": 1}
+    nothing = dict.fromkeys(
+        ("queries_cut", "demonstrations_cut", "demonstrations_left_out", "tied"), 0
+    )
     assert prediction_cuts([path, path]) == [
         {**run, "partition": "all", "task": "dream", **dream},
         {**run, "partition": "all", "task": "sick", "queries": 1, "demonstrations": 4, **nothing},
@@ -59,12 +62,14 @@ def test_the_report_lists_each_task_of_which_anything_was_cut(tmp_path: Path) ->
         "demonstrations_cut": (3, 12),
         "demonstrations_left_out": (4, 12),
         "answers_cut": (0, 3),
+        "tied": (1, 3),
     }
     eli5 = {
         "queries_cut": (0, 100),
         "demonstrations_cut": (0, 1600),
         "demonstrations_left_out": (0, 1600),
         "answers_cut": (10, 100),
+        "tied": (0, 100),
     }
     assert rows == [
         {"llm": "gpt2", "use": "finetuning", "task": "eli5", **eli5},
