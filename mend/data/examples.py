@@ -127,7 +127,8 @@ class EpisodeExamples:
         limits: as in `ChunkExamples`; of what the LLM reads itself, the teacher's tokens and those
         of a method without vectors, no more than an episode's longest query and answer leave.
         vectors: how many the LLM reads in place of demonstrations. teacher: its states, where they
-        are kept. An example raises UserError if vectors, query and answer do not fit the LLM.
+        are kept. Raises UserError if vectors, a query and its answer do not fit the LLM. Where a
+        row could be that long, all are looked at, so that no training is stopped by one.
         """
         table = pyarrow.parquet.read_table(episodes)
         self.task = table["task"].to_pylist()
@@ -135,7 +136,11 @@ class EpisodeExamples:
         self.queries = table["queries"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
         self.template, self.limits = template, limits
-        self.vectors, self.teacher = vectors, teacher
+        self.vectors, self.teacher = vectors, None
+        if vectors and not template.fits_beside_any(vectors):
+            for index in range(len(self)):
+                self[index]
+        self.teacher = teacher
 
     def __len__(self) -> int:
         """How many different examples there are."""

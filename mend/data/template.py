@@ -228,6 +228,13 @@ class Template:
             return max(0, together - query - answer)
         return min(self._longest_context, self._positions - query - answer)
 
+    def fits_beside_any(self, vectors: int) -> bool:
+        """Whether vectors fit beside every query and answer that `answered_query` may return."""
+        longest = self._longest_example
+        if not self._counts_output:
+            longest += self._positions // 2
+        return vectors + max(longest, self._positions // 2 + 1) <= self._positions
+
     def check_vectors(self, vectors: int, query: int, answer: int, where: str) -> None:
         """Raise UserError unless vectors, a query and its longest option fit the LLM.
 

@@ -153,9 +153,9 @@ def test_a_method_without_vectors_reads_what_the_teacher_reads(episodes) -> None
 
 
 def test_vectors_query_and_answer_must_fit(episodes) -> None:
-    examples = episode_examples(episodes, 100, vectors=60)
     with pytest.raises(UserError, match=r"t\.parquet, a meta_train row: 60 vectors, a query of"):
-        list(map(examples.__getitem__, range(12)))
+        episode_examples(episodes, 100, vectors=60)
+    assert len(episode_examples(episodes, 100, vectors=40)) == 12
 
 
 def test_what_is_cut_of_an_episode_is_counted(episodes) -> None:

@@ -294,6 +294,18 @@ def test_an_answer_to_train_on_is_cut_only_when_it_alone_is_too_long(bpe):
     assert (len(x), len(y)) == (50, 50)
 
 
+@pytest.mark.parametrize("rule", ["input-and-output", "input-only"])
+def test_vectors_that_fit_beside_any_query(bpe, rule):
+    made = template(bpe, example_truncation=rule, longest_example=20)
+    most = {"input-and-output": 100 - 51, "input-only": 100 - 50 - 20}[rule]
+    assert made.fits_beside_any(most)
+    assert not made.fits_beside_any(most + 1)
+    for inputs in (1, 18, 19, 200):
+        for outputs in (1, 17, 18, 49, 50, 51, 200):
+            x, y = made.answered_query(words(inputs), words(outputs, "yes"), True)
+            made.check_vectors(most, len(x), len(y), "any row")
+
+
 def test_an_option_without_tokens(bpe):
     made = template(bpe, separators=Separators(input_output="", demonstrations=""))
     with pytest.raises(UserError, match="option '' has no tokens"):
