@@ -225,12 +225,16 @@ class FrozenLLM:
     @contextmanager
     def attention_weights(self) -> Iterator[None]:
         """Let the model return attention weights; its faster attention never has them."""
-        usual = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager")
+        # An encoder and a decoder have settings of their own; transformers before 5.20 leaves them.
+        parts = [part for part in self.model.modules() if isinstance(part, PreTrainedModel)]
+        usual = [part.config._attn_implementation for part in parts]
+        for part in parts:
+            part.set_attn_implementation("eager")
         try:
             yield
         finally:
-            self.model.set_attn_implementation(usual)
+            for part, attention in zip(parts, usual, strict=True):
+                part.set_attn_implementation(attention)
 
     def stacked(self, weights: Sequence[Tensor | None] | None) -> Tensor:
         """Stack layers' attention weights of one row into (layers, heads, n, m), in float32."""

@@ -40,7 +40,12 @@ def verify_llm(llm: FrozenLLM) -> None:
     training = llm.model.training
     llm.model.eval()
     contexts, owner, inputs, targets = _rows(llm.vocabulary, _longest(llm))
-    expected = _plain(llm, contexts, owner, inputs, targets)
+    try:
+        expected = _plain(llm, contexts, owner, inputs, targets)
+    except Exception as error:  # whatever an architecture raises
+        raise UserError(
+            f"llms: {name} cannot be used: it stops at a short text ({_first_line(error)})"
+        ) from error
     tokens = llm.token_context(contexts)
     problem = _compared(
         lambda: llm.logits(llm.states(tokens, owner, inputs, targets)), expected, targets, llm.dtype

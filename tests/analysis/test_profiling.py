@@ -13,6 +13,7 @@ from helpers.models import (
     random_distiller,
     random_llm,
     t5_configuration,
+    use_eager_attention,
 )
 from transformers import GPT2Config
 
@@ -45,7 +46,7 @@ def test_counting_from_configurations_equals_counting_real_models(architecture: 
         False
     )  # the counter stumbles on what could have a gradient and has none
     for model in (llm.model, distiller.backbone):
-        model.set_attn_implementation("eager")
+        use_eager_attention(model)
     config, small = configuration(architecture, 16), configuration(architecture, 8)
     tokens = partial(one_query, llm, llm.token_context, LENGTHS.demonstrations, LENGTHS)
     vectors = partial(

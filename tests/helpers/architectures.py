@@ -56,8 +56,20 @@ class Architecture:
 
     @property
     def exists(self) -> bool:
-        """Whether the installed transformers has it."""
-        return hasattr(transformers, self.configuration)
+        """Whether the installed transformers has it, as it is here."""
+        try:
+            getattr(transformers, self.configuration)(**self.arguments)
+        except (AttributeError, ValueError):
+            return False
+        return True
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether what predicts a token sees it, in the installed transformers (some UMT5 do)."""
+        plain = Plain(tiny(self))
+        texts = ([7, 8, 9, 10], [7, 8, 11, 12])
+        one, other = (plain.log_probabilities(words(5, 1), text)[1] for text in texts)
+        return not torch.allclose(one, other, atol=1e-3)
 
     @property
     def model_type(self) -> str:
@@ -401,7 +413,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             use_mamba_kernels=False,
         ),
         required=False,
-        grow=4,
+        grow=3,
     ),
     "bamba": Architecture(
         "BambaConfig",

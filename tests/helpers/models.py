@@ -13,6 +13,7 @@ from transformers import (
     LlamaConfig,
     OPTConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
@@ -180,6 +181,13 @@ def random_distiller(
         backbone = AutoModel.from_config(CONFIGURATIONS[architecture](width))
         _enlarge(backbone)
     return Distiller(backbone, length, llm.width, **options).eval()
+
+
+def use_eager_attention(model: torch.nn.Module) -> None:
+    """Let a model and each part with settings of its own attend in the plainest way."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.set_attn_implementation("eager")
 
 
 def _enlarge(model: torch.nn.Module) -> None:

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import torch
+from helpers.models import use_eager_attention
 
 from mend.models.loading import frozen_llm
 from mend.pocket import fitting, pretrain_t5
@@ -87,7 +88,7 @@ def test_the_smaller_model_has_the_embeddings_of_the_larger():
 def test_the_first_heads_of_every_block_look_back_at_first():
     model = pretrain_t5.build_model(pretrain_t5.LANGUAGE_MODEL).eval()
     pretrain_t5.initialise(model, seed=0)
-    model.set_attn_implementation("eager")
+    use_eager_attention(model)
     tokens = torch.randint(3, 190, (1, 40), generator=torch.Generator().manual_seed(0))
     read = model(
         input_ids=tokens, decoder_input_ids=tokens, output_attentions=True, use_cache=False
