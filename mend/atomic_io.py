@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,8 +24,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _told_if_the_disk_is_full(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -38,12 +40,42 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with _told_if_the_disk_is_full(path, temporary):
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _told_if_the_disk_is_full(path: Path, temporary: Path) -> Iterator[None]:
+    """Raise UserError, naming the disk, for any error of writing that comes of a full one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        free = shutil.disk_usage(path.parent).free
+        # Some libraries have errors of their own, which do not say why they could not write.
+        by_number = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not (by_number or "No space left" in str(error) or free < 2**20):
+            raise
+        # What was there before has about the size of what takes its place.
+        size = max(_size(path), _size(temporary))
+        disk = next(part for part in path.resolve().parents if os.path.ismount(part))
+        raise UserError(
+            f"{path}: the disk at {disk} is full: {free / 1e6:.1f} MB are free, and this takes at "
+            f"least {size / 1e6:.1f} MB; make room, or set `results` to a folder on "
+            "another disk, and start again: what is done is kept"
+        ) from error
+
+
+def _size(path: Path) -> int:
+    """Return how many bytes a file, or the files of a folder, have; 0 if there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -11,6 +11,13 @@ from pathlib import Path
 logger = logging.getLogger("mend")
 
 
+class LogFile(logging.FileHandler):
+    """A log that a full disk does not turn into tracebacks: what cannot be written is left out."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave it: standard error has the line, too."""
+
+
 def start_logging(log: str | Path | None = None) -> None:
     """Send progress to standard error and, if given, to the file `log`.
 
@@ -20,7 +27,7 @@ def start_logging(log: str | Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log and first:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+        handlers.append(LogFile(log, mode="w", encoding="utf-8"))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     logger.setLevel(logging.INFO if first else logging.ERROR)
 
