@@ -15,7 +15,7 @@ from side_by_side import compare, exit_status
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import FrozenLLM
+from mend.models.frozen_llm import FrozenLLM, TokenContext
 
 CONTEXT, QUERY, OPTION = 900, 56, 3
 QUERIES, OPTIONS, VECTORS = 20, 4, 100
@@ -32,7 +32,11 @@ def score_each_option(
     for item in items:
         if item.context not in contexts:
             context = method.contexts(llm, [item.demonstrations])
-            contexts[item.context] = context.embeddings
+            if isinstance(context, TokenContext):
+                words = torch.tensor(context.tokens, device=llm.device)
+                contexts[item.context] = llm.embedding(words)
+            else:
+                contexts[item.context] = context.vectors
         before = contexts[item.context]
         row = []
         for option in item.options:
