@@ -97,7 +97,7 @@ def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths)
     prefilled = llm.prefill(context)
     yield "context"
     query, answer = [[0] * lengths.query], [[0] * lengths.answer]
-    llm.logits(llm.states_after(prefilled, [0], query, answer)).log_softmax(-1)
+    llm.logits(llm.states_after(prefilled, [0], query, answer, keep=False)).log_softmax(-1)
     yield "query"
 
 

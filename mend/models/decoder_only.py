@@ -151,6 +151,7 @@ class DecoderOnlyLLM(FrozenLLM):
         owner: Sequence[int],
         inputs: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read: see `FrozenLLM`."""
         rows = [[*before, *after[:-1]] for before, after in zip(inputs, targets, strict=True)]
@@ -159,7 +160,8 @@ class DecoderOnlyLLM(FrozenLLM):
             empty = TokenContext([[]] * len(prefilled.lengths))
             states = self._plain(empty, owner, rows)
             return self._predicting(states, [place - 1 for place in first], targets)
-        after = prefilled.select(owner)
+        one_each = list(owner) == list(range(len(prefilled.lengths)))
+        after = prefilled if one_each and not keep else prefilled.select(owner)
         states = after.last_state
         if longest := max(map(len, rows)):
             ids, _ = pad_right(rows, self.device)

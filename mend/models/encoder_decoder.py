@@ -97,6 +97,7 @@ class EncoderDecoderLLM(FrozenLLM):
         owner: Sequence[int],
         inputs: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read.
 
@@ -175,7 +176,8 @@ class EncoderDecoderLLM(FrozenLLM):
             return EncoderDecoderCache(DynamicCache(), DynamicCache())
         cross = copy.copy(encoded.cross)
         cross.layers = [copy.copy(layer) for layer in encoded.cross.layers]
-        cross.batch_select_indices(chosen)
+        if len(encoded.states) > 1 or len(chosen) > 1:
+            cross.batch_select_indices(chosen)
         cache = EncoderDecoderCache(DynamicCache(), cross)
         cache.is_updated = dict.fromkeys(range(len(cross.layers)), True)
         return cache
@@ -289,6 +291,7 @@ class EncoderQueryLLM(EncoderDecoderLLM):
         owner: Sequence[int],
         inputs: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns."""
         return self.states(prefilled, owner, inputs, targets)

@@ -173,8 +173,13 @@ class FrozenLLM:
         owner: Sequence[int],
         inputs: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
+        keep: bool = True,
     ) -> Tensor:
-        """Return what `states` returns, after contexts that `prefill` read; it stays as it is."""
+        """Return what `states` returns, after contexts that `prefill` read.
+
+        keep: leave them as they are, for other rows; else they are used up, which saves a copy
+        where each has one row.
+        """
         raise NotImplementedError
 
     def can_share(self, context: Context, rows: Sequence[int]) -> bool:
@@ -210,7 +215,7 @@ class FrozenLLM:
                 "protocol.longest_context"
             )
         if len(owner) > len(lengths) and self.can_share(context, rows):
-            return self.states_after(self.prefill(context), owner, inputs, targets)
+            return self.states_after(self.prefill(context), owner, inputs, targets, keep=False)
         return self.states(context, owner, inputs, targets)
 
     def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
