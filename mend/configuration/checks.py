@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mend.configuration.choices import POCKET_SEEDS, STAGES
+from mend.configuration.choices import ENCODER_DECODERS, POCKET_SEEDS, STAGES
 from mend.configuration.messages import closest
 from mend.configuration.methods import method_class
 from mend.configuration.positions import max_positions
@@ -208,9 +208,22 @@ def _positions(values: ConfigurationValues, key: str, path: str) -> int | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("it holds no JSON object")
-        return max_positions(config)
+        positions = max_positions(config)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {folder}/config.json cannot be read: {error}") from None
+    if problem := _no_language_model(config):
+        raise UserError(f"{key}: {folder} holds a {config.get('model_type')}, {problem}")
+    return positions
+
+
+def _no_language_model(config: dict[str, Any]) -> str | None:
+    """Return why a model cannot predict text here, as far as its config.json says so."""
+    if config.get("is_encoder_decoder") and config.get("model_type") not in ENCODER_DECODERS:
+        return f"and of encoder-decoder models only {_listed(ENCODER_DECODERS)} are supported"
+    heads = config.get("architectures") or ()
+    if not config.get("is_decoder") and any(str(name).endswith("ForMaskedLM") for name in heads):
+        return "which reads in both directions and predicts no next token; choose a causal model"
+    return None
 
 
 def _listed(names: Iterable[Any]) -> str:

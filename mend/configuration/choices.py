@@ -45,3 +45,6 @@ TRAIN_ROWS = 16
 
 POCKET_SEEDS = (13, 21, 42, 87, 100)
 """Seeds of the pocket tasks: MetaICL's."""
+
+ENCODER_DECODERS = ("t5", "mt5", "umt5")
+"""Encoder-decoder architectures whose numbers are right: those with relative positions."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from mend.configuration.choices import ENCODER_DECODERS
 from mend.errors import UserError
 from mend.models.frozen_llm import (
     UNLIMITED,
@@ -30,9 +31,6 @@ from mend.models.kernels import enabled
 from mend.models.kernels.cross_attention import prefill_cross_attention
 from mend.models.padding import pad_left, pad_right
 from mend.models.sharding import is_sharded
-
-#: Architectures whose positions are relative, so that padding on the left changes nothing.
-SUPPORTED = ("t5", "mt5", "umt5")
 
 
 @dataclass
@@ -61,10 +59,10 @@ class EncoderDecoderLLM(FrozenLLM):
         prefix: Sequence[int] = (),
     ) -> None:
         """Freeze `model`: see `FrozenLLM`. Raises UserError if it is no T5."""
-        if model.config.model_type not in SUPPORTED:
+        if model.config.model_type not in ENCODER_DECODERS:
             raise UserError(
                 f"llms: encoder-decoder models of type {model.config.model_type!r} are not "
-                f"supported; there are {', '.join(SUPPORTED)} (relative positions)"
+                f"supported; there are {', '.join(ENCODER_DECODERS)} (relative positions)"
             )
         super().__init__(model, tokenizer, dropout, prefix)
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -302,6 +301,35 @@ def _stands_for(body: torch.nn.Module, states: Tensor) -> Iterator[None]:
             body.forward = own
 
 
+class _Float32Linear(torch.autograd.Function):
+    """A product with frozen weights in 16 bits whose result is float32.
+
+    A part of the weights is in float32 at a time: all of a vocabulary's would be the largest tensor
+    of a query.
+    """
+
+    ROWS = 4096
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
+        """Return (..., vocabulary) of states, (..., width), and weights, (vocabulary, width)."""
+        ctx.weight, ctx.dtype = weight, states.dtype
+        states = states.float()
+        result = states.new_empty(*states.shape[:-1], len(weight))
+        start = 0
+        for part in weight.split(_Float32Linear.ROWS):
+            result[..., start : start + len(part)] = states @ part.float().T
+            start += len(part)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the states."""
+        rows = _Float32Linear.ROWS
+        parts = zip(gradient.split(rows, -1), ctx.weight.split(rows), strict=True)
+        return sum(part @ weight.float() for part, weight in parts).to(ctx.dtype), None
+
+
 class _Float32Head(torch.nn.Module):
     """A linear layer whose weights stay in 16 bits and whose logits are float32.
 
@@ -313,8 +341,8 @@ class _Float32Head(torch.nn.Module):
         self.weight, self.bias = head.weight, head.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return linear(states.float(), self.weight.float(), bias)
+        logits = _Float32Linear.apply(states, self.weight)
+        return logits if self.bias is None else logits + self.bias.float()
 
 
 def _put_head_in_float32(model: torch.nn.Module) -> None:

@@ -68,6 +68,14 @@ def _language_model(model: str, revision: str | None) -> Embed:
             llm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             for text in texts
         ]
+        if long := sum(len(tokens) > llm.max_positions for tokens in ids):
+            logger.warning(
+                "%s: of %d of %d texts only the first %d tokens are compared",
+                model,
+                long,
+                len(ids),
+                llm.max_positions,
+            )
         ids = [[*llm.prefix, *tokens[: llm.max_positions]] for tokens in ids]
         vectors = torch.zeros(len(ids), llm.width)
         # Texts of similar length together: little padding.

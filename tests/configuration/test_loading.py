@@ -356,6 +356,14 @@ def test_a_folder_is_read_and_its_missing_tasks_named(folder_values) -> None:
         ('{"n_positions": "many"}', "n_positions: 'many' is no number of positions"),
         ('{"text_config": {"max_position_embeddings": 64}}', "the LLM has 64 positions"),
         ('{"max_seq_len": 64}', "the LLM has 64 positions"),
+        (
+            '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}',
+            "holds a bert, which reads in both directions",
+        ),
+        (
+            '{"model_type": "bart", "is_encoder_decoder": true}',
+            "holds a bart, and of encoder-decoder models only t5, mt5, umt5 are supported",
+        ),
     ],
 )
 def test_a_models_own_configuration_is_read_before_any_job(values, config, words) -> None:

@@ -16,12 +16,12 @@ from helpers.models import (
 )
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig
 
+from mend.configuration import choices
 from mend.configuration.specs.training import Losses
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import distilling_part
-from mend.models.encoder_decoder import SUPPORTED
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 from mend.training.losses import example_losses
@@ -66,7 +66,7 @@ def test_cached_scoring_equals_plain_forward_passes(llm: FrozenLLM) -> None:
         assert scores == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", SUPPORTED)
+@pytest.mark.parametrize("kind", choices.ENCODER_DECODERS)
 def test_queries_that_share_a_context_equal_plain_forward_passes(kind: str) -> None:
     config = {**t5_configuration(16).to_dict(), "model_type": kind}
     del config["scale_decoder_outputs"]  # each kind has its own rule

@@ -16,7 +16,7 @@ from transformers import (
 
 from mend.configuration.specs.run import LLMSource
 from mend.errors import UserError
-from mend.models.frozen_llm import FrozenLLM, max_positions
+from mend.models.frozen_llm import FrozenLLM, _Float32Linear, max_positions
 from mend.models.loading import frozen_llm, load_llm, prefix_tokens
 
 ARCHITECTURES = sorted(CONFIGURATIONS)
@@ -79,6 +79,18 @@ def test_a_16_bit_llm_has_logits_in_float32() -> None:
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, states.float() @ weight.float().T)
     assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_gradients_go_through_logits_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(_Float32Linear, "ROWS", 16)  # the vocabulary in several parts
+    llm = random_llm("llama")
+    half = frozen_llm(llm.model.bfloat16(), llm.tokenizer)
+    weight = half.model.lm_head.weight.float()
+    states = torch.randn(5, llm.width).bfloat16().requires_grad_()
+    plain = states.detach().clone().requires_grad_()
+    half.logits(states).log_softmax(-1)[:, 3].sum().backward()
+    (plain.float() @ weight.T).log_softmax(-1)[:, 3].sum().backward()
+    torch.testing.assert_close(states.grad, plain.grad)
 
 
 def test_a_model_that_looks_ahead_is_refused_by_name() -> None:
