@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mend.models.causal import causal_states
 from mend.models.frozen_llm import FrozenLLM, max_positions, takes
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import pad_right
-from mend.models.verification import has_weights, verify_distiller
+from mend.models.verification import first_line, has_weights, verify_distiller
 from mend.progress import logger
 
 
@@ -175,8 +176,12 @@ def load_distiller(
             local_files_only=source.local_files_only,
             dtype=torch.float32,
         )
-    except OSError as error:
-        raise UserError(f"llms: cannot load the distiller {source.path!r}: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each library has its own for files that are damaged
+        raise UserError(
+            f"llms: cannot load the distiller {source.path!r}: {first_line(error)}"
+        ) from error
     backbone = distilling_part(backbone, source.part)
     if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
         raise UserError(
@@ -217,7 +222,12 @@ def _check_tokenizer(source: DistillerSource, llm: FrozenLLM) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             source.path, revision=source.revision, local_files_only=source.local_files_only
         )
-    except (OSError, ValueError):
+    except Exception as error:  # each library has its own for files that are damaged
+        if any(Path(source.path).glob("tokenizer*")):
+            raise UserError(
+                f"llms: cannot load the distiller's tokenizer in {source.path!r}: "
+                f"{first_line(error)}; mend it, or remove it if it is the LLM's"
+            ) from error
         return  # it came with none
     own, other = tokenizer.get_vocab(), llm.tokenizer.get_vocab()
     differing = next((word for word, index in other.items() if own.get(word) != index), None)

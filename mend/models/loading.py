@@ -14,7 +14,7 @@ from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.devices import choose_device
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.models.frozen_llm import FrozenLLM
-from mend.models.verification import has_weights, verify_llm
+from mend.models.verification import first_line, has_weights, verify_llm
 from mend.progress import logger
 
 
@@ -86,11 +86,11 @@ def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
         tokenizer = AutoTokenizer.from_pretrained(source.path, **where)
         model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = model_class.from_pretrained(source.path, **where, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each library has its own for files that are damaged
         # Of an architecture without a causal model transformers lists all that have one.
-        told = str(error).splitlines()
-        reason = told[0][:300] if told else type(error).__name__
-        raise UserError(f"llms: cannot load {source.path!r}: {reason}") from error
+        raise UserError(f"llms: cannot load {source.path!r}: {first_line(error)}") from error
     if source.sharded:
         from mend.models.sharding import shard_blocks
 

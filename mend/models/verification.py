@@ -44,7 +44,7 @@ def verify_llm(llm: FrozenLLM) -> None:
         expected = _plain(llm, contexts, owner, inputs, targets)
     except Exception as error:  # whatever an architecture raises
         raise UserError(
-            f"llms: {name} cannot be used: it stops at a short text ({_first_line(error)})"
+            f"llms: {name} cannot be used: it stops at a short text ({first_line(error)})"
         ) from error
     tokens = llm.token_context(contexts)
     problem = _compared(
@@ -124,11 +124,12 @@ def _problem_of_vectors(
     try:
         finite = bool(of_others().isfinite().all())
     except Exception as error:  # whatever an architecture raises at what it does not know
-        return _first_line(error)
+        return first_line(error)
     return None if finite else "logits are not finite"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what kind of error it is, and the first line of what it says."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
 
@@ -170,7 +171,7 @@ def _compared(
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever an architecture raises at what it does not know
-        return _first_line(error)
+        return first_line(error)
     # Kernels for other shapes round otherwise: by up to 0.07 of the spread for a SmolLM2 of 30
     # layers in bfloat16, single logits by three times that. What is wrong differs by about 1.
     tolerance = 1e-3 if dtype == torch.float32 else 0.3
@@ -205,7 +206,7 @@ def verify_distiller(backbone: torch.nn.Module) -> None:
             lambda: causal_states(backbone, padded, lengths), alone(), rows, embedding.weight.dtype
         )
     except Exception as error:  # whatever an architecture raises at vectors
-        problem = _first_line(error)
+        problem = first_line(error)
     backbone.train(training)
     if problem:
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import CONFIGURATIONS, random_llm, random_tokens
+from helpers.models import CONFIGURATIONS, DISTILLING, READING, random_llm, random_tokens
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -14,8 +14,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from mend.configuration.specs.run import LLMSource
+from mend.configuration.specs.run import DistillerSource, LLMSource
 from mend.errors import UserError
+from mend.models.distiller import load_distiller
 from mend.models.frozen_llm import FrozenLLM, _Float32Linear, max_positions
 from mend.models.loading import frozen_llm, load_llm, prefix_tokens
 
@@ -137,6 +138,37 @@ def test_an_unknown_model_is_refused_by_name(tmp_path) -> None:
     )
     with pytest.raises(UserError, match="nowhere"):
         load_llm(spec)
+
+
+def saved(folder) -> None:
+    llm = random_llm("llama")
+    llm.model.save_pretrained(folder)
+    llm.tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", "{}"),
+        ("model.safetensors", ""),
+    ],
+)
+def test_a_damaged_file_is_told_as_that_of_a_model(file: str, content: str, tmp_path) -> None:
+    saved(tmp_path)
+    (tmp_path / file).write_text(content)
+    spec = LLMSource(name="x", path=str(tmp_path), dtype="float32", local_files_only=True)
+    with pytest.raises(UserError, match=f"cannot load '{tmp_path}'") as raised:
+        load_llm(spec)
+    assert len(str(raised.value).splitlines()) == 1
+    if file.startswith("tokenizer"):  # it is missed in a distiller, too, and not taken for none
+        source = DistillerSource(path=str(tmp_path), local_files_only=True, **dict(DISTILLING))
+        with pytest.raises(UserError, match=f"the distiller's tokenizer in '{tmp_path}'"):
+            load_distiller(source, 2, READING, random_llm("llama"))
 
 
 class Words:
