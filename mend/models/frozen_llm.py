@@ -93,6 +93,8 @@ class FrozenLLM:
         self.tokenizer, self.prefix = tokenizer, list(prefix)
         self.embedding = model.get_input_embeddings()
         self.body = body_of(model)
+        # Rows are padded on the right without a mask: transformers would look for padding and warn.
+        self.body.config.pad_token_id = None
         _put_head_in_float32(model)
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
