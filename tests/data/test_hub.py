@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -217,6 +218,16 @@ def test_a_full_disk_is_told(mirror, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
     monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserError, match=r"the disk at .* is full.*make room"):
+        download_benchmark(SPEC, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_full_disk_of_the_hubs_cache_is_told(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(UserError, match=r"No space left on device.*make room.*HF_HOME"):
         download_benchmark(SPEC, tmp_path / "b")
     assert not (tmp_path / "b").exists()
