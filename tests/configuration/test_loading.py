@@ -385,6 +385,16 @@ def test_a_window_is_no_limit_and_neither_is_distance(values, config) -> None:
     load_configuration(values)
 
 
+def test_a_distillers_positions_count_where_the_llm_has_no_limit(values) -> None:
+    config = json.dumps({"relative_attention_num_buckets": 32})
+    Path(values["llms"]["pocket-gpt2"]["path"], "config.json").write_text(config)
+    load_configuration(values)
+    file = Path(values["llms"]["pocket-gpt2"]["distiller"]["path"], "config.json")
+    file.write_text(json.dumps({"n_positions": 10}))
+    with pytest.raises(UserError, match="methods.mend: length .* the distiller has 10 positions"):
+        load_configuration(values)
+
+
 def test_missing_tasks_are_left_out_if_asked(folder_values, caplog) -> None:
     folder = Path(folder_values["benchmark"]["tasks"]["folder"])
     (folder / "data/lost/lost_16_13_dev.jsonl").unlink()
