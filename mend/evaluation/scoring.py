@@ -121,12 +121,11 @@ def _score_group(
     owned = [(row, i) for row, members in enumerate(group) for i in members]
     rows = [context.lengths[row] + _longest_text(items[i]) for row, i in owned]
     _check_room(llm, items, owned, rows, context)
-    # Left of a cut there is another context for each option.
-    cut = [pair for pair, size in zip(owned, rows, strict=True) if _is_cut(items[pair[1]], size)]
-    together = [pair for pair in owned if pair not in set(cut)]
-    sizes = [context.lengths[row] + _longest_text(items[i]) for row, i in together]
-    shared = llm.can_share(context, sizes)
-    prefilled = llm.prefill(context) if shared and together else None
+    # What is cut has another context for each option.
+    cut = [_is_cut(items[i], size) for (_, i), size in zip(owned, rows, strict=True)]
+    together = [pair for pair, is_cut in zip(owned, cut, strict=True) if not is_cut]
+    sizes = [size for size, is_cut in zip(rows, cut, strict=True) if not is_cut]
+    prefilled = llm.prefill(context) if together and llm.can_share(context, sizes) else None
     # Rows that hold their contexts take more memory.
     size = item_batch_size if prefilled else max(1, item_batch_size // 16)
     for part in _batches(together, size):
@@ -144,6 +143,7 @@ def _score_group(
                 found = _score_rows(llm, prefilled, owners, batch, option_score, llm.states_after)
             if check:
                 _compare_with_plain_rows(llm, context, owners, batch, option_score, found)
+            check = False  # once is enough: plain rows take longer
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever an architecture raises at what it does not know
@@ -152,8 +152,9 @@ def _score_group(
             setattr(llm, "takes_trees" if trees else "shares_contexts", False)
             raise _UnlikePlainRowsError(f"{type(error).__name__}: {error}") from error
         yield from zip([i for _, i in part], found, strict=True)
-    for row, i in cut:
-        yield i, _score_cut(llm, context.tokens[row], items[i], option_score)
+    for (row, i), is_cut in zip(owned, cut, strict=True):
+        if is_cut:
+            yield i, _score_cut(llm, context.tokens[row], items[i], option_score)
 
 
 class _UnlikePlainRowsError(Exception):
