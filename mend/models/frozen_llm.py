@@ -94,7 +94,7 @@ class FrozenLLM:
         self.embedding = model.get_input_embeddings()
         self.body = body_of(model)
         # Rows are padded on the right without a mask: transformers would look for padding and warn.
-        self.body.config.pad_token_id = None
+        self.body.warn_if_padding_and_no_attention_mask = lambda *_, **__: None
         _put_head_in_float32(model)
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
