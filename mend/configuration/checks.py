@@ -168,6 +168,7 @@ def _llm(
     except UserError as error:
         yield str(error)
         return
+    yield from _bos(name, llm.prefix, Path(llm.path) / "tokenizer_config.json")
     if positions is None:
         positions = (
             10**9
@@ -192,6 +193,21 @@ def _llm(
             )
         except UserError as error:
             yield str(error)
+
+
+def _bos(name: str, prefix: str, tokenizer: Path) -> Iterator[str]:
+    """Check that a tokenizer whose beginning-of-sequence token is asked for has one."""
+    if prefix != "bos" or not tokenizer.is_file():
+        return  # a tokenizer of the hub says it in the job
+    try:
+        settings = json.loads(tokenizer.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # told as a broken tokenizer where it is loaded
+    if not (isinstance(settings, dict) and settings.get("bos_token")):
+        yield (
+            f"llms.{name}.prefix: bos, but {tokenizer} names no bos_token; write none, auto, or "
+            "the text that is to stand before every context"
+        )
 
 
 def _positions(values: ConfigurationValues, key: str, path: str) -> int | None:

@@ -395,6 +395,16 @@ def test_a_distillers_positions_count_where_the_llm_has_no_limit(values) -> None
         load_configuration(values)
 
 
+def test_a_bos_that_a_tokenizer_has_not_is_told_before_any_job(values) -> None:
+    values["llms"]["pocket-gpt2"]["prefix"] = "bos"
+    tokenizer = Path(values["llms"]["pocket-gpt2"]["path"], "tokenizer_config.json")
+    tokenizer.write_text('{"bos_token": "<s>"}')
+    load_configuration(values)
+    tokenizer.write_text('{"bos_token": null}')
+    with pytest.raises(UserError, match=r"llms.pocket-gpt2.prefix: bos, but .* no bos_token"):
+        load_configuration(values)
+
+
 def test_missing_tasks_are_left_out_if_asked(folder_values, caplog) -> None:
     folder = Path(folder_values["benchmark"]["tasks"]["folder"])
     (folder / "data/lost/lost_16_13_dev.jsonl").unlink()
