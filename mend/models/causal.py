@@ -8,20 +8,24 @@ import torch
 from torch import Tensor
 
 from mend.errors import UserError
-from mend.models.frozen_llm import max_positions, rope_switch, takes
+from mend.models.architecture import rope_switch, takes
 
 
-def causal_states(body: torch.nn.Module, rows: Tensor, lengths: Sequence[int]) -> Tensor:
+def causal_states(
+    body: torch.nn.Module, rows: Tensor, lengths: Sequence[int], positions: int
+) -> Tensor:
     """Return the last hidden states of rows, (rows, longest, width).
 
     rows: token ids, (rows, longest), or embeddings, (rows, longest, width), padded on the right;
-    lengths: how many of each are real. No real token sees what comes after it, and positions count
-    from the first, so that neither a mask nor position ids are needed. Rows on both sides of a
-    model's switch of rotations are passes of their own (`mend.models.frozen_llm.rope_switch`).
+    lengths: how many of each are real; positions: how many the model has.
+
+    No real token sees what comes after it, and positions count from the first, so that neither a
+    mask nor position ids are needed. Rows on both sides of a model's switch of rotations are passes
+    of their own (`mend.models.architecture.rope_switch`).
     Raises UserError for more tokens than the model has positions.
     """
     switch = rope_switch(body.config)
-    longest, positions = rows.shape[1], max_positions(body.config)
+    longest = rows.shape[1]
     if longest > positions:
         raise UserError(
             f"llms: a row of {longest} tokens is longer than the {positions} positions of a "

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Attentions, Context, FrozenLLM, TokenContext, rope_switch, takes
+from mend.models.frozen_llm import Attentions, Context, FrozenLLM, TokenContext
 from mend.models.padding import pad_left, pad_right
 
 
@@ -82,8 +83,9 @@ class DecoderOnlyLLM(FrozenLLM):
         ids, _ = pad_right([row or [0] for row in rows], self.device)
         lengths = [len(row) for row in rows]
         if isinstance(context, TokenContext):
-            return causal_states(self.body, ids, lengths)
-        return causal_states(self.body, self._with_vectors(ids, context, owner), lengths)
+            return causal_states(self.body, ids, lengths, self.positions)
+        embeddings = self._with_vectors(ids, context, owner)
+        return causal_states(self.body, embeddings, lengths, self.positions)
 
     def _with_vectors(self, ids: Tensor, context: Context, owner: Sequence[int]) -> Tensor:
         """Return embeddings of tokens, with each row's vectors in their places."""

@@ -12,8 +12,9 @@ from transformers import AutoModel, AutoTokenizer
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
 from mend.errors import UserError
+from mend.models.architecture import max_positions, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import FrozenLLM, max_positions, takes
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import pad_right
 from mend.models.verification import first_line, has_weights, verify_distiller
@@ -112,7 +113,7 @@ class Distiller(nn.Module):
             states = self.backbone(inputs_embeds=embeddings, attention_mask=real.long())
             states = states.last_hidden_state
         else:
-            states = causal_states(self.backbone, embeddings, lengths)
+            states = causal_states(self.backbone, embeddings, lengths, self.max_positions)
         return self.projection(states[numbers, places].float())
 
     def _placeholders(self, rows: int) -> Tensor:

@@ -19,8 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mend.configuration.choices import ENCODER_DECODERS
 from mend.errors import UserError
+from mend.models.architecture import UNLIMITED
 from mend.models.frozen_llm import (
-    UNLIMITED,
     Attentions,
     Context,
     FrozenLLM,

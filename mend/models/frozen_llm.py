@@ -11,7 +11,6 @@ logits, by the LLM's own head, only where they are needed.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from mend.configuration import positions
 from mend.errors import UserError
+from mend.models.architecture import counts_from_the_start, max_positions, rope_switch
 from mend.models.kernels.activations import fuse_activations
 
 
@@ -71,6 +70,7 @@ class FrozenLLM:
     """What every LLM has in common; `mend.models.loading.frozen_llm` chooses the architecture.
 
     prefix: token ids that stand before every context (`llms.*.prefix`).
+    positions: how many tokens the LLM can read in all, the prefix included.
     shares_contexts: whether `prefill` and `states_after` equal `states`, as far as was tried.
     takes_trees: whether tree attention does (`mend.models.kernels.tree_attention`).
     refuses_vectors: why the LLM cannot read vectors; None if it can.
@@ -96,6 +96,7 @@ class FrozenLLM:
         # Rows are padded on the right without a mask: transformers would look for padding and warn.
         self.body.warn_if_padding_and_no_attention_mask = lambda *_, **__: None
         _put_head_in_float32(model)
+        self.positions = max_positions(model.config)
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
 
@@ -117,7 +118,7 @@ class FrozenLLM:
     @property
     def max_positions(self) -> int:
         """How many tokens context, query and answer may have together: the prefix is taken off."""
-        return max_positions(self.model.config) - len(self.prefix)
+        return self.positions - len(self.prefix)
 
     @cached_property
     def vocabulary(self) -> int:
@@ -351,46 +352,3 @@ def _put_head_in_float32(model: torch.nn.Module) -> None:
     head = model.get_output_embeddings()
     if type(head) is torch.nn.Linear and head.weight.dtype in (torch.float16, torch.bfloat16):
         model.set_output_embeddings(_Float32Head(head))
-
-
-#: The number of positions of a model that has no limit.
-UNLIMITED = 10**9
-
-
-def takes(module: torch.nn.Module, argument: str) -> bool:
-    """Return whether a module's forward pass names an argument."""
-    return argument in inspect.signature(module.forward).parameters
-
-
-def max_positions(config: PretrainedConfig) -> int:
-    """Return how many tokens a model of this configuration can read in all."""
-    return positions.max_positions(config.to_dict()) or UNLIMITED
-
-
-def counts_from_the_start(config) -> bool:
-    """Return whether attention depends on how far a token is from a row's first one.
-
-    Layers that attend within chunks, and scales that grow with the position, count a cache's
-    padding as tokens.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    return bool(
-        getattr(config, "attention_chunk_size", None)
-        or getattr(config, "attn_temperature_tuning", None)
-        or "llama_4_scaling_beta" in rope
-    )
-
-
-def rope_switch(config) -> int | None:
-    """Return up to how many positions a model rotates all of them in another way than beyond.
-
-    None if it always rotates alike. Keys that were made on one side of the switch are wrong for a
-    row that ends on the other.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    # Some models have rotations of their own for each kind of layer.
-    for one in (rope, *rope.values()):
-        if isinstance(one, dict) and one.get("rope_type") == "longrope":
-            switch = one.get("original_max_position_embeddings")
-            return switch or getattr(config, "original_max_position_embeddings", None)
-    return None

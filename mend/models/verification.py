@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mend.errors import UserError
+from mend.models.architecture import max_positions, rope_switch
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Context, FrozenLLM, max_positions, rope_switch
+from mend.models.frozen_llm import Context, FrozenLLM
 from mend.progress import logger
 
 #: Contexts of different lengths; whose each row is, what it reads alone, and what is predicted.
@@ -190,8 +191,8 @@ def verify_distiller(backbone: torch.nn.Module) -> None:
     backbone.eval()
     embedding = backbone.get_input_embeddings()
     generator = torch.Generator().manual_seed(0)
-    size, longest = embedding.weight.shape[0], max_positions(backbone.config)
-    rows = [torch.randint(size, (min(n, longest),), generator=generator) for n in (9, 5)]
+    size, positions = embedding.weight.shape[0], max_positions(backbone.config)
+    rows = [torch.randint(size, (min(n, positions),), generator=generator) for n in (9, 5)]
     rows = [embedding(row.to(embedding.weight.device)) for row in rows]
     # Placeholders are no words once they are trained.
     rows = [(row + row.roll(1, 0)) / 2 for row in rows]
@@ -203,7 +204,10 @@ def verify_distiller(backbone: torch.nn.Module) -> None:
 
     try:
         problem = _compared(
-            lambda: causal_states(backbone, padded, lengths), alone(), rows, embedding.weight.dtype
+            lambda: causal_states(backbone, padded, lengths, positions),
+            alone(),
+            rows,
+            embedding.weight.dtype,
         )
     except Exception as error:  # whatever an architecture raises at vectors
         problem = first_line(error)

@@ -16,8 +16,9 @@ from transformers import (
 
 from mend.configuration.specs.run import DistillerSource, LLMSource
 from mend.errors import UserError
+from mend.models.architecture import max_positions
 from mend.models.distiller import load_distiller
-from mend.models.frozen_llm import FrozenLLM, _Float32Linear, max_positions
+from mend.models.frozen_llm import FrozenLLM, _Float32Linear
 from mend.models.loading import frozen_llm, load_llm, prefix_tokens
 
 ARCHITECTURES = sorted(CONFIGURATIONS)

@@ -53,8 +53,8 @@ TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
 LLM = names("configuration.positions methods.base methods.built") | names(
-    "causal decoder_only devices encoder_decoder frozen_llm kernels kernels.activations"
-    " kernels.cross_attention loading padding sharding verification",
+    "architecture causal decoder_only devices encoder_decoder frozen_llm kernels"
+    " kernels.activations kernels.cross_attention loading padding sharding verification",
     "models.",
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")

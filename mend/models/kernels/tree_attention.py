@@ -14,7 +14,6 @@ and 1.3. Encoder-decoders do without.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mend.models.architecture import takes
 from mend.models.kernels import enabled
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def can_take_trees(llm: FrozenLLM) -> bool:
         and "local" not in getattr(config, "attention_layers", ())
         and not getattr(config, "sliding_window", None)
         and config._attn_implementation in ("eager", "sdpa")
-        and "position_ids" in inspect.signature(llm.body.forward).parameters
+        and takes(llm.body, "position_ids")
     )
 
 
