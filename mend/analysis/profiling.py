@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 from mend.configuration.specs.run import DistillerSource
 from mend.models.distiller import Distiller, distilling_part
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.frozen_llm import Context, FrozenLLM, Rows
 from mend.models.loading import frozen_llm
 
 PARTS = ("distillation", "context", "query")
@@ -96,8 +96,8 @@ def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths)
     yield "distillation"
     prefilled = llm.prefill(context)
     yield "context"
-    query, answer = [[0] * lengths.query], [[0] * lengths.answer]
-    llm.logits(llm.states_after(prefilled, [0], query, answer, keep=False)).log_softmax(-1)
+    asked = Rows([0], [[0] * lengths.query], [[0] * lengths.answer])
+    llm.logits(llm.states_after(prefilled, asked, keep=False)).log_softmax(-1)
     yield "query"
 
 

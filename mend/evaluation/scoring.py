@@ -12,7 +12,7 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import Context, FrozenLLM, TokenContext
+from mend.models.frozen_llm import Context, FrozenLLM, Rows, TokenContext
 from mend.models.kernels.tree_attention import (
     can_take_trees,
     collate_trees,
@@ -232,8 +232,8 @@ def _score_cut(
         text[max(0, len(text) + len(option) - item.longest) :]
         for text, option in zip(texts, item.options, strict=True)
     ]
-    owners = range(len(kept))
-    states = llm.states(TokenContext(kept), owners, [[] for _ in kept], item.options)
+    rows = Rows(range(len(kept)), [[] for _ in kept], item.options)
+    states = llm.states(TokenContext(kept), rows)
     return _scores_of_rows(llm, states, [item], option_score)[0]
 
 
@@ -286,11 +286,12 @@ def _score_rows(
     states_of: Callable[..., Tensor],
 ) -> list[list[float]]:
     """Score items with a row for each option; `states_of` reads them after their contexts."""
-    pairs = [(row, item) for row, item in zip(owners, batch, strict=True) for _ in item.options]
-    options = [option for item in batch for option in item.options]
-    states = states_of(
-        context, [row for row, _ in pairs], [item.query for _, item in pairs], options
-    )
+    of_options = [
+        (row, item.query, option)
+        for row, item in zip(owners, batch, strict=True)
+        for option in item.options
+    ]
+    states = states_of(context, Rows(*zip(*of_options, strict=True)))
     return _scores_of_rows(llm, states, batch, option_score)
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Attentions, Context, FrozenLLM, TokenContext
+from mend.models.frozen_llm import Attentions, Context, FrozenLLM, Rows, TokenContext, predicting
 from mend.models.padding import pad_left, pad_right
 
 
@@ -53,35 +53,27 @@ class DecoderOnlyLLM(FrozenLLM):
     def states(
         self,
         context: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens: see `FrozenLLM`."""
-        rows, first = self._rows(context, owner, inputs, targets)
-        return self._predicting(self._plain(context, owner, rows), first, targets)
+        tokens, first = self._tokens(context, rows)
+        return predicting(self._plain(context, rows.owner, tokens), first, rows)
 
-    def _rows(
-        self,
-        context: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
-    ) -> tuple[list[list[int]], list[int]]:
+    def _tokens(self, context: Context, rows: Rows) -> tuple[list[list[int]], list[int]]:
         """Return each row's tokens (0 for a vector), and where its first target is predicted."""
         of_tokens = isinstance(context, TokenContext)
-        rows, first = [], []
-        for number, before, after in zip(owner, inputs, targets, strict=True):
+        tokens, first = [], []
+        for number, before, after in rows:
             read = context.tokens[number] if of_tokens else [0] * context.lengths[number]
             row = [*self.prefix, *read, *before]
             first.append(len(row) - 1)
             # The last token is predicted, never needed; but it may decide how a row rotates.
-            rows.append([*row, *(after if rope_switch(self.body.config) else after[:-1])])
-        return rows, first
+            tokens.append([*row, *(after if rope_switch(self.body.config) else after[:-1])])
+        return tokens, first
 
-    def _plain(self, context: Context, owner: Sequence[int], rows: list[list[int]]) -> Tensor:
-        ids, _ = pad_right([row or [0] for row in rows], self.device)
-        lengths = [len(row) for row in rows]
+    def _plain(self, context: Context, owner: Sequence[int], tokens: list[list[int]]) -> Tensor:
+        ids, _ = pad_right([row or [0] for row in tokens], self.device)
+        lengths = [len(row) for row in tokens]
         if isinstance(context, TokenContext):
             return causal_states(self.body, ids, lengths, self.positions)
         embeddings = self._with_vectors(ids, context, owner)
@@ -102,16 +94,6 @@ class DecoderOnlyLLM(FrozenLLM):
         real = torch.arange(longest, device=self.device) < lengths[:, None]
         rows, places = real.nonzero(as_tuple=True)
         return embeddings.index_put((rows, start + places), vectors[rows, places])
-
-    def _predicting(
-        self, states: Tensor, first: Sequence[int], targets: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Gather the states of targets, (rows, longest, width); `first`: where they begin."""
-        longest = max(map(len, targets))
-        places = torch.as_tensor(first, device=self.device)[:, None]
-        places = places + torch.arange(longest, device=self.device)
-        places = places.clamp(0, states.shape[1] - 1)
-        return states[torch.arange(len(states), device=self.device)[:, None], places]
 
     def prefill(self, context: Context) -> PrefilledContext:
         """Compute each context's keys and values once; padding comes before all real tokens."""
@@ -150,42 +132,40 @@ class DecoderOnlyLLM(FrozenLLM):
     def states_after(
         self,
         prefilled: PrefilledContext,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
         keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read: see `FrozenLLM`."""
-        rows = [[*before, *after[:-1]] for before, after in zip(inputs, targets, strict=True)]
-        first = [len(before) for before in inputs]
+        tokens = [[*before, *after[:-1]] for _, before, after in rows]
+        first = [len(before) for before in rows.inputs]
         if prefilled.cache is None:
             empty = TokenContext([[]] * len(prefilled.lengths))
-            states = self._plain(empty, owner, rows)
-            return self._predicting(states, [place - 1 for place in first], targets)
-        one_each = list(owner) == list(range(len(prefilled.lengths)))
-        after = prefilled if one_each and not keep else prefilled.select(owner)
+            states = self._plain(empty, rows.owner, tokens)
+            return predicting(states, [place - 1 for place in first], rows)
+        one_each = list(rows.owner) == list(range(len(prefilled.lengths)))
+        after = prefilled if one_each and not keep else prefilled.select(rows.owner)
         states = after.last_state
-        if longest := max(map(len, rows)):
-            ids, _ = pad_right(rows, self.device)
+        if longest := max(map(len, tokens)):
+            ids, _ = pad_right(tokens, self.device)
             options = {}
             if after.mask is not None:
-                ones = after.mask.new_ones(len(rows), longest)
+                ones = after.mask.new_ones(len(tokens), longest)
                 options["attention_mask"] = torch.cat([after.mask, ones], dim=1)
             if takes(self.body, "position_ids"):
                 # Padding takes no position that the row has not: some rotate by the largest.
-                last = torch.tensor([max(len(row), 1) - 1 for row in rows], device=self.device)
+                last = torch.tensor([max(len(row), 1) - 1 for row in tokens], device=self.device)
                 places = torch.arange(longest, device=self.device).minimum(last[:, None])
                 options["position_ids"] = after.lengths[:, None] + places
             output = self.body(
                 input_ids=ids, past_key_values=after.cache, use_cache=True, **options
             )
             states = torch.cat([states, output.last_hidden_state], dim=1)
-        return self._predicting(states, first, targets)
+        return predicting(states, first, rows)
 
     def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
         """Return the attention of text after one context: see `FrozenLLM`."""
-        rows, _ = self._rows(context, [0], [text], [[0]])
-        ids = torch.tensor(rows, device=self.device)
+        tokens, _ = self._tokens(context, Rows([0], [text], [[0]]))
+        ids = torch.tensor(tokens, device=self.device)
         inputs = {"input_ids": ids}
         if not isinstance(context, TokenContext):
             inputs = {"inputs_embeds": self._with_vectors(ids, context, [0])}

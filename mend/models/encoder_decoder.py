@@ -24,8 +24,10 @@ from mend.models.frozen_llm import (
     Attentions,
     Context,
     FrozenLLM,
+    Rows,
     TokenContext,
     VectorContext,
+    predicting,
 )
 from mend.models.kernels import enabled
 from mend.models.kernels.cross_attention import prefill_cross_attention
@@ -74,12 +76,10 @@ class EncoderDecoderLLM(FrozenLLM):
     def states(
         self,
         context: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens: see `FrozenLLM`."""
-        return self._decode(self._encode(context), owner, inputs, targets)
+        return self._decode(self._encode(context), rows)
 
     def prefill(self, context: Context) -> EncodedContext:
         """Encode each context once."""
@@ -92,29 +92,27 @@ class EncoderDecoderLLM(FrozenLLM):
     def states_after(
         self,
         prefilled: EncodedContext,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
         keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read.
 
         What a query's options share is decoded once.
         """
-        numbers, rows = _distinct(owner, inputs)
-        if len(rows) == len(numbers) or not any(map(len, inputs)):
-            return self._decode(prefilled, owner, inputs, targets)
+        numbers, firsts = _distinct(rows)
+        if len(firsts) == len(numbers) or not any(map(len, rows.inputs)):
+            return self._decode(prefilled, rows)
         # On the left, so that what comes after follows directly.
         start = self.model.config.decoder_start_token_id
-        texts = [[start, *inputs[row]] for row in rows]
+        texts = [[start, *rows.inputs[row]] for row in firsts]
         tokens, mask = pad_left(texts, self.device)
-        chosen = torch.tensor([owner[row] for row in rows], device=self.device)
+        chosen = torch.tensor([rows.owner[row] for row in firsts], device=self.device)
         cache = self._cache(prefilled, chosen)
         first = self._run(prefilled, chosen, tokens, mask, cache).last_hidden_state[:, -1:]
 
         again = torch.tensor(numbers, device=self.device)
         first, chosen = first[again], chosen[again]
-        following, _ = pad_right([target[:-1] for target in targets], self.device)
+        following, _ = pad_right([target[:-1] for target in rows.targets], self.device)
         if not following.shape[1]:
             return first
         cache.batch_select_indices(again)
@@ -151,22 +149,16 @@ class EncoderDecoderLLM(FrozenLLM):
     def _decode(
         self,
         encoded: EncodedContext,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
     ) -> Tensor:
         """Decode rows after their encoded contexts in one pass."""
         start = self.model.config.decoder_start_token_id
-        rows = [[start, *i, *t[:-1]] for i, t in zip(inputs, targets, strict=True)]
-        tokens, mask = pad_right(rows, self.device)
-        chosen = torch.as_tensor(owner, device=self.device)
+        texts = [[start, *before, *after[:-1]] for _, before, after in rows]
+        tokens, mask = pad_right(texts, self.device)
+        chosen = torch.as_tensor(rows.owner, device=self.device)
         cache = None if encoded.cross is None else self._cache(encoded, chosen)
         states = self._run(encoded, chosen, tokens, mask, cache).last_hidden_state
-        longest = max(map(len, targets))
-        places = torch.tensor([len(before) for before in inputs], device=self.device)[:, None]
-        places = places + torch.arange(longest, device=self.device)
-        places = places.clamp(max=states.shape[1] - 1)
-        return states[torch.arange(len(rows), device=self.device)[:, None], places]
+        return predicting(states, [len(before) for before in rows.inputs], rows)
 
     def _cache(self, encoded: EncodedContext, chosen: Tensor) -> EncoderDecoderCache:
         """Return a cache for decoding, with the keys and values of chosen contexts."""
@@ -230,11 +222,11 @@ class EncoderDecoderLLM(FrozenLLM):
         return Attentions(self.stacked(output.cross_attentions), self.stacked(output.attentions))
 
 
-def _distinct(owner: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+def _distinct(rows: Rows) -> tuple[list[int], list[int]]:
     """Return the number of each row among those with another context or inputs, and the first."""
     known: dict[tuple, int] = {}
     numbers, firsts = [], []
-    for row, key in enumerate(zip(owner, map(tuple, inputs), strict=True)):
+    for row, key in enumerate((of, tuple(before)) for of, before, _ in rows):
         if key not in known:
             known[key] = len(firsts)
             firsts.append(row)
@@ -254,15 +246,14 @@ class EncoderQueryLLM(EncoderDecoderLLM):
     def states(
         self,
         context: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens; each context and query is encoded once."""
-        numbers, rows = _distinct(owner, inputs)
-        queries = [inputs[row] for row in rows]
-        joined = self._joined(context, [owner[row] for row in rows], queries)
-        return self._decode(self._encode(joined), numbers, [[] for _ in targets], targets)
+        numbers, firsts = _distinct(rows)
+        queries = [rows.inputs[row] for row in firsts]
+        joined = self._joined(context, [rows.owner[row] for row in firsts], queries)
+        answers = Rows(numbers, [[] for _ in numbers], rows.targets)
+        return self._decode(self._encode(joined), answers)
 
     def _joined(
         self, context: Context, owner: Sequence[int], queries: Sequence[Sequence[int]]
@@ -286,13 +277,11 @@ class EncoderQueryLLM(EncoderDecoderLLM):
     def states_after(
         self,
         prefilled: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
         keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns."""
-        return self.states(prefilled, owner, inputs, targets)
+        return self.states(prefilled, rows)
 
     def query_attentions(self, context: Context, query: Sequence[int]) -> Attentions:
         """Return the attention of the start token: over the context, and the query after it."""

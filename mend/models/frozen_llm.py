@@ -53,6 +53,23 @@ class VectorContext:
 Context = TokenContext | VectorContext
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Texts after contexts.
+
+    owner: for each row, whose context it comes after. inputs: the tokens after the context that are
+    read alone; targets: those after them that are predicted, at least one a row.
+    """
+
+    owner: Sequence[int]
+    inputs: Sequence[Sequence[int]]
+    targets: Sequence[Sequence[int]]
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[int], Sequence[int]]]:
+        """Yield each row's owner, inputs and targets."""
+        return zip(self.owner, self.inputs, self.targets, strict=True)
+
+
 @dataclass
 class Attentions:
     """Attention weights of what is read after a context.
@@ -152,14 +169,10 @@ class FrozenLLM:
     def states(
         self,
         context: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens, (rows, longest, width), by one plain pass.
 
-        owner: for each row, whose context it comes after. inputs: the tokens after the context
-        that are read alone; targets: those after them that are predicted, at least one a row.
         A state of a row's padding means nothing, nor does that of the first target where nothing
         at all comes before it.
         """
@@ -172,9 +185,7 @@ class FrozenLLM:
     def states_after(
         self,
         prefilled: Any,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
         keep: bool = True,
     ) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read.
@@ -184,10 +195,10 @@ class FrozenLLM:
         """
         raise NotImplementedError
 
-    def can_share(self, context: Context, rows: Sequence[int]) -> bool:
-        """Return whether a context can be read once for all rows of these lengths.
+    def can_share(self, context: Context, sizes: Sequence[int]) -> bool:
+        """Return whether a context can be read once for all rows of these sizes.
 
-        rows: the positions of the longest rows, contexts included.
+        sizes: the positions of each row, its context included.
         """
         if not self.shares_contexts:
             return False
@@ -196,29 +207,24 @@ class FrozenLLM:
         if 0 in context.lengths and any(context.lengths) and not self.prefix:
             return False  # a row of nothing but padding attends to nothing
         switch = rope_switch(self.model.config)
-        return not switch or max(rows, default=0) + len(self.prefix) <= switch
+        return not switch or max(sizes, default=0) + len(self.prefix) <= switch
 
     def read(
         self,
         context: Context,
-        owner: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        rows: Rows,
     ) -> Tensor:
         """Return what `states` returns; contexts that several rows share are read once."""
-        lengths = context.lengths
-        rows = [
-            lengths[o] + len(i) + len(t) for o, i, t in zip(owner, inputs, targets, strict=True)
-        ]
-        if max(rows) > self.max_positions:
+        lengths = [context.lengths[of] + len(before) + len(after) for of, before, after in rows]
+        if max(lengths) > self.max_positions:
             raise UserError(
-                f"llms: a row of {max(rows)} tokens is longer than the {self.max_positions} that "
-                f"the {self.model.config.model_type} reads; choose a shorter "
+                f"llms: a row of {max(lengths)} tokens is longer than the {self.max_positions} "
+                f"that the {self.model.config.model_type} reads; choose a shorter "
                 "protocol.longest_context"
             )
-        if len(owner) > len(lengths) and self.can_share(context, rows):
-            return self.states_after(self.prefill(context), owner, inputs, targets, keep=False)
-        return self.states(context, owner, inputs, targets)
+        if len(lengths) > len(context.lengths) and self.can_share(context, lengths):
+            return self.states_after(self.prefill(context), rows, keep=False)
+        return self.states(context, rows)
 
     def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
         """Return the attention of text after one context: n tokens."""
@@ -268,6 +274,18 @@ class FrozenLLM:
         """Return (1, number, vocabulary) logits of a forward pass whose body stands still."""
         ids = torch.zeros(1, number, dtype=torch.long, device=self.device)
         return self.model(input_ids=ids).logits
+
+
+def predicting(states: Tensor, first: Sequence[int], rows: Rows) -> Tensor:
+    """Gather the states that predict targets, (rows, longest, width), of (rows, n, width).
+
+    first: where the first target of each row is predicted.
+    """
+    longest = max(map(len, rows.targets))
+    places = torch.as_tensor(first, device=states.device)[:, None]
+    places = places + torch.arange(longest, device=states.device)
+    places = places.clamp(0, states.shape[1] - 1)
+    return states[torch.arange(len(states), device=states.device)[:, None], places]
 
 
 def body_of(model: torch.nn.Module) -> torch.nn.Module:

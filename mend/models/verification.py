@@ -17,7 +17,7 @@ from torch import Tensor
 from mend.errors import UserError
 from mend.models.architecture import max_positions, rope_switch
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.frozen_llm import Context, FrozenLLM, Rows
 from mend.progress import logger
 
 #: Contexts of different lengths; whose each row is, what it reads alone, and what is predicted.
@@ -40,28 +40,25 @@ def verify_llm(llm: FrozenLLM) -> None:
     name = llm.model.config.model_type
     training = llm.model.training
     llm.model.eval()
-    contexts, owner, inputs, targets = _rows(llm.vocabulary, _longest(llm))
+    contexts, rows = _rows(llm.vocabulary, _longest(llm))
     try:
-        expected = _plain(llm, contexts, owner, inputs, targets)
+        expected = _plain(llm, contexts, rows)
     except Exception as error:  # whatever an architecture raises
         raise UserError(
             f"llms: {name} cannot be used: it stops at a short text ({first_line(error)})"
         ) from error
     tokens = llm.token_context(contexts)
-    problem = _compared(
-        lambda: llm.logits(llm.states(tokens, owner, inputs, targets)), expected, targets, llm.dtype
-    )
+    problem = _compared(lambda: llm.logits(llm.states(tokens, rows)), expected, llm.dtype)
     if problem:
         raise UserError(
             f"llms: {name} cannot be used: rows of several lengths, read together, are not what "
             f"the model makes of each alone ({problem}). Encoder-only models, and those that look "
             "ahead, cannot predict text"
         )
-    llm.refuses_vectors = _problem_of_vectors(llm, contexts, owner, inputs, targets, expected)
+    llm.refuses_vectors = _problem_of_vectors(llm, contexts, rows, expected)
     problem = _compared(
-        lambda: llm.logits(llm.states_after(llm.prefill(tokens), owner, inputs, targets)),
+        lambda: llm.logits(llm.states_after(llm.prefill(tokens), rows)),
         expected,
-        targets,
         llm.dtype,
     )
     llm.shares_contexts = problem is None
@@ -75,8 +72,8 @@ def _longest(llm: FrozenLLM) -> int:
     return min(llm.max_positions, rope_switch(llm.model.config) or llm.max_positions)
 
 
-def _rows(vocabulary: int, longest: int) -> tuple[list, list[int], list, list]:
-    """Return contexts, and of each row whose it is, its inputs and its targets."""
+def _rows(vocabulary: int, longest: int) -> tuple[list[list[int]], Rows]:
+    """Return contexts, and rows after them."""
     generator = torch.Generator().manual_seed(0)
 
     def words(count: int) -> list[int]:
@@ -88,7 +85,7 @@ def _rows(vocabulary: int, longest: int) -> tuple[list, list[int], list, list]:
     targets = [words(row[2]) for row in _ROWS]
     if longest < max(_CONTEXTS) + 6:  # a very short model
         contexts, inputs = [one[:1] for one in contexts], [one[:1] for one in inputs]
-    return contexts, owner, inputs, targets
+    return contexts, Rows(owner, inputs, targets)
 
 
 def _as_vectors(llm: FrozenLLM, contexts: Sequence[Sequence[int]]) -> Context:
@@ -102,24 +99,22 @@ def _as_vectors(llm: FrozenLLM, contexts: Sequence[Sequence[int]]) -> Context:
 def _problem_of_vectors(
     llm: FrozenLLM,
     contexts: Sequence[Sequence[int]],
-    owner: Sequence[int],
-    inputs: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
+    rows: Rows,
     expected: Sequence[Tensor],
 ) -> str | None:
     """Return why vectors are not read as words are, or those that are no words not at all."""
 
     def of_words() -> Tensor:
-        return llm.logits(llm.states(_as_vectors(llm, contexts), owner, inputs, targets))
+        return llm.logits(llm.states(_as_vectors(llm, contexts), rows))
 
     def of_others() -> Tensor:
         context = _as_vectors(llm, contexts)
         # Between two words: an LLM that looks tokens up again finds none.
         between = (context.vectors + context.vectors.roll(1, 1)) / 2
         mixed = llm.vector_context(between, context.lengths)
-        return llm.logits(llm.states(mixed, owner, inputs, targets))
+        return llm.logits(llm.states(mixed, rows))
 
-    problem = _compared(of_words, expected, targets, llm.dtype)
+    problem = _compared(of_words, expected, llm.dtype)
     if problem:
         return problem
     try:
@@ -138,13 +133,11 @@ def first_line(error: Exception) -> str:
 def _plain(
     llm: FrozenLLM,
     contexts: Sequence[Sequence[int]],
-    owner: Sequence[int],
-    inputs: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
+    rows: Rows,
 ) -> list[Tensor]:
     """Return each row's logits of its targets by a pass of its own."""
     found = []
-    for number, before, after in zip(owner, inputs, targets, strict=True):
+    for number, before, after in rows:
         context = [*llm.prefix, *contexts[number]]
         if llm.model.config.is_encoder_decoder:
             start = llm.model.config.decoder_start_token_id
@@ -163,7 +156,6 @@ def _plain(
 def _compared(
     ours: Callable[[], Tensor],
     expected: Sequence[Tensor],
-    targets: Sequence[Sequence[int]],
     dtype: torch.dtype,
 ) -> str | None:
     """Return what is wrong with (rows, longest, vocabulary) logits; None if nothing is."""
@@ -177,7 +169,7 @@ def _compared(
     # layers in bfloat16, single logits by three times that. What is wrong differs by about 1.
     tolerance = 1e-3 if dtype == torch.float32 else 0.3
     for row, plain in enumerate(expected):
-        mine = found[row, : len(targets[row])]
+        mine = found[row, : len(plain)]
         difference = float((mine - plain).square().mean().sqrt() / plain.std().clamp(min=1e-6))
         if not difference <= tolerance:
             return f"logits differ by {difference:.2g} of their spread"
@@ -206,7 +198,6 @@ def verify_distiller(backbone: torch.nn.Module) -> None:
         problem = _compared(
             lambda: causal_states(backbone, padded, lengths, positions),
             alone(),
-            rows,
             embedding.weight.dtype,
         )
     except Exception as error:  # whatever an architecture raises at vectors

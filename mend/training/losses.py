@@ -19,7 +19,7 @@ from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import FrozenLLM
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.padding import pad_right
 
 
@@ -27,16 +27,13 @@ from mend.models.padding import pad_right
 class QueryBatch:
     """The collated queries of some examples.
 
-    owner: for each query, the example that it belongs to.
-    inputs: for each query the tokens that the LLM does not predict; none where it predicts all.
-    predicted: for each query the tokens that it does predict; targets: (queries, longest), the
-        same, padded on the right; mask: their 0/1 mask.
+    rows: of each query the example that it belongs to, the tokens that the LLM only reads (none
+        where it predicts all), and those that it predicts.
+    targets: (queries, longest), these, padded on the right; mask: their 0/1 mask.
     input_length: (queries, 1), how many of the targets are x; the rest is y.
     """
 
-    owner: Sequence[int]
-    inputs: Sequence[Sequence[int]]
-    predicted: Sequence[Sequence[int]]
+    rows: Rows
     targets: Tensor
     mask: Tensor
     input_length: Tensor
@@ -53,7 +50,7 @@ def collate_queries(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> 
     predicted = [[*x, *y] if whole else y for x, y in queries]
     targets, mask = pad_right(predicted, device)
     lengths = torch.tensor([len(x) if whole else 0 for x, _ in queries], device=device)
-    return QueryBatch(owner, inputs, predicted, targets, mask, lengths[:, None])
+    return QueryBatch(Rows(owner, inputs, predicted), targets, mask, lengths[:, None])
 
 
 @torch.no_grad()
@@ -64,9 +61,9 @@ def teacher_states(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> l
     """
     batch = collate_queries(llm, examples, stage)
     context = llm.token_context([example.teacher_demonstrations for example in examples])
-    states = llm.read(context, batch.owner, batch.inputs, batch.predicted)[batch.mask.bool()]
+    states = llm.read(context, batch.rows)[batch.mask.bool()]
     counts = [0] * len(examples)
-    for example, tokens in zip(batch.owner, batch.predicted, strict=True):
+    for example, _, tokens in batch.rows:
         counts[example] += len(tokens)
     return list(states.split(counts))
 
@@ -99,7 +96,7 @@ def example_losses(
     distill covers y.
     """
     batch = collate_queries(llm, examples, stage)
-    queries, targets, mask = len(batch.owner), batch.targets, batch.mask.bool()
+    queries, targets, mask = len(batch.targets), batch.targets, batch.mask.bool()
     columns = torch.arange(targets.shape[1], device=llm.device)[None]
     is_input = mask & (columns < batch.input_length)
     is_answer = mask & ~is_input
@@ -117,10 +114,10 @@ def example_losses(
     context = method.contexts(llm, [example.demonstrations for example in examples])
     if not (llm.prefix or llm.has_start_token):
         # After an empty context nothing predicts the first token.
-        empty = [context.lengths[example] == 0 for example in batch.owner]
+        empty = [context.lengths[example] == 0 for example in batch.rows.owner]
         if any(empty):
             used[torch.tensor(empty, device=llm.device), 0] = False
-    states = llm.read(context, batch.owner, batch.inputs, batch.predicted)
+    states = llm.read(context, batch.rows)
     student_logits = llm.logits(states[used])
 
     values = {}

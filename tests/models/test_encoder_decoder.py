@@ -22,7 +22,7 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import distilling_part
-from mend.models.frozen_llm import FrozenLLM
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.loading import frozen_llm
 from mend.training.losses import example_losses
 
@@ -48,7 +48,7 @@ def plain_score(llm: FrozenLLM, context: list[int], query: list[int], option: li
 def test_predicting_states_equal_one_plain_forward_pass(llm: FrozenLLM) -> None:
     contexts = [random_tokens(length, seed=length) for length in (5, 12, 1)]
     texts = [random_tokens(length, seed=50 + length) for length in (7, 3, 6)]
-    states = llm.states(llm.token_context(contexts), [0, 1, 2], [[], [], []], texts)
+    states = llm.states(llm.token_context(contexts), Rows([0, 1, 2], [[]] * 3, texts))
     for row, (context, text) in enumerate(zip(contexts, texts, strict=True)):
         found = llm.logits(states[row, : len(text)])
         torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-4, rtol=1e-4)
@@ -75,7 +75,7 @@ def test_queries_that_share_a_context_equal_plain_forward_passes(kind: str) -> N
     texts = [random_tokens(4, seed) for seed in range(3)]
     context = random_tokens(9, seed=9)
     prefilled = llm.prefill(llm.token_context([context]))
-    states = llm.states_after(prefilled, [0, 0, 0], [[], [], []], texts)
+    states = llm.states_after(prefilled, Rows([0, 0, 0], [[]] * 3, texts))
     for found, text in zip(llm.logits(states), texts, strict=True):
         torch.testing.assert_close(found, plain_logits(llm, context, text), atol=1e-5, rtol=1e-4)
 

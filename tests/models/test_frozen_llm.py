@@ -18,16 +18,18 @@ from mend.configuration.specs.run import DistillerSource, LLMSource
 from mend.errors import UserError
 from mend.models.architecture import max_positions
 from mend.models.distiller import load_distiller
-from mend.models.frozen_llm import FrozenLLM, _Float32Linear
+from mend.models.frozen_llm import FrozenLLM, Rows, _Float32Linear
 from mend.models.loading import frozen_llm, load_llm, prefix_tokens
 
 ARCHITECTURES = sorted(CONFIGURATIONS)
 
 
 CONTEXTS = [random_tokens(length, seed=length) for length in (5, 12, 1)]
-OWNER = [0, 2, 1, 0]
-INPUTS = [random_tokens(length, seed=30 + length) for length in (2, 0, 4, 0)]
-TARGETS = [random_tokens(length, seed=50 + length) for length in (7, 3, 6, 1)]
+ROWS = Rows(
+    owner=[0, 2, 1, 0],
+    inputs=[random_tokens(length, seed=30 + length) for length in (2, 0, 4, 0)],
+    targets=[random_tokens(length, seed=50 + length) for length in (7, 3, 6, 1)],
+)
 
 
 def plain_logits(llm: FrozenLLM, context: list[int], before: list[int], after: list[int]):
@@ -37,7 +39,7 @@ def plain_logits(llm: FrozenLLM, context: list[int], before: list[int], after: l
 
 
 def assert_plain(llm: FrozenLLM, states: torch.Tensor, contexts: list[list[int]]) -> None:
-    for row, (owner, before, after) in enumerate(zip(OWNER, INPUTS, TARGETS, strict=True)):
+    for row, (owner, before, after) in enumerate(ROWS):
         found = llm.logits(states[row, : len(after)])
         expected = plain_logits(llm, contexts[owner], before, after)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -52,23 +54,24 @@ def test_both_ways_equal_plain_forward_passes(architecture: str, prefix: list[in
     embedded = [llm.embedding(torch.tensor(tokens)) for tokens in CONTEXTS]
     padded = torch.nn.utils.rnn.pad_sequence(embedded, batch_first=True, padding_value=9.0)
     for context in (words, llm.vector_context(padded, words.lengths)):
-        assert_plain(llm, llm.states(context, OWNER, INPUTS, TARGETS), CONTEXTS)
+        assert_plain(llm, llm.states(context, ROWS), CONTEXTS)
         prefilled = llm.prefill(context)
         for _ in range(2):  # what was prefilled stays as it is
-            states = llm.states_after(prefilled, OWNER, INPUTS, TARGETS)
+            states = llm.states_after(prefilled, ROWS)
             assert_plain(llm, states, CONTEXTS)
 
 
 def test_after_an_empty_context_the_query_is_all() -> None:
     llm = random_llm()
     empty = llm.token_context([[], []])
+    asked = Rows([0, 1], [ROWS.inputs[0]] * 2, ROWS.targets[:2])
     for states in (
-        llm.states(empty, [0, 1], INPUTS[:1] * 2, TARGETS[:2]),
-        llm.states_after(llm.prefill(empty), [0, 1], INPUTS[:1] * 2, TARGETS[:2]),
+        llm.states(empty, asked),
+        llm.states_after(llm.prefill(empty), asked),
     ):
         for row in range(2):
-            found = llm.logits(states[row, : len(TARGETS[row])])
-            expected = plain_logits(llm, [], INPUTS[0], TARGETS[row])
+            found = llm.logits(states[row, : len(ROWS.targets[row])])
+            expected = plain_logits(llm, [], ROWS.inputs[0], ROWS.targets[row])
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 

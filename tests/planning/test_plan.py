@@ -31,6 +31,7 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller
+from mend.models.frozen_llm import Rows
 from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
 from mend.planning.architectures import architecture, find_architecture
@@ -154,7 +155,7 @@ def test_scoring_operations_are_those_that_pytorch_counts(name, number):
     # One item, all alike, is compared with plain rows, which a plan of thousands leaves out.
     shown = method.contexts(llm, [context])
     with FlopCounterMode(display=False) as comparing:
-        states = llm.states(shown, [0, 0, 0], [items[0].query] * 3, options)
+        states = llm.states(shown, Rows([0, 0, 0], [items[0].query] * 3, options))
         llm.logits(states)
     scoring = counter.get_total_flops() - comparing.get_total_flops()
     # The last token of an option is predicted, not read.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.models import use_eager_attention
 
+from mend.models.frozen_llm import Rows
 from mend.models.loading import frozen_llm
 from mend.pocket import fitting, pretrain_t5
 from mend.pocket.tokenizer import build_tokenizer
@@ -50,7 +51,7 @@ def accuracy(llm, name: str, shots: int) -> float:
         rows = files[f"{name}_16_{seed}_dev"]
         queries = [[identifiers[word] for word in row.input] for row in rows]
         nothing = [[0]] * len(rows)
-        states = llm.states(llm.token_context([context]), [0] * len(rows), queries, nothing)
+        states = llm.states(llm.token_context([context]), Rows([0] * len(rows), queries, nothing))
         logits = llm.logits(states[:, 0])
         for row, scores in zip(rows, logits, strict=True):
             options = [identifiers[option] for option in row.options]

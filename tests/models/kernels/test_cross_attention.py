@@ -7,6 +7,8 @@ import torch
 from helpers.models import ENCODER_DECODERS, random_llm, random_tokens
 from torch.utils.flop_counter import FlopCounterMode
 
+from mend.models.frozen_llm import Rows
+
 
 def prediction(architecture: str) -> tuple[list[torch.Tensor], int]:
     """Return states after a context that three queries share, its gradient, and the operations."""
@@ -15,7 +17,7 @@ def prediction(architecture: str) -> tuple[list[torch.Tensor], int]:
     texts = [random_tokens(4, seed) for seed in (2, 3, 4)]
     with FlopCounterMode(display=False) as counter:
         prefilled = llm.prefill(llm.vector_context(embeddings))
-        states = llm.states_after(prefilled, [0, 0, 0], [[], [], []], texts)
+        states = llm.states_after(prefilled, Rows([0, 0, 0], [[]] * 3, texts))
         states.square().sum().backward()
     return [states.detach(), embeddings.grad], counter.get_total_flops()
 
