@@ -28,7 +28,8 @@ def training_costs(records: Sequence[Record], methods: Sequence[str]) -> list[di
     """One row for each LLM, method and stage, in the order of `methods`.
 
     Keys: llm, method, stage, runs, steps, examples, parameters ((least, most) of a run each),
-    seconds (of all runs), seconds_per_run, flops_per_run, peak_memory_bytes (largest), devices,
+    seconds (of all runs), seconds_per_run, flops_per_run, utilisation ((least, most): the share of
+    their devices' measured peak that needed operations were), peak_memory_bytes (largest), devices,
     stopped_early (runs). None where no record says.
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
@@ -54,6 +55,7 @@ def training_costs(records: Sequence[Record], methods: Sequence[str]) -> list[di
                 "seconds": sum(seconds) if seconds else None,
                 "seconds_per_run": mean(seconds) if seconds else None,
                 "flops_per_run": mean(flops) if flops else None,
+                "utilisation": _range(group, "utilisation"),
                 "peak_memory_bytes": max(_values(group, "peak_memory_bytes"), default=None),
                 "devices": sorted({_device(record) for record in group} - {""}),
                 "stopped_early": sum(bool(record.get("stopped_early")) for record in group),

@@ -217,6 +217,14 @@ def test_costs_and_times_are_added_up(page):
     assert re.search(r"pretrain 1 (90|91) (90|91) 300", text)
 
 
+def test_the_share_of_the_peak_is_told_and_drawn(page):
+    rows = re.findall(r"<tr>\s*<th[^>]*>MEND</th>.*?</tr>", page, flags=re.DOTALL)
+    found = [row for row in rows if "finetune" in row and "3e+03" in row]
+    assert found
+    assert all(">38 %<svg" in row and 'width="38.4"' in row for row in found)
+    assert all("<svg" not in row for row in rows if "pretrain" in row and "3e+03" in row)
+
+
 def test_a_picture_takes_no_more_than_it_may(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 800, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")

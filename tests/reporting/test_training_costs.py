@@ -10,7 +10,8 @@ def record(method, steps, stage="finetune", **more):
 def test_costs_are_added_up_by_stage():
     records = [
         record("mend", 30, seconds=2.0, device="cpu", cpu="Chip 1", parameters_trained=7),
-        record("mend", 20, seconds=4.0, stopped_early=True, parameters_trained=7),
+        record("mend", 20, seconds=4.0, stopped_early=True, parameters_trained=7, utilisation=0.41),
+        record("mend", 20, seconds=None, parameters_trained=7, utilisation=0.38),
         record("mend", 50, "pretrain"),
         record("hypertuning", 10),
     ]
@@ -19,13 +20,15 @@ def test_costs_are_added_up_by_stage():
     assert places == [
         ("hypertuning", "finetune", 1),
         ("mend", "pretrain", 1),
-        ("mend", "finetune", 2),
+        ("mend", "finetune", 3),
     ]
     assert rows[2]["steps"] == (20, 30)
     assert (rows[2]["seconds"], rows[2]["seconds_per_run"]) == (6.0, 3.0)
     assert rows[2]["devices"] == ["cpu (Chip 1)"]
     assert rows[2]["stopped_early"] == 1
+    assert rows[2]["utilisation"] == (0.38, 0.41)
     assert rows[1]["seconds"] is None
+    assert rows[1]["utilisation"] is None
 
 
 def test_same_steps_looks_at_each_partition():
