@@ -268,7 +268,7 @@ class FrozenLLM:
         flat = states.reshape(1, -1, states.shape[-1])
         with _stands_for(self.body, flat):
             logits = self._head(flat.shape[1])
-        return logits.reshape(*states.shape[:-1], -1).float()
+        return logits.reshape(*states.shape[:-1], logits.shape[-1]).float()
 
     def _head(self, number: int) -> Tensor:
         """Return (1, number, vocabulary) logits of a forward pass whose body stands still."""

@@ -106,6 +106,11 @@ def example_losses(
         where["distill"] = mask
     if not objective.distill_first_token:
         where["distill"] = where["distill"] & (columns > 0)
+    if not (llm.prefix or llm.has_start_token):
+        # After no demonstrations nothing predicts the teacher's first token.
+        taught = [bool(examples[row].teacher_demonstrations) for row in batch.rows.owner]
+        taught = torch.tensor(taught, device=llm.device)[:, None]
+        where["distill"] = where["distill"] & (taught | (columns > 0))
     active = [name for name in LOSSES if getattr(weights, name)]
     used = torch.zeros_like(is_input)
     for name in active:

@@ -1,17 +1,11 @@
-"""Every architecture: the right number, as tokens, as vectors and in training, or a refusal."""
+"""Every architecture: the right score, after tokens and after vectors, or a refusal."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from helpers.architectures import (
-    ARCHITECTURES,
-    CHECKS,
-    ENCODERS,
-    Architecture,
-    tiny,
-)
+from helpers.architectures import ARCHITECTURES, CHECKS, ENCODERS, Architecture, installed, tiny
 from helpers.models import word_tokenizer
 
 from mend.configuration.specs.run import LLMSource
@@ -37,40 +31,28 @@ def refused(architecture: Architecture, folder: Path) -> str | None:
     return None
 
 
-def installed(architectures: dict[str, Architecture]) -> list:
-    """Return the names as parameters, skipped where transformers does not know them."""
-    absent = pytest.mark.skip("not in this version of transformers")
-    return [
-        pytest.param(name, marks=() if architecture.exists else absent)
-        for name, architecture in architectures.items()
-    ]
-
-
 @pytest.mark.parametrize("name", installed(ARCHITECTURES))
 @pytest.mark.parametrize("check", CHECKS)
 def test_as_the_model_itself_or_refused_by_name(name: str, check: str, tmp_path) -> None:
     """Equal to the model's own unpadded passes, one row at a time.
 
-    So are scores in padded batches with several queries a context, inside a window and beyond it,
-    every loss and its gradients, and a distiller's vectors and gradients.
+    So are scores in padded batches with several queries a context, inside a window and beyond it.
     """
     architecture = ARCHITECTURES[name]
     model_type = architecture.model_type
-    may_be_refused = not architecture.required or architecture.looks_ahead
-    if may_be_refused and (told := refused(architecture, tmp_path)):
+    if architecture.may_be_refused and (told := refused(architecture, tmp_path)):
         assert model_type in told
         return
     if not architecture.vectors and check not in ("tokens", "prefix"):
         with pytest.raises(UserError, match=model_type):
             CHECKS[check](name)
         return
-    if name == "llama, dynamic rope" and check not in ("distiller",):
+    if name == "llama, dynamic rope":
         # Beyond its positions each pass rotates as the longest before it said.
         with pytest.raises(UserError, match="longer than"):
             CHECKS[check](name)
         return
-    for difference in CHECKS[check](name):
-        assert difference < 1e-4
+    assert CHECKS[check](name) < 1e-4
 
 
 @pytest.mark.parametrize(
