@@ -19,11 +19,16 @@ from mend.models.kernels.tree_attention import (
     pack_trees,
     tree_states,
 )
-from mend.models.padding import pad_right
+from mend.models.padding import indices
 from mend.progress import Progress, logger
 
-#: Hidden states whose logits, over the whole vocabulary, are in memory together.
-LOGITS_BATCH_SIZE = 512
+#: Logits, states times vocabulary, that are in memory together: 256 MB of them.
+LOGITS_AT_ONCE = 2**26
+#: Contexts and items that are read at once, which memory may lower.
+AT_ONCE = (64, 128)
+#: A GPU computes more of them no longer than Python takes to start it. (Not of an encoder-decoder:
+#: each of its items is a copy of a context's keys and values.)
+AT_ONCE_ON_GPU = (128, 512)
 
 
 @torch.no_grad()
@@ -32,14 +37,16 @@ def score_items(
     method: BuiltMethod | GroupedMethod,
     items: Sequence[MultipleChoiceItem],
     option_score: str = "mean",
-    context_batch_size: int = 64,
-    item_batch_size: int = 128,
+    context_batch_size: int | None = None,
+    item_batch_size: int | None = None,
     progress: Progress | None = None,
     context_lengths: dict[int, int] | None = None,
 ) -> list[list[float]]:
     """Return each item's option scores, log P(option | context, query), higher is better.
 
     option_score: "mean" or "sum" over the option's tokens (`protocol.option_score`).
+    context_batch_size, item_batch_size: how many are read at once, by default as many as the device
+    gains by.
     context_lengths: if given, it is filled with each context's positions (tokens or vectors).
     Items may come in any order, and equal ones are scored once: a method that reads no
     demonstrations asks the same of every seed. Contexts of similar length are prefilled together,
@@ -52,6 +59,10 @@ def score_items(
     method.eval()
     scores: list[list[float]] = [[] for _ in items]
     done = 0
+    on_gpu = llm.device.type == "cuda" and not llm.model.config.is_encoder_decoder
+    at_once = AT_ONCE_ON_GPU if on_gpu else AT_ONCE
+    context_batch_size = context_batch_size or at_once[0]
+    item_batch_size = item_batch_size or at_once[1]
     groups = list(_groups_by_context(items, context_batch_size))
     while groups:
         group = groups.pop(0)
@@ -107,9 +118,10 @@ def _score_group(
     item_batch_size: int,
     context_lengths: dict[int, int] | None,
     check: bool,
-) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index, scores) of the items of some contexts, each prefilled once where it can be.
+) -> list[tuple[int, list[float]]]:
+    """Return (index, scores) of the items of some contexts, each prefilled once where it can be.
 
+    A GPU is waited for once, when all of its work is given to it.
     check: compare some with plain rows; raises _UnlikePlainRowsError, after which the LLM does
     without what was not like them.
     """
@@ -127,22 +139,25 @@ def _score_group(
     sizes = [size for size, is_cut in zip(rows, cut, strict=True) if not is_cut]
     prefilled = llm.prefill(context) if together and llm.can_share(context, sizes) else None
     # Rows that hold their contexts take more memory.
-    size = item_batch_size if prefilled else max(1, item_batch_size // 16)
-    for part in _batches(together, size):
+    size_of_rows = max(1, item_batch_size // 16)
+    order: list[int] = []
+    found: list[Tensor] = []
+    for part in _batches(together, item_batch_size if prefilled is not None else size_of_rows):
         owners = [row for row, _ in part]
         batch = [items[i] for _, i in part]
         trees = llm.takes_trees and can_take_trees(llm) and all(len(item.query) for item in batch)
+        order += [i for _, i in part]
         if prefilled is None:
-            found = _score_rows(llm, context, owners, batch, option_score, llm.states)
-            yield from zip([i for _, i in part], found, strict=True)
+            found.append(_score_rows(llm, context, owners, batch, option_score, llm.states))
             continue
         try:
             if trees:
-                found = _score_trees(llm, prefilled, owners, batch, option_score)
+                width = (max(context.lengths) + len(llm.prefix)) // 2
+                scores = _score_trees(llm, prefilled, owners, batch, option_score, width)
             else:
-                found = _score_rows(llm, prefilled, owners, batch, option_score, llm.states_after)
+                scores = _score_rows(llm, prefilled, owners, batch, option_score, llm.states_after)
             if check:
-                _compare_with_plain_rows(llm, context, owners, batch, option_score, found)
+                _compare_with_plain_rows(llm, context, owners, batch, option_score, scores)
             check = False  # once is enough: plain rows take longer
         except (UserError, torch.OutOfMemoryError):
             raise
@@ -151,10 +166,21 @@ def _score_group(
                 raise
             setattr(llm, "takes_trees" if trees else "shares_contexts", False)
             raise _UnlikePlainRowsError(f"{type(error).__name__}: {error}") from error
-        yield from zip([i for _, i in part], found, strict=True)
-    for (row, i), is_cut in zip(owned, cut, strict=True):
-        if is_cut:
-            yield i, _score_cut(llm, context.tokens[row], items[i], option_score)
+        found.append(scores)
+    alone = [pair for pair, is_cut in zip(owned, cut, strict=True) if is_cut]
+    for part in _batches(alone, size_of_rows):
+        batch = [items[i] for _, i in part]
+        contexts = [context.tokens[row] for row, _ in part]
+        order += [i for _, i in part]
+        found.append(_score_cut(llm, contexts, batch, option_score))
+    values = _by_item(torch.cat(found), [items[i] for i in order])
+    return list(zip(order, values, strict=True))
+
+
+def _by_item(scores: Tensor, batch: Sequence[MultipleChoiceItem]) -> list[list[float]]:
+    """Fetch the scores of all options, (options,), from the device."""
+    values = iter(scores.tolist())
+    return [[next(values) for _ in item.options] for item in batch]
 
 
 class _UnlikePlainRowsError(Exception):
@@ -167,7 +193,7 @@ def _compare_with_plain_rows(
     owners: list[int],
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
-    found: Sequence[Sequence[float]],
+    found: Tensor,
 ) -> None:
     """Raise _UnlikePlainRowsError if scores differ from those of plain rows.
 
@@ -175,15 +201,16 @@ def _compare_with_plain_rows(
     """
     lengths = [context.lengths[row] for row in owners]
     sizes = [length + _longest_text(item) for length, item in zip(lengths, batch, strict=True)]
-    chosen = {lengths.index(min(lengths)), sizes.index(max(sizes))}
+    chosen = sorted({lengths.index(min(lengths)), sizes.index(max(sizes))})
+    compared = [batch[place] for place in chosen]
+    rows = [owners[place] for place in chosen]
+    plain = _by_item(_score_rows(llm, context, rows, compared, option_score, llm.states), compared)
+    scores = _by_item(found, batch)
     # In bfloat16 a SmolLM2's single tokens differ by up to 0.15 nats between kernels.
     tolerance = 1e-3 if llm.dtype == torch.float32 else 0.5
-    for place in chosen:
-        plain = _score_rows(
-            llm, context, [owners[place]], [batch[place]], option_score, llm.states
-        )[0]
-        differences = [abs(a - b) for a, b in zip(plain, found[place], strict=True)]
-        scale = max(1.0, *map(abs, plain))
+    for place, expected in zip(chosen, plain, strict=True):
+        differences = [abs(a - b) for a, b in zip(expected, scores[place], strict=True)]
+        scale = max(1.0, *map(abs, expected))
         if not max(differences) <= tolerance * scale:
             raise _UnlikePlainRowsError(
                 f"{max(differences):.2g} nats in an item of {sizes[place]} tokens"
@@ -224,17 +251,19 @@ def _check_room(
 
 
 def _score_cut(
-    llm: FrozenLLM, context: Sequence[int], item: MultipleChoiceItem, option_score: str
-) -> list[float]:
-    """Score an item whose context's oldest tokens fall off, as many as each option needs."""
-    texts = [[*context, *item.query] for _ in item.options]
-    kept = [
-        text[max(0, len(text) + len(option) - item.longest) :]
-        for text, option in zip(texts, item.options, strict=True)
-    ]
-    rows = Rows(range(len(kept)), [[] for _ in kept], item.options)
-    states = llm.states(TokenContext(kept), rows)
-    return _scores_of_rows(llm, states, [item], option_score)[0]
+    llm: FrozenLLM,
+    contexts: Sequence[Sequence[int]],
+    batch: Sequence[MultipleChoiceItem],
+    option_score: str,
+) -> Tensor:
+    """Score items whose contexts' oldest tokens fall off, as many as each option needs."""
+    kept, options = [], []
+    for context, item in zip(contexts, batch, strict=True):
+        text = [*context, *item.query]
+        options += item.options
+        kept += [text[max(0, len(text) + len(o) - item.longest) :] for o in item.options]
+    rows = Rows(range(len(kept)), [[] for _ in kept], options)
+    return _scores_of_rows(llm, llm.states(TokenContext(kept), rows), options, option_score)
 
 
 def _batches(items: list, size: int) -> list[list]:
@@ -265,16 +294,21 @@ def _score_trees(
     owners: list[int],
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
-) -> list[list[float]]:
-    """Score items whose contexts are rows `owners` of `prefilled`, options as trees."""
+    width: int,
+) -> Tensor:
+    """Score items whose contexts are rows `owners` of `prefilled`, options as trees.
+
+    width: the tokens of a row. Each row costs a copy of its context's keys and values; the longer
+    it is, the more of its own tokens each token attends to in vain. At half the context's length,
+    neither costs much.
+    """
     trees = [(item.query, item.options) for item in batch]
-    # A row costs a copy of its context's keys and values. The longer it is, the more of its own
-    # tokens each token attends to in vain: at half the context's length, neither costs much.
-    rows = pack_trees(trees, owners, width=int(prefilled.lengths.max()) // 2)
+    rows = pack_trees(trees, owners, width)
     packed = collate_trees([[trees[i] for i in row] for row in rows], llm.device)
     states = tree_states(llm, prefilled.select([owners[row[0]] for row in rows]), packed)
     found = _log_probabilities(llm, states, packed.state, packed.target)
-    return _option_scores(found, packed.option, batch, option_score)
+    options = [option for item in batch for option in item.options]
+    return _option_scores(found, packed.option, options, option_score)
 
 
 def _score_rows(
@@ -284,46 +318,50 @@ def _score_rows(
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
     states_of: Callable[..., Tensor],
-) -> list[list[float]]:
+) -> Tensor:
     """Score items with a row for each option; `states_of` reads them after their contexts."""
     of_options = [
         (row, item.query, option)
         for row, item in zip(owners, batch, strict=True)
         for option in item.options
     ]
-    states = states_of(context, Rows(*zip(*of_options, strict=True)))
-    return _scores_of_rows(llm, states, batch, option_score)
+    rows = Rows(*zip(*of_options, strict=True))
+    return _scores_of_rows(llm, states_of(context, rows), rows.targets, option_score)
 
 
 def _scores_of_rows(
-    llm: FrozenLLM, states: Tensor, batch: Sequence[MultipleChoiceItem], option_score: str
-) -> list[list[float]]:
-    """Return the scores of items from the states of their options, (options, longest, width)."""
-    options, mask = pad_right([o for item in batch for o in item.options], llm.device)
-    real = mask.bool()
-    states = states[real]
-    each = torch.arange(len(states), device=llm.device)
-    found = _log_probabilities(llm, states, each, options[real])
-    return _option_scores(found, real.nonzero()[:, 0], batch, option_score)
+    llm: FrozenLLM, states: Tensor, options: Sequence[Sequence[int]], option_score: str
+) -> Tensor:
+    """Return the scores of options, (options,), from their states, (options, longest, width)."""
+    longest = states.shape[1]
+    table = [
+        (number * longest + place, token, number)
+        for number, option in enumerate(options)
+        for place, token in enumerate(option)
+    ]
+    where, target, of_option = indices(table, llm.device).T
+    each = torch.arange(len(table), device=llm.device)
+    found = _log_probabilities(llm, states.flatten(0, 1)[where], each, target)
+    return _option_scores(found, of_option, options, option_score)
 
 
 def _log_probabilities(llm: FrozenLLM, states: Tensor, state: Tensor, target: Tensor) -> Tensor:
     """Return log P(target[i]) after states[state[i]], logits a batch at a time."""
-    found = states.new_empty(len(target), dtype=torch.float32)
-    for start in range(0, len(states), LOGITS_BATCH_SIZE):
-        here = ((state >= start) & (state < start + LOGITS_BATCH_SIZE)).nonzero()[:, 0]
-        logits = llm.logits(states[start : start + LOGITS_BATCH_SIZE])
-        found[here] = logits.log_softmax(-1)[state[here] - start, target[here]]
+    found = torch.zeros(len(target), device=states.device)
+    size = max(1, LOGITS_AT_ONCE // llm.embedding.weight.shape[0])
+    for start in range(0, len(states), size):
+        logs = llm.logits(states[start : start + size]).log_softmax(-1)
+        place = state - start
+        here = (place >= 0) & (place < len(logs))
+        found = torch.where(here, logs[place.clamp(0, len(logs) - 1), target], found)
     return found
 
 
 def _option_scores(
-    found: Tensor, option: Tensor, batch: Sequence[MultipleChoiceItem], option_score: str
-) -> list[list[float]]:
+    found: Tensor, option: Tensor, options: Sequence[Sequence[int]], option_score: str
+) -> Tensor:
     """Add up the log-probabilities of each option's tokens; `option` says whose each is."""
-    lengths = [len(tokens) for item in batch for tokens in item.options]
-    total = found.new_zeros(len(lengths)).index_add(0, option, found)
+    total = found.new_zeros(len(options)).index_add(0, option, found)
     if option_score == "mean":
-        total = total / torch.tensor(lengths, device=total.device)
-    flat = iter(total.double().tolist())
-    return [[next(flat) for _ in item.options] for item in batch]
+        total = total / indices([len(tokens) for tokens in options], total.device)
+    return total

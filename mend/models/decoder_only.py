@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
 from mend.models.frozen_llm import Attentions, Context, FrozenLLM, Rows, TokenContext, predicting
-from mend.models.padding import pad_left, pad_right
+from mend.models.padding import indices, pad_left, pad_right
 
 
 @dataclass
@@ -33,18 +34,45 @@ class PrefilledContext:
     last_state: Tensor
 
     def select(self, owner: Sequence[int]) -> PrefilledContext:
-        """Return a copy with the given rows, repeated or left out as they say."""
+        """Return the given rows, repeated or left out as they say; they are for one pass."""
+        choose = _choose(owner, self.lengths.device)
         if self.cache is None:
-            rows = torch.as_tensor(owner, device=self.lengths.device)
-            return PrefilledContext(None, None, self.lengths[rows], self.last_state[:0])
+            return PrefilledContext(None, None, choose(self.lengths), self.last_state[:0])
         chosen = copy.copy(self.cache)
-        chosen.layers = [copy.copy(layer) for layer in self.cache.layers]
-        rows = torch.as_tensor(owner, device=self.lengths.device)
-        # Extending a copied layer makes new tensors: without another order nothing is copied.
-        if list(owner) != list(range(len(self.lengths))):
-            chosen.batch_select_indices(rows)
-        mask = None if self.mask is None else self.mask[rows]
-        return PrefilledContext(chosen, mask, self.lengths[rows], self.last_state[rows])
+        every = torch.arange(len(self.lengths), device=self.lengths.device)
+        chosen.layers = [_for_one_pass(layer, choose, every) for layer in self.cache.layers]
+        mask = None if self.mask is None else choose(self.mask)
+        return PrefilledContext(chosen, mask, choose(self.lengths), choose(self.last_state))
+
+
+def _choose(owner: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what chooses rows of a tensor; neighbours, and one that is repeated, are a view."""
+    first, count = owner[0], len(owner)
+    if list(owner) == list(range(first, first + count)):
+        return lambda rows: rows[first : first + count]
+    if set(owner) == {first}:
+        return lambda rows: rows[first : first + 1].expand(count, *rows.shape[1:])
+    chosen = indices(owner, device)
+    return lambda rows: rows[chosen]
+
+
+def _for_one_pass(
+    layer: DynamicLayer, choose: Callable[[Tensor], Tensor], every: Tensor
+) -> DynamicLayer:
+    """Return a copy of a cache's layer with chosen rows, which are gathered as it is computed.
+
+    It keeps nothing of the pass, so that what was gathered is in memory for one layer at a time.
+    every: the numbers of all rows, for layers that do more than to keep them.
+    """
+    chosen = copy.copy(layer)
+    if type(layer) is not DynamicLayer:
+        chosen.batch_select_indices(choose(every))
+    elif layer.is_initialized:
+        chosen.update = lambda keys, values, *_, **__: (
+            torch.cat([choose(layer.keys), keys], dim=-2),
+            torch.cat([choose(layer.values), values], dim=-2),
+        )
+    return chosen
 
 
 class DecoderOnlyLLM(FrozenLLM):
@@ -98,7 +126,7 @@ class DecoderOnlyLLM(FrozenLLM):
     def prefill(self, context: Context) -> PrefilledContext:
         """Compute each context's keys and values once; padding comes before all real tokens."""
         lengths = [len(self.prefix) + length for length in context.lengths]
-        counts, longest = torch.tensor(lengths, device=self.device), max(lengths)
+        counts, longest = indices(lengths, self.device), max(lengths)
         if not longest:
             return PrefilledContext(None, None, counts, self.embedding.weight[:0, None])
         mask, options = None, {}
@@ -111,7 +139,7 @@ class DecoderOnlyLLM(FrozenLLM):
             rows = [[*self.prefix, *tokens] for tokens in context.tokens]
             options["input_ids"] = pad_left(rows, self.device)[0]
         else:
-            options["inputs_embeds"] = self._vectors_on_the_right(context, longest)
+            options["inputs_embeds"] = self._vectors_on_the_right(context, counts, longest)
         output = self.body(
             past_key_values=DynamicCache(config=self.model.config), use_cache=True, **options
         )
@@ -119,15 +147,16 @@ class DecoderOnlyLLM(FrozenLLM):
             output.past_key_values, mask, counts, output.last_hidden_state[:, -1:]
         )
 
-    def _vectors_on_the_right(self, context: Context, longest: int) -> Tensor:
+    def _vectors_on_the_right(self, context: Context, counts: Tensor, longest: int) -> Tensor:
         """Return prefix and vectors as rows padded on the left, (contexts, longest, width)."""
-        prefix = self.embedding(torch.tensor(self.prefix, dtype=torch.long, device=self.device))
-        rows = []
-        for vectors, length in zip(context.vectors, context.lengths, strict=True):
-            missing = longest - len(prefix) - length
-            padding = vectors.new_zeros(missing, self.width)
-            rows.append(torch.cat([padding, prefix.to(vectors.dtype), vectors[:length]]))
-        return torch.stack(rows)
+        vectors = context.vectors
+        prefix = self.embedding(indices(self.prefix, self.device)).to(vectors.dtype)
+        joined = torch.cat([prefix.expand(len(vectors), -1, -1), vectors], dim=1)
+        if min(context.lengths) == max(context.lengths):
+            return joined[:, :longest]
+        places = torch.arange(longest, device=self.device) - (longest - counts[:, None])
+        rows = torch.arange(len(vectors), device=self.device)[:, None]
+        return joined[rows, places.clamp(min=0)]
 
     def states_after(
         self,
@@ -142,8 +171,7 @@ class DecoderOnlyLLM(FrozenLLM):
             empty = TokenContext([[]] * len(prefilled.lengths))
             states = self._plain(empty, rows.owner, tokens)
             return predicting(states, [place - 1 for place in first], rows)
-        one_each = list(rows.owner) == list(range(len(prefilled.lengths)))
-        after = prefilled if one_each and not keep else prefilled.select(rows.owner)
+        after = prefilled.select(rows.owner)
         states = after.last_state
         if longest := max(map(len, tokens)):
             ids, _ = pad_right(tokens, self.device)
@@ -153,7 +181,7 @@ class DecoderOnlyLLM(FrozenLLM):
                 options["attention_mask"] = torch.cat([after.mask, ones], dim=1)
             if takes(self.body, "position_ids"):
                 # Padding takes no position that the row has not: some rotate by the largest.
-                last = torch.tensor([max(len(row), 1) - 1 for row in tokens], device=self.device)
+                last = indices([max(len(row), 1) - 1 for row in tokens], self.device)
                 places = torch.arange(longest, device=self.device).minimum(last[:, None])
                 options["position_ids"] = after.lengths[:, None] + places
             output = self.body(

@@ -1,4 +1,4 @@
-"""Token ids of several lengths as one tensor."""
+"""Token ids of several lengths as one tensor, and tensors on their way to a device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor of the host's to a device; a GPU is not waited for."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        # From memory that is not pinned, a copy waits for all that the GPU still has to do.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def indices(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Return numbers as an int64 tensor on a device."""
+    return to_device(torch.tensor(numbers, dtype=torch.long), device)
 
 
 def pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -29,4 +42,4 @@ def _pad(
             where = slice(longest - len(sequence), longest) if left else slice(len(sequence))
             ids[row, where] = torch.as_tensor(sequence, dtype=torch.long)
             mask[row, where] = 1
-    return ids.to(device), mask.to(device)
+    return to_device(ids, device), to_device(mask, device)

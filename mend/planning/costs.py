@@ -22,8 +22,8 @@ from typing import Literal
 
 from mend.planning.architectures import BYTES, Architecture, Operations
 
-#: Of mend.evaluation.scoring: how much is read at once.
-CONTEXT_BATCH_SIZE, ITEM_BATCH_SIZE = 64, 128
+#: Of mend.evaluation.scoring: contexts and items read at once, by an encoder-decoder and by others.
+AT_ONCE, AT_ONCE_ON_GPU = (64, 128), (128, 512)
 #: Numbers that training keeps for each token, layer and unit of width: inputs of normalisations,
 #: matrices and activation functions (Korthikanti et al. 2022 count 17; GPT-2's GELU has some more).
 ACTIVATIONS = 34
@@ -154,7 +154,8 @@ class QueryCosts:
         tokens = self.tokens
         prefilled = self.llm.prefill(self._context).forward * contexts
         extended = self.llm.extend(self._context, tokens.query, tokens.predicted, items / contexts)
-        layers = self.llm.serial_layers * (contexts / CONTEXT_BATCH_SIZE + items / ITEM_BATCH_SIZE)
+        at_once = AT_ONCE if self.llm.decoder_layers else AT_ONCE_ON_GPU
+        layers = self.llm.serial_layers * (contexts / at_once[0] + items / at_once[1])
         distilled = self.distillation().forward * contexts
         return Work(prefilled + extended.forward * items, distilled, layers)
 
@@ -192,15 +193,14 @@ class QueryCosts:
     def prediction_bytes(self, items: float, options: float) -> float:
         """Return an estimate of the memory that prediction takes: weights, and keys and values.
 
-        Those of the contexts read at once are there and, in a decoder-only LLM, a copy for the
-        trees of queries and options after them (`mend.models.kernels.tree_attention`); in an
-        encoder-decoder, one for each of the items read at once, and of each of their options.
+        Those of the contexts read at once are there; in an encoder-decoder, also a copy for each of
+        the items read at once, and of each of their options.
         items: for each context.
         """
-        rows = CONTEXT_BATCH_SIZE * 2
+        rows = AT_ONCE_ON_GPU[0]
         if self.llm.decoder_layers:
-            at_once = min(ITEM_BATCH_SIZE, CONTEXT_BATCH_SIZE * items)
-            rows = CONTEXT_BATCH_SIZE + at_once * (1 + options)
+            contexts, most = AT_ONCE
+            rows = contexts + min(most, contexts * items) * (1 + options)
         size = activation_bytes(self.dtype)
         cached = rows * self.llm.cache_bytes(self._context, self.tokens.query, size)
         return self._process_bytes(self.trained_parameters * BYTES["float32"] + cached)

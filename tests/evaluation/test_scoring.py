@@ -6,10 +6,12 @@ import pytest
 import torch
 from helpers.examples import items
 from helpers.models import CONFIGURATIONS, build, built, random_llm, random_tokens
+from helpers.waits import Waits
 from torch.utils.flop_counter import FlopCounterMode
 
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
+from mend.evaluation import scoring
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
 from mend.methods.vanilla_icl import VanillaICL
@@ -157,3 +159,26 @@ def test_the_oldest_tokens_fall_off_for_each_option() -> None:
     expected = [plain_score(llm, before[-15:], [7, 8, 9], "mean")]
     expected.append(plain_score(llm, before[-17:], [9], "mean"))
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+def test_a_gpu_is_waited_for_once_a_group(architecture: str, monkeypatch) -> None:
+    # Plain rows are compared of the first and the last group alone.
+    monkeypatch.setattr(scoring, "_compare_with_plain_rows", lambda *_: None)
+    llm = random_llm(architecture)
+    method = build(llm, "vanilla-icl")
+    asked = []
+    for context in range(5):
+        # Of one length: whether a mask hides anything, transformers looks for itself.
+        shown = random_tokens(12, context)
+        for index in range(5):
+            query = random_tokens(2 + index, 20 + 5 * context + index)
+            asked.append(MultipleChoiceItem(context, shown, query, [[4], [5, 6, 7]]))
+
+    def waits(contexts: int, items: int) -> list[str]:
+        with Waits() as found:
+            score_items(llm, method, asked, context_batch_size=contexts, item_batch_size=items)
+        return found.names
+
+    assert waits(1, 5) == waits(1, 2) == ["tolist"] * 5
+    assert waits(5, 2) == ["tolist"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
+from mend.evaluation import scoring
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller
 from mend.models.frozen_llm import Rows
@@ -175,9 +175,8 @@ def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
 
 
 def test_batch_sizes_are_those_of_scoring():
-    given = inspect.signature(score_items).parameters
-    found = [given[name].default for name in ("context_batch_size", "item_batch_size")]
-    assert found == [plan_costs.CONTEXT_BATCH_SIZE, plan_costs.ITEM_BATCH_SIZE]
+    assert plan_costs.AT_ONCE == scoring.AT_ONCE
+    assert plan_costs.AT_ONCE_ON_GPU == scoring.AT_ONCE_ON_GPU
 
 
 def test_what_studies_share_is_counted_once(paper):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mend.models.architecture import takes
 from mend.models.kernels import enabled
+from mend.models.padding import to_device
 
 if TYPE_CHECKING:
     from mend.models.decoder_only import DecoderOnlyLLM, PrefilledContext
@@ -109,18 +110,24 @@ def collate_trees(rows: Sequence[Sequence[Tree]], device: torch.device) -> Packe
                 states += [(number, place) for place in places]
                 answers += [(s, t, options_before) for s, t in zip(predict, option, strict=True)]
                 options_before += 1
-    tree = _stack([row.trees for row in laid], -1).to(device)
-    branch = _stack([row.branches for row in laid], 0).to(device)
+    # All of it in one transfer.
+    parts = [
+        _stack([row.tokens for row in laid], 0),
+        _stack([row.position_ids for row in laid], 0),
+        _stack([row.trees for row in laid], -1),
+        _stack([row.branches for row in laid], 0),
+        torch.tensor(states).T,
+        torch.tensor(answers).T,
+    ]
+    sent = to_device(torch.cat([part.flatten() for part in parts]), device)
+    pieces = sent.split([part.numel() for part in parts])
+    tokens, position_ids, tree, branch, predicting, predicted = (
+        piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)
+    )
     # Tokens of a tree come in their causal order, the query first.
     visible = tree[:, :, None] == tree[:, None, :]
     visible &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return PackedTrees(
-        _stack([row.tokens for row in laid], 0).to(device),
-        _stack([row.position_ids for row in laid], 0).to(device),
-        visible.tril_(),
-        *torch.tensor(states, device=device).T,
-        *torch.tensor(answers, device=device).T,
-    )
+    return PackedTrees(tokens, position_ids, visible.tril_(), *predicting, *predicted)
 
 
 class _Row:
@@ -150,7 +157,7 @@ def _stack(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def tree_states(llm: DecoderOnlyLLM, prefilled: PrefilledContext, rows: PackedTrees) -> Tensor:
     """Return the predicting states, (states, width), of packed trees.
 
-    prefilled: the context of each row, which is consumed.
+    prefilled: the context of each row.
     """
     lengths, size = prefilled.lengths, rows.tokens.shape[1]
     cached = 0 if prefilled.cache is None else prefilled.cache.get_seq_length()
