@@ -520,6 +520,7 @@ SELECT = "select"
 
 NOT_OF_RUNS = (
     "micro_batch_size",
+    "compile",
     "early_stopping",
     "teacher_cache",
     "checkpoint_every",

@@ -25,6 +25,8 @@ class BuiltMethod(nn.Module):
         for name, part in method.trained(llm, run).items():
             setattr(self, name, part)
         self.to(llm.device)
+        # What is trained decides, unless the distiller is to be exact (`precision: float32`).
+        self.rounds_to_tf32 = run.distiller is None or run.distiller.precision == "auto"
 
     @property
     def reads_demonstrations(self) -> bool:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mend.errors import UserError
 from mend.models.architecture import rope_switch, takes
+from mend.models.compilation import padded_length
+from mend.models.padding import indices
 
 
 def causal_states(
@@ -38,14 +40,18 @@ def causal_states(
         for chosen in (short, long):
             width = max((lengths[row] for row in chosen), default=0)
             if chosen:
-                part = _pass(body, rows[chosen, :width])
+                part = _pass(body, rows[chosen, :width], positions)
                 parts.append(torch.nn.functional.pad(part, (0, 0, 0, longest - width)))
-        order = torch.tensor([*short, *long], device=rows.device).argsort()
-        return torch.cat(parts)[order]
-    return _pass(body, rows)
+        order = sorted(range(len(lengths)), key=[*short, *long].__getitem__)
+        return torch.cat(parts)[indices(order, rows.device)]
+    return _pass(body, rows, positions)
 
 
-def _pass(body: torch.nn.Module, rows: Tensor) -> Tensor:
-    name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
+def _pass(body: torch.nn.Module, rows: Tensor, positions: int) -> Tensor:
+    longest, of_vectors = rows.shape[1], rows.is_floating_point()
+    missing = padded_length(body, longest, positions) - longest
+    if missing:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, missing) if of_vectors else (0, missing))
+    name = "inputs_embeds" if of_vectors else "input_ids"
     options = {"use_cache": False} if takes(body, "use_cache") else {}
-    return body(**{name: rows}, **options).last_hidden_state
+    return body(**{name: rows}, **options).last_hidden_state[:, :longest]

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
 from mend.models.frozen_llm import Attentions, Context, FrozenLLM, Rows, TokenContext, predicting
-from mend.models.padding import indices, pad_left, pad_right
+from mend.models.padding import indices, pad_left, pad_right, to_device
 
 
 @dataclass
@@ -112,15 +112,16 @@ class DecoderOnlyLLM(FrozenLLM):
         embeddings = self.embedding(ids)
         if len(context.lengths) == 0 or not context.vectors.shape[1]:
             return embeddings
-        owner = torch.as_tensor(owner, device=self.device)
-        vectors = context.vectors[owner]
+        vectors = context.vectors
+        if list(owner) != list(range(len(context.lengths))):
+            vectors = vectors[indices(owner, self.device)]
         start, longest = len(self.prefix), context.vectors.shape[1]
         if min(context.lengths) == longest:
             parts = (embeddings[:, :start], vectors, embeddings[:, start + longest :])
             return torch.cat(parts, dim=1)
-        lengths = torch.as_tensor(context.lengths, device=self.device)[owner]
-        real = torch.arange(longest, device=self.device) < lengths[:, None]
-        rows, places = real.nonzero(as_tuple=True)
+        lengths = torch.tensor([context.lengths[number] for number in owner])
+        real = torch.arange(longest) < lengths[:, None]
+        rows, places = (to_device(one, self.device) for one in real.nonzero(as_tuple=True))
         return embeddings.index_put((rows, start + places), vectors[rows, places])
 
     def prefill(self, context: Context) -> PrefilledContext:

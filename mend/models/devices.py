@@ -45,6 +45,11 @@ def choose_device() -> torch.device:
     return torch.device("cuda", rank)
 
 
+def supports_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a GPU that multiplies bfloat16 matrices itself."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def gpu_names() -> list[str]:
     """Return what each visible GPU is called on the whole machine."""
     return [

@@ -14,9 +14,11 @@ from mend.configuration.specs.run import DistillerSource
 from mend.errors import UserError
 from mend.models.architecture import max_positions, takes
 from mend.models.causal import causal_states
+from mend.models.devices import supports_bfloat16
+from mend.models.encoder_decoder import encoder_states
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.activations import fuse_activations
-from mend.models.padding import pad_right
+from mend.models.padding import pad_right, to_device
 from mend.models.verification import first_line, has_weights, verify_distiller
 from mend.progress import logger
 
@@ -44,6 +46,7 @@ class Distiller(nn.Module):
         padded_length: int | None = None,
         prefix: Sequence[int] = (),
         vocabulary: int | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         """Build around a base model (without its language-modelling head).
 
@@ -52,6 +55,7 @@ class Distiller(nn.Module):
         vocabulary: how many of the backbone's embeddings are of tokens; all by default.
         padded_length: where the placeholders start if they come `after-padding`
             (`protocol.placeholder_position`).
+        precision: of the backbone's matrix products; its weights stay in float32.
         Raises UserError for a backbone that reads in both directions, or reads no vectors.
         """
         super().__init__()
@@ -80,7 +84,7 @@ class Distiller(nn.Module):
             self.projection = nn.Sequential(*layers)
         self.padded_length = padded_length if placeholder_position == "after-padding" else None
         self.max_positions = max_positions(backbone.config)
-        self.prefix = list(prefix)
+        self.prefix, self.precision = list(prefix), precision
 
     @property
     def length(self) -> int:
@@ -95,6 +99,13 @@ class Distiller(nn.Module):
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
         rows = [[*self.prefix, *tokens] for tokens in demonstrations]
+        device, mixed = self.placeholders.device, self.precision != torch.float32
+        with torch.autocast(device.type, self.precision if mixed else None, enabled=mixed):
+            states = self._states(rows)
+        return self.projection(states.float())
+
+    def _states(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Return the backbone's last hidden states of the placeholders, (rows, l, width)."""
         if self.decodes:
             return self._decode(rows)
         if self.padded_length is not None:
@@ -104,17 +115,15 @@ class Distiller(nn.Module):
         lengths = [len(row) + self.length for row in rows]
         ids, _ = pad_right([[*row, *[0] * self.length] for row in rows], device)
         embeddings = self.backbone.get_input_embeddings()(ids)
-        places = torch.tensor([len(row) for row in rows], device=device)[:, None]
-        places = places + torch.arange(self.length, device=device)
+        places = torch.tensor([len(row) for row in rows])[:, None] + torch.arange(self.length)
+        places = to_device(places, device)
         numbers = torch.arange(len(rows), device=device)[:, None]
         embeddings = embeddings.index_put((numbers, places), placeholders)
         if self.is_encoder:
-            real = torch.arange(ids.shape[1], device=device) < places[:, -1:] + 1
-            states = self.backbone(inputs_embeds=embeddings, attention_mask=real.long())
-            states = states.last_hidden_state
+            states, _ = encoder_states(self.backbone, embeddings, lengths)
         else:
             states = causal_states(self.backbone, embeddings, lengths, self.max_positions)
-        return self.projection(states[numbers, places].float())
+        return states[numbers, places]
 
     def _placeholders(self, rows: int) -> Tensor:
         return self.placeholders.expand(rows, -1, -1).to(self.backbone.dtype)
@@ -132,19 +141,22 @@ class Distiller(nn.Module):
             places = torch.arange(mask.shape[1], device=mask.device)
             options["position_ids"] = places.expand(len(rows), -1)
         states = self.backbone(inputs_embeds=embeddings, **options).last_hidden_state
-        return self.projection(states[:, -self.length :].float())
+        return states[:, -self.length :]
 
     def _decode(self, rows: Sequence[Sequence[int]]) -> Tensor:
         # Attention needs something to attend to: no demonstrations are one end of text.
         end = [self.backbone.config.eos_token_id]
-        ids, mask = pad_right([row or end for row in rows], self.placeholders.device)
-        states = self.backbone(
-            input_ids=ids,
-            attention_mask=mask,
-            decoder_inputs_embeds=self._placeholders(len(rows)),
+        rows = [row or end for row in rows]
+        ids, _ = pad_right(rows, self.placeholders.device)
+        words = self.backbone.get_input_embeddings()(ids)
+        encoder, decoder = self.backbone.get_encoder(), self.backbone.get_decoder()
+        encoded, mask = encoder_states(encoder, words, [len(row) for row in rows])
+        return decoder(
+            inputs_embeds=self._placeholders(len(rows)),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
-        return self.projection(states.float())
 
 
 def distilling_part(backbone: nn.Module, part: str | None) -> nn.Module:
@@ -201,6 +213,7 @@ def load_distiller(
         padded_length=min(longest, max_positions(backbone.config) - length),
         prefix=llm.prefix,
         vocabulary=llm.vocabulary,
+        precision=matmul_precision(source, llm.device),
     )
     limit = distiller.longest_context(reading)
     if limit < 1:
@@ -215,6 +228,12 @@ def load_distiller(
             distiller.max_positions,
         )
     return distiller.to(llm.device)
+
+
+def matmul_precision(source: DistillerSource, device: torch.device) -> torch.dtype:
+    """Return the type of a distiller's matrix products (`llms.*.distiller.precision`)."""
+    mixed = source.precision == "auto" and supports_bfloat16(device)
+    return torch.bfloat16 if mixed else torch.float32
 
 
 def _check_tokenizer(source: DistillerSource, llm: FrozenLLM) -> None:

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mend.configuration.choices import ENCODER_DECODERS
 from mend.errors import UserError
 from mend.models.architecture import UNLIMITED
+from mend.models.compilation import padded_length
 from mend.models.frozen_llm import (
     Attentions,
     Context,
@@ -31,7 +32,7 @@ from mend.models.frozen_llm import (
 )
 from mend.models.kernels import enabled
 from mend.models.kernels.cross_attention import prefill_cross_attention
-from mend.models.padding import pad_left, pad_right
+from mend.models.padding import indices, pad_left, pad_right, to_device
 from mend.models.sharding import is_sharded
 
 
@@ -39,12 +40,12 @@ from mend.models.sharding import is_sharded
 class EncodedContext:
     """Encoded contexts, one row for each.
 
-    states: (contexts, longest, width), and their 0/1 mask. cross: the decoder's keys and values of
-    them; None if it makes them as it reads.
+    states: (contexts, longest, width). mask: what is added to attention of them (`additive_mask`).
+    cross: the decoder's keys and values of them; None if it makes them as it reads.
     """
 
     states: Tensor
-    mask: Tensor
+    mask: Tensor | None
     cross: DynamicCache | None = None
 
 
@@ -106,11 +107,11 @@ class EncoderDecoderLLM(FrozenLLM):
         start = self.model.config.decoder_start_token_id
         texts = [[start, *rows.inputs[row]] for row in firsts]
         tokens, mask = pad_left(texts, self.device)
-        chosen = torch.tensor([rows.owner[row] for row in firsts], device=self.device)
+        chosen = indices([rows.owner[row] for row in firsts], self.device)
         cache = self._cache(prefilled, chosen)
         first = self._run(prefilled, chosen, tokens, mask, cache).last_hidden_state[:, -1:]
 
-        again = torch.tensor(numbers, device=self.device)
+        again = indices(numbers, self.device)
         first, chosen = first[again], chosen[again]
         following, _ = pad_right([target[:-1] for target in rows.targets], self.device)
         if not following.shape[1]:
@@ -128,23 +129,20 @@ class EncoderDecoderLLM(FrozenLLM):
         end = self.model.config.eos_token_id
         if isinstance(context, TokenContext):
             rows = [[*self.prefix, *tokens] or [end] for tokens in context.tokens]
-            ids, mask = pad_right(rows, self.device)
-            embeddings = self.embedding(ids)
+            lengths = [len(row) for row in rows]
+            embeddings = self.embedding(pad_right(rows, self.device)[0])
         else:
-            embeddings, mask = self._embed_vectors(context, end)
-        states = self.model.encoder(inputs_embeds=embeddings, attention_mask=mask)
-        return EncodedContext(states.last_hidden_state, mask)
+            embeddings, lengths = self._embed_vectors(context, end)
+        states, mask = encoder_states(self.model.encoder, embeddings, lengths)
+        return EncodedContext(states, mask)
 
-    def _embed_vectors(self, context: VectorContext, end: int) -> tuple[Tensor, Tensor]:
+    def _embed_vectors(self, context: VectorContext, end: int) -> tuple[Tensor, list[int]]:
         vectors, count = context.vectors, len(context.lengths)
         if not self.prefix and not vectors.shape[1]:
-            ends = torch.full((count, 1), end, device=self.device)
-            return self.embedding(ends), torch.ones_like(ends)
-        prefix = torch.tensor(self.prefix, dtype=torch.long, device=self.device)
-        before = self.embedding(prefix).expand(count, -1, -1)
+            return self.embedding(indices([end] * count, self.device)[:, None]), [1] * count
+        before = self.embedding(indices(self.prefix, self.device)).expand(count, -1, -1)
         embeddings = torch.cat([before.to(vectors.dtype), vectors], dim=1)
-        lengths = torch.as_tensor(context.lengths, device=self.device)[:, None] + len(prefix)
-        return embeddings, (torch.arange(embeddings.shape[1], device=self.device) < lengths).long()
+        return embeddings, [len(self.prefix) + length for length in context.lengths]
 
     def _decode(
         self,
@@ -154,10 +152,12 @@ class EncoderDecoderLLM(FrozenLLM):
         """Decode rows after their encoded contexts in one pass."""
         start = self.model.config.decoder_start_token_id
         texts = [[start, *before, *after[:-1]] for _, before, after in rows]
-        tokens, mask = pad_right(texts, self.device)
-        chosen = torch.as_tensor(rows.owner, device=self.device)
+        width = padded_length(self.model.decoder, max(map(len, texts)), UNLIMITED)
+        # Under the decoder's causal mask nothing real sees the padding after it.
+        tokens, _ = pad_right(texts, self.device, width)
+        chosen = indices(rows.owner, self.device)
         cache = None if encoded.cross is None else self._cache(encoded, chosen)
-        states = self._run(encoded, chosen, tokens, mask, cache).last_hidden_state
+        states = self._run(encoded, chosen, tokens, None, cache).last_hidden_state
         return predicting(states, [len(before) for before in rows.inputs], rows)
 
     def _cache(self, encoded: EncodedContext, chosen: Tensor) -> EncoderDecoderCache:
@@ -177,7 +177,7 @@ class EncoderDecoderLLM(FrozenLLM):
         encoded: EncodedContext,
         chosen: Tensor,
         tokens: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: EncoderDecoderCache | None,
         **options: bool,
     ) -> Any:
@@ -190,7 +190,7 @@ class EncoderDecoderLLM(FrozenLLM):
             input_ids=tokens,
             attention_mask=mask,
             encoder_hidden_states=states,
-            encoder_attention_mask=encoded.mask[chosen],
+            encoder_attention_mask=None if encoded.mask is None else encoded.mask[chosen],
             past_key_values=cache,
             use_cache=cache is not None,
             **options,
@@ -216,10 +216,35 @@ class EncoderDecoderLLM(FrozenLLM):
         start = self.model.config.decoder_start_token_id
         tokens = torch.tensor([[start, *text]], device=self.device)
         chosen = torch.zeros(1, dtype=torch.long, device=self.device)
-        output = self._run(
-            encoded, chosen, tokens, torch.ones_like(tokens), None, output_attentions=True
-        )
+        output = self._run(encoded, chosen, tokens, None, None, output_attentions=True)
         return Attentions(self.stacked(output.cross_attentions), self.stacked(output.attentions))
+
+
+def encoder_states(
+    encoder: torch.nn.Module, embeddings: Tensor, lengths: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Return an encoder's last hidden states, (rows, width, size), and what hides padding of them.
+
+    embeddings: (rows, longest, size), padded on the right; lengths: how many of each are real.
+    """
+    longest = embeddings.shape[1]
+    missing = padded_length(encoder, longest, UNLIMITED) - longest
+    if missing:
+        embeddings = torch.nn.functional.pad(embeddings, (0, 0, 0, missing))
+    mask = additive_mask(lengths, longest + missing, embeddings)
+    return encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state, mask
+
+
+def additive_mask(lengths: Sequence[int], width: int, like: Tensor) -> Tensor | None:
+    """Return what is added to attention weights of padded rows, (rows, 1, 1, width).
+
+    None where nothing is padded. A 0/1 mask would be looked at, and a GPU waited for.
+    """
+    if min(lengths) == width:
+        return None
+    padding = torch.arange(width) >= torch.tensor(lengths)[:, None]
+    mask = torch.zeros(padding.shape).masked_fill(padding, torch.finfo(like.dtype).min)
+    return to_device(mask.to(like.dtype), like.device)[:, None, None]
 
 
 def _distinct(rows: Rows) -> tuple[list[int], list[int]]:
@@ -264,7 +289,7 @@ class EncoderQueryLLM(EncoderDecoderLLM):
             return TokenContext([[*context.tokens[o], *query] for o, query in pairs])
         rows = []
         for number, query in zip(owner, queries, strict=True):
-            tokens = torch.tensor(query, dtype=torch.long, device=self.device)
+            tokens = indices(query, self.device)
             vectors = context.vectors[number, : context.lengths[number]]
             rows.append(torch.cat([vectors, self.embedding(tokens).to(vectors.dtype)]))
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, max_positions, rope_switch
 from mend.models.kernels.activations import fuse_activations
+from mend.models.padding import to_device
 
 
 @dataclass(frozen=True)
@@ -209,23 +210,6 @@ class FrozenLLM:
         switch = rope_switch(self.model.config)
         return not switch or max(sizes, default=0) + len(self.prefix) <= switch
 
-    def read(
-        self,
-        context: Context,
-        rows: Rows,
-    ) -> Tensor:
-        """Return what `states` returns; contexts that several rows share are read once."""
-        lengths = [context.lengths[of] + len(before) + len(after) for of, before, after in rows]
-        if max(lengths) > self.max_positions:
-            raise UserError(
-                f"llms: a row of {max(lengths)} tokens is longer than the {self.max_positions} "
-                f"that the {self.model.config.model_type} reads; choose a shorter "
-                "protocol.longest_context"
-            )
-        if len(lengths) > len(context.lengths) and self.can_share(context, lengths):
-            return self.states_after(self.prefill(context), rows, keep=False)
-        return self.states(context, rows)
-
     def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
         """Return the attention of text after one context: n tokens."""
         raise NotImplementedError
@@ -282,10 +266,10 @@ def predicting(states: Tensor, first: Sequence[int], rows: Rows) -> Tensor:
     first: where the first target of each row is predicted.
     """
     longest = max(map(len, rows.targets))
-    places = torch.as_tensor(first, device=states.device)[:, None]
-    places = places + torch.arange(longest, device=states.device)
+    places = torch.tensor(first)[:, None] + torch.arange(longest)
     places = places.clamp(0, states.shape[1] - 1)
-    return states[torch.arange(len(states), device=states.device)[:, None], places]
+    rows = torch.arange(len(states), device=states.device)[:, None]
+    return states[rows, to_device(places, states.device)]
 
 
 def body_of(model: torch.nn.Module) -> torch.nn.Module:
@@ -325,8 +309,8 @@ def _stands_for(body: torch.nn.Module, states: Tensor) -> Iterator[None]:
 class _Float32Linear(torch.autograd.Function):
     """A product with frozen weights in 16 bits whose result is float32.
 
-    A part of the weights is in float32 at a time: all of a vocabulary's would be the largest tensor
-    of a query.
+    A GPU multiplies in 16 bits and adds up in float32. Elsewhere a part of the weights is in
+    float32 at a time: all of a vocabulary's would be the largest tensor of a query.
     """
 
     ROWS = 4096
@@ -335,6 +319,10 @@ class _Float32Linear(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
         """Return (..., vocabulary) of states, (..., width), and weights, (vocabulary, width)."""
         ctx.weight, ctx.dtype = weight, states.dtype
+        if states.device.type == "cuda":
+            flat = states.reshape(-1, states.shape[-1]).to(weight.dtype)
+            found = torch.mm(flat, weight.T, out_dtype=torch.float32)
+            return found.reshape(*states.shape[:-1], len(weight))
         states = states.float()
         result = states.new_empty(*states.shape[:-1], len(weight))
         start = 0
@@ -346,6 +334,8 @@ class _Float32Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Return the gradient of the states."""
+        if gradient.device.type == "cuda":
+            return (gradient.to(ctx.weight.dtype) @ ctx.weight).to(ctx.dtype), None
         rows = _Float32Linear.ROWS
         parts = zip(gradient.split(rows, -1), ctx.weight.split(rows), strict=True)
         return sum(part @ weight.float() for part, weight in parts).to(ctx.dtype), None

@@ -23,18 +23,23 @@ def indices(numbers: Sequence[int], device: torch.device) -> Tensor:
 
 def pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Stack token ids into (sequences, longest), padded on the left, and their 0/1 mask."""
-    return _pad(sequences, device, left=True)
+    ids, mask = _pad(sequences, left=True)
+    return to_device(ids, device), to_device(mask, device)
 
 
-def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stack token ids into (sequences, longest), padded on the right, and their 0/1 mask."""
-    return _pad(sequences, device, left=False)
-
-
-def _pad(
-    sequences: Sequence[Sequence[int]], device: torch.device, left: bool
+def pad_right(
+    sequences: Sequence[Sequence[int]], device: torch.device, width: int = 0
 ) -> tuple[Tensor, Tensor]:
-    longest = max((len(sequence) for sequence in sequences), default=0)
+    """Stack token ids into (sequences, longest), padded on the right, and their 0/1 mask.
+
+    width: how long they are at least.
+    """
+    ids, mask = _pad(sequences, left=False, width=width)
+    return to_device(ids, device), to_device(mask, device)
+
+
+def _pad(sequences: Sequence[Sequence[int]], left: bool, width: int = 0) -> tuple[Tensor, Tensor]:
+    longest = max(width, max((len(sequence) for sequence in sequences), default=0))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     mask = torch.zeros(len(sequences), longest, dtype=torch.long)
     for row, sequence in enumerate(sequences):
@@ -42,4 +47,4 @@ def _pad(
             where = slice(longest - len(sequence), longest) if left else slice(len(sequence))
             ids[row, where] = torch.as_tensor(sequence, dtype=torch.long)
             mask[row, where] = 1
-    return to_device(ids, device), to_device(mask, device)
+    return ids, mask

@@ -71,7 +71,9 @@ def training_job(configuration: Configuration, models: Models, job: JobPath) -> 
     distils = bool(training.losses.distill)
     tokens = training_tokens(values, spec.reading, job.stage, training.beta, vectors, distils)
     query = _query_costs(models, spec.llm, spec.distiller, tokens)
-    micro_batch_size = training.micro_batch_size or training.batch_size
+    micro_batch_size = training.micro_batch_size
+    if micro_batch_size == "auto":
+        micro_batch_size = training.batch_size
     queries = 1 if job.stage == "pretrain" else values.training.finetune.queries_per_episode
     teacher = None
     if distils:

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from mend.models.devices import choose_device
 
@@ -35,9 +35,9 @@ class Processes:
         """Return the indices of this process's examples of a batch; sizes differ by at most one."""
         return range(self.rank, batch_size, self.count)
 
-    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """Return the sums of numbers over the processes."""
-        return list(numbers)
+    def all_reduce_sum(self, numbers: Tensor) -> Tensor:
+        """Return the sums of a tensor's numbers over the processes; a GPU is not waited for."""
+        return numbers
 
     def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes, the same bits in each of them."""
@@ -55,11 +55,11 @@ class TorchProcesses(Processes):
         self.device = device
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
 
-    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """Return the sums of numbers over the processes."""
-        sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+    def all_reduce_sum(self, numbers: Tensor) -> Tensor:
+        """Return the sums of a tensor's numbers over the processes; a GPU is not waited for."""
+        sums = numbers.clone()
         distributed.all_reduce(sums)
-        return sums.tolist()
+        return sums
 
     def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes, the same bits in each of them."""

@@ -6,11 +6,12 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mend.atomic_io import atomic_file
 from mend.configuration.choices import LOSSES
@@ -19,13 +20,18 @@ from mend.data.cuts import CutCounts, add_cuts
 from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod
+from mend.models.compilation import uncompiled
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.sharding import is_sharded
 from mend.progress import Progress, logger
+from mend.training.batches import batches
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
 from mend.training.signals import Stopped
+
+#: Steps after which several processes ask each other whether one was asked to stop.
+ASK_EVERY = 10
 
 
 @dataclass
@@ -33,9 +39,8 @@ class TrainingResult:
     """The record of a training run, which a checkpoint holds while it lasts.
 
     best_step: the step whose weights the method holds at the end; best_score: its dev score, minus
-    infinity without early stopping. seconds: over all attempts. examples: with repetitions.
-    flops: floating-point operations of all steps, from counting those of the first; NaN if they
-    cannot be counted.
+    infinity without early stopping. seconds: over all attempts; step_seconds: in steps alone,
+    without scores and checkpoints. examples: with repetitions.
     metrics: a row for each logged step (see `write_metrics`).
     cuts: what was cut of the examples to fit, by task, with repetitions (`mend.data.cuts`).
     """
@@ -46,6 +51,7 @@ class TrainingResult:
     evaluations_without_improvement: int = 0
     stopped_early: bool = False
     seconds: float = 0.0
+    step_seconds: float = 0.0
     examples: int = 0
     flops: float = 0.0
     metrics: list[dict] = field(default_factory=list)
@@ -86,8 +92,7 @@ def train(
     dev_score: higher is better; evaluated every `early_stopping.every` steps and after the last;
     training ends after `early_stopping.patience` evaluations without improvement. Without it the
     last weights are kept.
-    received_signal: the number of a signal that asks to stop, 0 if there is none; called after
-    each step.
+    received_signal: the number of a signal that asks to stop, 0 if there is none.
     processes: those that train together; every one takes its shard of each batch, and comes to
     the same weights.
     Raises UserError if a loss or a gradient stops being finite, and Stopped, with a checkpoint
@@ -113,26 +118,43 @@ def train(
         logger.info("%s: going on from step %d", name, result.steps)
     stopping = training.early_stopping if dev_score else None
     progress = Progress(name, training.steps, start=result.steps)
-    began, before = time.monotonic(), result.seconds
+    began = time.monotonic()
 
     method.train()
-    while result.steps < training.steps and not result.stopped_early:
+    unread: list[dict[str, Tensor]] = []
+    cuts: list[dict[str, CutCounts]] = []
+    described = ""
+    steps = range(training.steps if result.stopped_early else result.steps, training.steps)
+    workers = int(llm.device.type == "cuda")
+    for batch in batches(examples, training.batch_size, steps, processes, workers):
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * learning_rate_factor(result.steps, training)
-        first = result.steps * training.batch_size
-        batch = [examples[first + index] for index in processes.shard(training.batch_size)]
-        losses, norm, flops = gradients.compute(batch, count_flops=result.steps == 0)
-        _check_finite(losses["loss"], norm, f"{name}, step {result.steps}", training, checkpoint)
+        losses, norm = gradients.compute(batch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         result.steps += 1
-        result.flops = result.flops or flops
         result.examples += training.batch_size
-        result.seconds = before + time.monotonic() - began
+        unread.append({"gradient_norm": norm, **losses})
+        cuts += [example.cuts for example in batch]
+        progress.update(result.steps, described)
 
+        last = result.steps == training.steps
+        scores = stopping and (last or result.steps % stopping.every == 0)
+        saves = checkpoint and result.steps % training.checkpoint_every == 0
+        logs = result.steps == 1 or result.steps % training.log_every == 0
+        alone = processes.count == 1
+        asks = bool(received_signal()) if alone else result.steps % ASK_EVERY == 0
+        if not (last or scores or saves or logs or asks):
+            continue
+
+        # Here a GPU is waited for.
+        row = _read(unread, result.steps, name, training, checkpoint)
+        unread, described = [], _describe(row)
+        began = _add_seconds(result, began, in_steps=True)
         # The last step's weights are a candidate, too.
-        if stopping and (result.steps % stopping.every == 0 or result.steps == training.steps):
-            losses["dev_score"] = score = processes.all_gather(dev_score())[0]
+        if scores:
+            with uncompiled():
+                row["dev_score"] = score = processes.all_gather(dev_score())[0]
             if score > result.best_score:
                 result.best_score, result.best_step = score, result.steps
                 result.evaluations_without_improvement = 0
@@ -141,24 +163,24 @@ def train(
                 result.evaluations_without_improvement += 1
                 patience = stopping.patience
                 result.stopped_early = result.evaluations_without_improvement >= patience
-        if "dev_score" in losses or result.steps % training.log_every == 0 or result.steps == 1:
-            result.metrics.append({"step": result.steps, "gradient_norm": norm, **losses})
-        progress.update(result.steps, _describe(losses))
+        if scores or logs:
+            result.metrics.append({"step": result.steps, **row})
 
-        signals, found = zip(
-            *processes.all_gather((received_signal(), [example.cuts for example in batch])),
-            strict=True,
-        )
-        number = max(signals)
-        for cuts in (of_example for of_process in found for of_example in of_process):
-            add_cuts(result.cuts, cuts)
-        if checkpoint and (number or result.steps % training.checkpoint_every == 0):
+        signals, found = zip(*processes.all_gather((received_signal(), cuts)), strict=True)
+        number, cuts = max(signals), []
+        for of_example in (one for of_process in found for one in of_process):
+            add_cuts(result.cuts, of_example)
+        began = _add_seconds(result, began)
+        if checkpoint and (number or saves):
             state = {"result": vars(result), "best_weights": best_weights}
             state["gradients"] = gradients.state()
             checkpoint.save(method, optimizer, state, processes)
             if processes.is_first:
                 write_metrics(result.metrics, checkpoint.path.with_name("metrics.jsonl"))
-        if number and result.steps < training.steps and not result.stopped_early:
+            began = _add_seconds(result, began)
+        if result.stopped_early:
+            break
+        if number and not last:
             saved = f"; {checkpoint.path} is saved: start it again to go on" if checkpoint else ""
             by = signal.Signals(number).name
             raise Stopped(number, f"{name}: stopped by {by} after step {result.steps}{saved}")
@@ -167,8 +189,36 @@ def train(
         result.best_step = result.steps
     else:
         method.load_state_dict(best_weights)
-    result.flops *= result.steps
     return result
+
+
+def _add_seconds(result: TrainingResult, began: float, in_steps: bool = False) -> float:
+    """Add the time since `began` to a result; return the time of now."""
+    now = time.monotonic()
+    result.seconds += now - began
+    if in_steps:
+        result.step_seconds += now - began
+    return now
+
+
+def _read(
+    unread: Sequence[Mapping[str, Tensor]],
+    steps: int,
+    name: str,
+    training: TrainingSettings,
+    checkpoint: Checkpoint | None,
+) -> dict[str, float]:
+    """Return the last step's losses and norm; raises UserError if one since is not finite.
+
+    unread: of the steps since they were last read, `steps` by now. They are read together: each
+    reading waits for a GPU.
+    """
+    numbers = torch.stack([torch.stack([*row.values()]).float() for row in unread]).tolist()
+    for number, row in enumerate(numbers, start=steps - len(unread)):
+        of_step = dict(zip(unread[0], row, strict=True))
+        where = f"{name}, step {number}"
+        _check_finite(of_step["loss"], of_step["gradient_norm"], where, training, checkpoint)
+    return of_step
 
 
 def _check_batch_size(llm: FrozenLLM, training: TrainingSettings, processes: Processes) -> None:
@@ -189,7 +239,7 @@ def _check_batch_size(llm: FrozenLLM, training: TrainingSettings, processes: Pro
 def _check_finite(
     loss: float, norm: float, where: str, training: TrainingSettings, checkpoint: Checkpoint | None
 ) -> None:
-    """Raise UserError unless both are finite; the weights are still those of the step before."""
+    """Raise UserError unless both are finite."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"

@@ -8,49 +8,53 @@ pred: next-token loss on the answer, equation 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM, Rows
-from mend.models.padding import pad_right
+from mend.models.padding import indices, pad_right, to_device
+
+#: How many logits of the student exist together, and of the teacher.
+LOGITS = 2**26
 
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """The collated queries of some examples.
+    """The queries of some examples, on the host.
 
     rows: of each query the example that it belongs to, the tokens that the LLM only reads (none
         where it predicts all), and those that it predicts.
-    targets: (queries, longest), these, padded on the right; mask: their 0/1 mask.
-    input_length: (queries, 1), how many of the targets are x; the rest is y.
+    targets: (queries, longest), these, padded on the right; mask: which are real.
+    is_input: which of the targets are x; the rest is y.
     """
 
     rows: Rows
     targets: Tensor
     mask: Tensor
-    input_length: Tensor
+    is_input: Tensor
 
 
 def collate_queries(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> QueryBatch:
     """Collate the queries of examples: what the LLM gets, and what it predicts in a stage."""
-    device = llm.device
     queries = [query for example in examples for query in example.queries]
     owner = [index for index, example in enumerate(examples) for _ in example.queries]
     # To an LLM that predicts no queries x is an input, and y alone is predicted.
     whole = llm.predicts_query or stage == "pretrain"
     inputs = [[] if whole else x for x, _ in queries]
     predicted = [[*x, *y] if whole else y for x, y in queries]
-    targets, mask = pad_right(predicted, device)
-    lengths = torch.tensor([len(x) if whole else 0 for x, _ in queries], device=device)
-    return QueryBatch(Rows(owner, inputs, predicted), targets, mask, lengths[:, None])
+    targets, mask = pad_right(predicted, torch.device("cpu"))
+    lengths = torch.tensor([len(x) if whole else 0 for x, _ in queries])
+    is_input = torch.arange(targets.shape[1]) < lengths[:, None]
+    return QueryBatch(Rows(owner, inputs, predicted), targets, mask.bool(), is_input)
 
 
 @torch.no_grad()
@@ -60,12 +64,23 @@ def teacher_states(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> l
     For each example (tokens, width): a state for each token of its queries that the LLM predicts.
     """
     batch = collate_queries(llm, examples, stage)
-    context = llm.token_context([example.teacher_demonstrations for example in examples])
-    states = llm.read(context, batch.rows)[batch.mask.bool()]
+    states = _read_by_teacher(llm, examples, batch.rows)
+    states = states[indices(_places(batch.mask), llm.device)]
     counts = [0] * len(examples)
     for example, _, tokens in batch.rows:
         counts[example] += len(tokens)
     return list(states.split(counts))
+
+
+def _read_by_teacher(llm: FrozenLLM, examples: Sequence[Example], rows: Rows) -> Tensor:
+    """Return the states after the demonstrations themselves, (queries x longest, width)."""
+    context = llm.token_context([example.teacher_demonstrations for example in examples])
+    return llm.states(context, rows).flatten(0, 1)
+
+
+def _places(mask: Tensor) -> list[int]:
+    """Return where a mask of the host's holds, as numbers of its flattened entries."""
+    return mask.flatten().nonzero()[:, 0].tolist()
 
 
 def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
@@ -94,62 +109,97 @@ def example_losses(
     `protocol.prediction_loss`), so a batch's loss does not depend on its micro-batches.
     stage: "pretrain" or "finetune"; with `protocol.distill_in_finetuning` it decides whether
     distill covers y.
+    One plain pass of teacher, of distiller and of student; nothing waits for a GPU.
     """
     batch = collate_queries(llm, examples, stage)
-    queries, targets, mask = len(batch.targets), batch.targets, batch.mask.bool()
-    columns = torch.arange(targets.shape[1], device=llm.device)[None]
-    is_input = mask & (columns < batch.input_length)
-    is_answer = mask & ~is_input
-
-    where = {"clm": is_input, "pred": is_answer, "distill": is_input}
-    if stage == "finetune" and objective.distill_in_finetuning == "input-and-output":
-        where["distill"] = mask
-    if not objective.distill_first_token:
-        where["distill"] = where["distill"] & (columns > 0)
-    if not (llm.prefix or llm.has_start_token):
-        # After no demonstrations nothing predicts the teacher's first token.
-        taught = [bool(examples[row].teacher_demonstrations) for row in batch.rows.owner]
-        taught = torch.tensor(taught, device=llm.device)[:, None]
-        where["distill"] = where["distill"] & (taught | (columns > 0))
-    active = [name for name in LOSSES if getattr(weights, name)]
-    used = torch.zeros_like(is_input)
-    for name in active:
-        used |= where[name]
-
     context = method.contexts(llm, [example.demonstrations for example in examples])
+    covered = _covered(batch, stage, objective)
+    active = [name for name in LOSSES if getattr(weights, name)]
     if not (llm.prefix or llm.has_start_token):
-        # After an empty context nothing predicts the first token.
-        empty = [context.lengths[example] == 0 for example in batch.rows.owner]
-        if any(empty):
-            used[torch.tensor(empty, device=llm.device), 0] = False
-    states = llm.read(context, batch.rows)
-    student_logits = llm.logits(states[used])
+        # After nothing at all nothing predicts the first token.
+        first = torch.arange(batch.mask.shape[1]) == 0
+        owners = batch.rows.owner
+        untaught = torch.tensor([not examples[of].teacher_demonstrations for of in owners])
+        covered["distill"] = covered["distill"] & ~(untaught[:, None] & first)
+        empty = torch.tensor([context.lengths[of] == 0 for of in owners])
+        covered = {name: where & ~(empty[:, None] & first) for name, where in covered.items()}
+    used = torch.stack([covered[name] for name in active]).any(0)
+    places = indices(_places(used), llm.device)
+    targets = to_device(batch.targets[used], llm.device)
+    shares = {}
+    for name in active:
+        chosen = covered[name]
+        total = name == "pred" and objective.prediction_loss == "sum"
+        count = 1 if total else chosen.sum(1, keepdim=True).clamp(min=1)
+        share = chosen / (count * len(used))
+        shares[name] = to_device(share[used].float(), llm.device)
 
-    values = {}
-    rows = used.nonzero()[:, 0]
-    if "clm" in active or "pred" in active:
-        nll = negative_log_likelihood(student_logits, targets[used])
-        for name in ("clm", "pred"):
-            if name in active:
-                chosen = where[name][used]
-                total = name == "pred" and objective.prediction_loss == "sum"
-                values[name] = _mean_by_query(nll[chosen], rows[chosen], queries, total)
+    student = llm.states(context, batch.rows).flatten(0, 1)[places]
+    teacher = None
     if "distill" in active:
-        chosen = where["distill"][used]
         with torch.no_grad():
             if all(example.teacher_states is not None for example in examples):
-                states = torch.cat([example.teacher_states for example in examples])
-                states = states.to(llm.device, llm.dtype)
+                kept = torch.cat([example.teacher_states for example in examples])
+                kept = kept[used[batch.mask]].to(llm.dtype)
+                teacher = to_device(kept, llm.device)
             else:
-                states = torch.cat(teacher_states(llm, examples, stage))
-            teacher_logits = llm.logits(states[(used & where["distill"])[mask]])
-        divergence = kl_divergence(teacher_logits, student_logits[chosen])
-        values["distill"] = _mean_by_query(divergence, rows[chosen], queries)
-    return values
+                teacher = _read_by_teacher(llm, examples, batch.rows)[places]
+    return _summed(llm, student, teacher, targets, shares)
 
 
-def _mean_by_query(values: Tensor, rows: Tensor, queries: int, total: bool = False) -> Tensor:
-    """Average values within each query (or sum them), then over the queries."""
-    counts = torch.bincount(rows, minlength=queries).clamp(min=1)
-    share = torch.ones_like(values) if total else 1.0 / counts[rows]
-    return (values * share).sum() / queries
+def _covered(batch: QueryBatch, stage: str, objective: LossSettings) -> dict[str, Tensor]:
+    """Return which targets each loss is the mean of, (queries, longest) each."""
+    distilled = batch.is_input
+    if stage == "finetune" and objective.distill_in_finetuning == "input-and-output":
+        distilled = batch.mask
+    if not objective.distill_first_token:
+        distilled = distilled & (torch.arange(distilled.shape[1]) > 0)
+    answers = batch.mask & ~batch.is_input
+    return {"clm": batch.is_input, "pred": answers, "distill": distilled}
+
+
+def _summed(
+    llm: FrozenLLM,
+    student: Tensor,
+    teacher: Tensor | None,
+    targets: Tensor,
+    shares: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return each loss: the sum over positions, each with its share.
+
+    student, teacher: states, (positions, width); targets, shares: (positions,). The logits of many
+    positions are made in chunks, and again for the gradient, so that those of all never exist.
+    """
+    size = max(1, LOGITS // llm.embedding.weight.shape[0])
+    chunks = range(0, max(1, len(targets)), size)
+    sums: dict[str, Tensor] = {}
+    for start in chunks:
+        part = slice(start, start + size)
+        of_part = {name: share[part] for name, share in shares.items()}
+        taught = None if teacher is None else teacher[part]
+        arguments = (llm, student[part], taught, targets[part], of_part)
+        if len(chunks) == 1:
+            found = _sum_of_chunk(*arguments)
+        else:
+            found = checkpoint(_sum_of_chunk, *arguments, use_reentrant=False)
+        for name, value in found.items():
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
+
+
+def _sum_of_chunk(
+    llm: FrozenLLM,
+    student: Tensor,
+    teacher: Tensor | None,
+    targets: Tensor,
+    shares: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    logits = llm.logits(student)
+    values = {}
+    if "clm" in shares or "pred" in shares:
+        values = dict.fromkeys(("clm", "pred"), negative_log_likelihood(logits, targets))
+    if "distill" in shares:
+        with torch.no_grad():
+            teacher_logits = llm.logits(teacher)
+        values["distill"] = kl_divergence(teacher_logits, logits)
+    return {name: (values[name] * share).sum() for name, share in shares.items()}

@@ -73,6 +73,10 @@ class LLMDistiller(Settings):
     revision: Text | None = None
     """Commit or tag on the hub."""
 
+    precision: Literal["auto", "float32"] = "auto"
+    """Of its matrix products; its weights are float32. auto is bfloat16 on GPUs that have it
+    (autocast), float32 elsewhere, and lets training round float32 products there to TF32."""
+
 
 class DistillerSource(DistillerSettings, LLMDistiller):
     """The distiller of an LLM: the small language model that it starts as, and how it is built."""

@@ -52,8 +52,13 @@ class Optimisation(Settings):
     batch_size: Count
     """Examples in a step."""
 
-    micro_batch_size: Count | None = None
-    """Examples computed at once; null is the whole batch. It changes memory, not results."""
+    micro_batch_size: Count | Literal["auto"] = "auto"
+    """Examples computed at once, halved where a GPU's memory runs out. auto is the whole batch on a
+    GPU, and as many as keep a processor busy elsewhere. It changes memory and speed alone."""
+
+    compile: bool | Literal["auto"] = "auto"
+    """Whether the models' blocks are compiled (torch.compile). auto does it on a GPU in a training
+    of at least 1,000 steps, where it pays. It changes speed alone."""
 
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
