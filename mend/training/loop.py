@@ -22,6 +22,7 @@ from mend.errors import UserError
 from mend.methods.built import BuiltMethod
 from mend.models.compilation import uncompiled
 from mend.models.frozen_llm import FrozenLLM
+from mend.models.operations import TrainingOperations
 from mend.models.sharding import is_sharded
 from mend.progress import Progress, logger
 from mend.training.batches import batches
@@ -40,7 +41,8 @@ class TrainingResult:
 
     best_step: the step whose weights the method holds at the end; best_score: its dev score, minus
     infinity without early stopping. seconds: over all attempts; step_seconds: in steps alone,
-    without scores and checkpoints. examples: with repetitions.
+    without scores and checkpoints. examples: with repetitions. flops: floating-point operations
+    that all steps needed (`mend.models.operations`); NaN if they are not known.
     metrics: a row for each logged step (see `write_metrics`).
     cuts: what was cut of the examples to fit, by task, with repetitions (`mend.data.cuts`).
     """
@@ -110,6 +112,7 @@ def train(
         fused=llm.device.type in ("cpu", "cuda"),
     )
     gradients = BatchGradients(llm, method, optimizer, training, objective, processes)
+    operations = TrainingOperations(llm, method, training.losses, training.stage, objective)
     result, best_weights = TrainingResult(), None
     logger.info("%s: training on %s", name, llm.device)
     if checkpoint and (state := checkpoint.load(method, optimizer, processes)):
@@ -134,6 +137,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         result.steps += 1
         result.examples += training.batch_size
+        # The others' shares of the batch are about like this one.
+        result.flops += operations(batch) * training.batch_size / len(batch)
         unread.append({"gradient_norm": norm, **losses})
         cuts += [example.cuts for example in batch]
         progress.update(result.steps, described)

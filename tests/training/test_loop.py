@@ -9,14 +9,13 @@ import pytest
 import torch
 from helpers.models import OBJECTIVE, build, built, random_llm, random_tokens
 from helpers.models import TRAINING as SHARED_TRAINING
-from torch.utils.flop_counter import FlopCounterMode
 
 from mend.configuration.specs.training import EarlyStopping, Losses, TrainingSettings
 from mend.data.examples import Example
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod
 from mend.methods.prompt_tuning import PromptTuning
-from mend.training import gradients
+from mend.models import operations
 from mend.training.checkpoint import Checkpoint
 from mend.training.loop import TrainingResult, learning_rate_factor, train
 
@@ -208,34 +207,39 @@ def test_other_errors_are_told_as_they_are() -> None:
         train(llm, built(llm, Broken(length=3)), Examples(), TRAINING, OBJECTIVE)
 
 
-def broken_counter(**options) -> FlopCounterMode:
-    """Stops in the middle of a forward pass, as torch 2.11 does at grouped queries on a GPU."""
+def test_an_architecture_of_unknown_sizes_is_trained_all_the_same(monkeypatch, caplog) -> None:
+    def unknown(body):
+        raise ValueError("no matrices are known of a gpt2")
 
-    def count(*shapes, **settings) -> int:
-        raise AssertionError("the shapes of query and key differ")
-
-    products = (torch.ops.aten.mm, torch.ops.aten.addmm)
-    return FlopCounterMode(custom_mapping=dict.fromkeys(products, count), **options)
-
-
-def test_a_counter_that_fails_changes_nothing_but_the_count(monkeypatch, caplog) -> None:
-    def with_dropout() -> tuple[torch.Tensor, TrainingResult]:
-        llm = random_llm(dropout=True)
-        torch.manual_seed(0)
-        method = build(llm, "prompt-tuning", length=3)
-        result = train(llm, method, Examples(), training(), OBJECTIVE)
-        return method.prompt.detach(), result
-
-    prompt, counted = with_dropout()
-    assert counted.flops > 0
-    monkeypatch.setattr(gradients, "FlopCounterMode", broken_counter)
-    other, result = with_dropout()
+    prompt, counted = run()
+    monkeypatch.setattr(operations, "layers_of", unknown)
+    other, result = run()
     assert torch.equal(other, prompt)
     assert result.metrics == counted.metrics
+    assert counted.flops > 0
     assert math.isnan(result.flops)
-    [told] = [record.getMessage() for record in caplog.records if "counted" in record.msg]
-    assert "operations are not counted" in told
-    assert "shapes of query and key differ" in told
+    [told] = [record.getMessage() for record in caplog.records if "operations" in record.msg]
+    assert "no matrices are known of a gpt2" in told
+
+
+def test_losses_between_two_lines_are_looked_at_too(tmp_path) -> None:
+    """They are read together, and the first that is not finite is told."""
+    llm, method = prompt()
+
+    class Spoiling(Examples):
+        def __getitem__(self, index: int) -> Example:
+            if index == 5 * 4:
+                method.prompt.data[0] = float("nan")
+            return super().__getitem__(index)
+
+    changes = {"log_every": 10, "checkpoint_every": 4, "early_stopping": None}
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {})
+    with pytest.raises(UserError, match="step 5: the loss is nan"):
+        train(llm, method, Spoiling(), training(**changes), OBJECTIVE, checkpoint=checkpoint)
+    _, fresh = prompt()
+    state = checkpoint.load(fresh, torch.optim.AdamW(fresh.parameters()))
+    assert state["result"]["steps"] == 4
+    assert fresh.prompt.isfinite().all()
 
 
 def in_format(dtype: torch.dtype, scale: float = 1.0, architecture: str = "gpt2") -> tuple:
