@@ -142,7 +142,11 @@ def test_the_head_is_counted_where_a_loss_needs_it(losses, covered, first):
     changed = {"distill_first_token": first, "distill_in_finetuning": covered}
     objective = OBJECTIVE.model_copy(update=changed)
     method = built(llm, Prompt(length=LENGTH)).eval()
-    assert share(llm, method, losses, objective=objective) == pytest.approx(1, abs=1e-9)
+    found = share(llm, method, losses, objective=objective)
+    if losses == Losses(distill=1.0) or (covered == "input-and-output" and first):
+        assert found == pytest.approx(1, abs=1e-9)
+    else:  # where another loss has the student's logits, the teacher's are made, too
+        assert 0.98 < found < 1 + 1e-9
 
 
 def test_of_a_teacher_whose_states_are_kept_the_head_alone_is_counted():

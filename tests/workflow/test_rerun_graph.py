@@ -53,7 +53,7 @@ TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
 LLM = names("configuration.positions methods.base methods.built") | names(
-    "architecture causal decoder_only devices encoder_decoder frozen_llm kernels"
+    "architecture causal compilation decoder_only devices encoder_decoder frozen_llm kernels"
     " kernels.activations kernels.cross_attention loading padding sharding verification",
     "models.",
 )
@@ -62,7 +62,8 @@ SCORING = ROWS | LLM | ITEMS | names("configuration.specs.prediction evaluation.
 SCORING |= names("evaluation.grouping evaluation.scoring models.kernels.tree_attention")
 TEACHER = ROWS | LLM | names("data.cuts data.examples training.losses training.teacher")
 TEACHER |= names("configuration.specs.teacher configuration.specs.training")
-TRAINING = TEACHER | names("checkpoint distributed gradients job loop signals", "training.")
+TRAINING = TEACHER | {"models.operations"}
+TRAINING |= names("batches checkpoint distributed gradients job loop signals", "training.")
 DISTILLER = names("methods.mend models.distiller")
 POCKET = names("atomic_io configuration.choices errors") | names(
     "lexicon passages rules universe", "pocket."
