@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import masking_utils
 
 from mend.errors import UserError
 from mend.models.architecture import rope_switch, takes
@@ -54,4 +56,16 @@ def _pass(body: torch.nn.Module, rows: Tensor, positions: int) -> Tensor:
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing) if of_vectors else (0, missing))
     name = "inputs_embeds" if of_vectors else "input_ids"
     options = {"use_cache": False} if takes(body, "use_cache") else {}
-    return body(**{name: rows}, **options).last_hidden_state[:, :longest]
+    with _one_text_a_row():
+        return body(**{name: rows}, **options).last_hidden_state[:, :longest]
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Do not let transformers look for several texts in a row: a GPU would be waited for."""
+    usual = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = usual

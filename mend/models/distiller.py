@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -99,8 +100,10 @@ class Distiller(nn.Module):
     def forward(self, demonstrations: Sequence[Sequence[int]]) -> Tensor:
         """Distil each sequence of token ids into (sequences, l, LLM width) vectors."""
         rows = [[*self.prefix, *tokens] for tokens in demonstrations]
-        device, mixed = self.placeholders.device, self.precision != torch.float32
-        with torch.autocast(device.type, self.precision if mixed else None, enabled=mixed):
+        products = nullcontext()
+        if self.precision != torch.float32:
+            products = torch.autocast(self.placeholders.device.type, self.precision)
+        with products:
             states = self._states(rows)
         return self.projection(states.float())
 

@@ -181,7 +181,8 @@ def _summed(
         if len(chunks) == 1:
             found = _sum_of_chunk(*arguments)
         else:
-            found = checkpoint(_sum_of_chunk, *arguments, use_reentrant=False)
+            options = {"use_reentrant": False, "preserve_rng_state": False}  # no dropout here
+            found = checkpoint(_sum_of_chunk, *arguments, **options)
         for name, value in found.items():
             sums[name] = sums[name] + value if name in sums else value
     return sums
