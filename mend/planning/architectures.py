@@ -91,8 +91,8 @@ class Architecture:
 
     @property
     def serial_layers(self) -> int:
-        """Layers that context and query go through in turn: what a step waits for at least."""
-        return self.layers + (self.decoder_layers or self.layers)
+        """Layers of encoder and decoder: what a pass waits for at least."""
+        return self.layers + self.decoder_layers
 
     def prefill(self, tokens: float) -> Operations:
         """Return what a forward pass over a context of so many tokens costs."""

@@ -16,36 +16,22 @@ has closed forms, and no torch. Tests hold them to what PyTorch counts for each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from mend.planning.architectures import BYTES, Architecture, Operations
+from mend.planning.devices import COMPILED_LAYER_SECONDS, LAYER_SECONDS, Speed
 
 #: Of mend.evaluation.scoring: contexts and items read at once, by an encoder-decoder and by others.
 AT_ONCE, AT_ONCE_ON_GPU = (64, 128), (128, 512)
 #: Numbers that training keeps for each token, layer and unit of width: inputs of normalisations,
 #: matrices and activation functions (Korthikanti et al. 2022 count 17; GPT-2's GELU has some more).
 ACTIVATIONS = 34
-#: Float32 copies of the logits that a loss and its gradient hold.
-LOGITS = 6
+#: How many logits exist together (of mend.training.losses), and the float32 copies of them that a
+#: loss and its gradient hold.
+LOGITS, COPIES = 2**26, 6
 #: What a CUDA process takes before any tensor, and what the allocator cannot use again.
 RESERVED, FRAGMENTED = 1.0e9, 1.1
-
-#: name: dense peak in bfloat16 and in float32 (10^12 operations a second), memory (10^9 bytes).
-#: From the manufacturer's data sheets.
-DEVICES: Mapping[str, tuple[float, float, float]] = {
-    "a10": (125, 31.2, 24),
-    "a100": (312, 19.5, 80),
-    "h100": (989, 67, 80),
-    "h200": (989, 67, 141),
-    "l4": (121, 30.3, 24),
-    "l40s": (362, 91.6, 48),
-    "rtx4090": (165, 82.6, 24),
-}
-#: Assumed: the share of a peak that large matrix products reach, and the seconds that one layer
-#: takes to start however little it computes (Python, and its kernels' launches).
-UTILISATION, LAYER_SECONDS = 0.4, 0.5e-3
 
 #: Distillation's teacher: runs at each step, or its hidden states are read (mend.training.teacher).
 Teacher = Literal["runs", "cached"]
@@ -69,37 +55,32 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations in the LLM's type and in float32, and layers waited for."""
+    """Floating-point operations by precision, and the seconds that layers take to start."""
 
-    llm: float = 0.0
-    distiller: float = 0.0
-    layers: float = 0.0
+    half: float = 0.0
+    tf32: float = 0.0
+    single: float = 0.0
+    launch_seconds: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         """Add up."""
-        return Work(
-            self.llm + other.llm, self.distiller + other.distiller, self.layers + other.layers
-        )
+        return Work(*(own + more for own, more in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> Work:
         """Do it so many times."""
-        return Work(self.llm * times, self.distiller * times, self.layers * times)
+        return Work(*(times * own for own in astuple(self)))
 
     @property
     def flops(self) -> float:
         """All operations."""
-        return self.llm + self.distiller
+        return self.half + self.tf32 + self.single
 
-    @property
-    def launch_seconds(self) -> float:
-        """How long it takes to start the layers, however little they compute."""
-        return self.layers * LAYER_SECONDS
-
-    def seconds(self, device: str, dtype: str) -> float:
+    def seconds(self, speed: Speed) -> float:
         """Return how long it takes: computing, or starting layers, whichever is longer."""
-        half, single, _ = DEVICES[device]
-        peak = single if dtype == "float32" else half
-        computing = (self.llm / peak + self.distiller / single) / (UTILISATION * 1e12)
+        computing = sum(
+            getattr(self, precision) / speed.rate(precision)
+            for precision in ("half", "tf32", "single")
+        )
         return max(computing, self.launch_seconds)
 
 
@@ -107,37 +88,63 @@ class Work:
 class QueryCosts:
     """What one query costs a method.
 
-    distiller: None if the vectors themselves are trained, or there are none; dtype: of the LLM.
+    distiller: None if the vectors themselves are trained, or there are none; dtype: of the LLM;
+    precision: of the distiller (`llms.*.distiller.precision`).
     """
 
     llm: Architecture
     distiller: Architecture | None
     tokens: TokenCounts
     dtype: str = "float32"
+    precision: str = "auto"
 
-    def teacher_work(self, micro_batch_size: int) -> Work:
-        """Return the work of the teacher's hidden states."""
+    def teacher_work(self, micro_batch_size: float) -> Work:
+        """Return the work of the teacher's hidden states, where they are kept."""
+        return self._llm_work(self._teacher().forward, self.llm.serial_layers / micro_batch_size)
+
+    def training_work(
+        self,
+        micro_batch_size: float,
+        teacher: Teacher | None,
+        queries: int = 1,
+        compiled: bool = True,
+    ) -> Work:
+        """Return the work of a training step for an example of so many queries.
+
+        teacher: None if the losses have none; compiled: whether the models' blocks are.
+        """
+        tokens, llm = self.tokens, self.llm
+        student = llm.prefill(tokens.vectors)
+        student += llm.extend(tokens.vectors, tokens.query, tokens.predicted)
+        operations, layers = student.forward + student.backward, 2.5 * llm.serial_layers
+        if teacher == "runs":
+            operations += self._teacher().forward
+            layers += llm.serial_layers
+        if teacher:
+            operations += llm.extend(0, 0, tokens.predicted).head
+        distilling = self.distillation()
+        if self.distiller is not None:
+            layers += 2.5 * self.distiller.layers
+        trained = distilling.forward + distilling.trained_backward
+        seconds = layers * (COMPILED_LAYER_SECONDS if compiled else LAYER_SECONDS)
+        work = Work(launch_seconds=seconds / micro_batch_size)
+        work += self._llm_work(operations * queries, trains=True)
+        return work + self._distiller_work(trained)
+
+    def _teacher(self) -> Operations:
         tokens = self.tokens
         states = self.llm.prefill(tokens.demonstrations)
-        states += self.llm.extend(tokens.demonstrations, tokens.query, predicted=0)
-        return Work(states.forward, layers=self.llm.serial_layers / micro_batch_size)
+        return states + self.llm.extend(tokens.demonstrations, tokens.query, predicted=0)
 
-    def training_work(self, micro_batch_size: int, teacher: Teacher | None) -> Work:
-        """Return the work of a training step for it; teacher: None if the losses have none."""
-        tokens = self.tokens
-        student = self.llm.prefill(tokens.vectors)
-        student += self.llm.extend(tokens.vectors, tokens.query, tokens.predicted)
-        layers = 2.5 * self.llm.serial_layers / micro_batch_size
-        work = Work(student.forward + student.backward, layers=layers)
-        if teacher == "runs":
-            work += self.teacher_work(micro_batch_size)
-        if teacher:
-            work += Work(self.llm.extend(0, 0, tokens.predicted).head)
-        if self.distiller is not None:
-            distilling = self.distillation()
-            layers = 2.5 * self.distiller.layers / micro_batch_size
-            work += Work(0.0, distilling.forward + distilling.trained_backward, layers)
-        return work
+    def _llm_work(self, operations: float, layers: float = 0.0, trains: bool = False) -> Work:
+        """Return operations in the LLM's precision: float32 is rounded in training alone."""
+        rounded = "tf32" if trains and self.precision == "auto" else "single"
+        precision = rounded if self.dtype == "float32" else "half"
+        return Work(**{precision: operations}, launch_seconds=layers * LAYER_SECONDS)
+
+    def _distiller_work(self, operations: float) -> Work:
+        """Return operations in the distiller's precision."""
+        return Work(**{"half" if self.precision == "auto" else "single": operations})
 
     def distillation(self) -> Operations:
         """Return what distilling costs, the projection to the LLM's width included."""
@@ -151,13 +158,15 @@ class QueryCosts:
 
     def scoring_work(self, contexts: float, items: float) -> Work:
         """Return the work of scoring so many items that share so many contexts."""
-        tokens = self.tokens
-        prefilled = self.llm.prefill(self._context).forward * contexts
-        extended = self.llm.extend(self._context, tokens.query, tokens.predicted, items / contexts)
-        at_once = AT_ONCE if self.llm.decoder_layers else AT_ONCE_ON_GPU
-        layers = self.llm.serial_layers * (contexts / at_once[0] + items / at_once[1])
+        tokens, llm = self.tokens, self.llm
+        prefilled = llm.prefill(self._context).forward * contexts
+        extended = llm.extend(self._context, tokens.query, tokens.predicted, items / contexts)
+        contexts_at_once, items_at_once = AT_ONCE if llm.decoder_layers else AT_ONCE_ON_GPU
+        layers = llm.layers * contexts / contexts_at_once
+        layers += (llm.decoder_layers or llm.layers) * items / items_at_once
         distilled = self.distillation().forward * contexts
-        return Work(prefilled + extended.forward * items, distilled, layers)
+        work = self._llm_work(prefilled + extended.forward * items, layers)
+        return work + self._distiller_work(distilled)
 
     @property
     def trained_parameters(self) -> int:
@@ -169,26 +178,23 @@ class QueryCosts:
         projection = 0 if width == self.llm.width else width * self.llm.width
         return self.distiller.encoder_parameters + vectors * width + projection
 
-    def training_bytes(
-        self, micro_batch_size: int, keeps_best: bool, teacher: Teacher | None = None
-    ) -> float:
-        """Return an estimate of the memory that training takes.
+    def training_bytes(self, micro_batch_size: int, queries: int, keeps_best: bool) -> float:
+        """Return an estimate of the memory that training takes, with examples of so many queries.
 
         The LLM's weights; of what is trained the float32 weights, gradients and two moments, and
-        the best weights so far; what is kept for the backward pass; and meanwhile, of a teacher
-        that runs, its keys and values.
+        the best weights so far; and what is kept for the backward pass, a distiller's as if it were
+        all in float32.
         """
         llm, distiller, tokens = self.llm, self.distiller, self.tokens
-        size = activation_bytes(self.dtype)
-        each = ACTIVATIONS * llm.width * llm.layers * (tokens.vectors + tokens.query) * size
+        read = tokens.vectors + tokens.query
+        each = ACTIVATIONS * llm.width * llm.layers * read * queries * activation_bytes(self.dtype)
         if distiller is not None:
             read = tokens.distilled + tokens.vectors
             each += ACTIVATIONS * distiller.width * distiller.layers * read * BYTES["float32"]
-        if teacher == "runs":
-            each += llm.cache_bytes(tokens.demonstrations, tokens.query, size)
-        each += LOGITS * tokens.predicted * llm.vocabulary * BYTES["float32"]
+        logits = micro_batch_size * queries * tokens.predicted * llm.vocabulary
+        logits = COPIES * min(logits, LOGITS) * BYTES["float32"]
         trained = self.trained_parameters * (20 if keeps_best else 16)
-        return self._process_bytes(trained + micro_batch_size * each)
+        return self._process_bytes(trained + micro_batch_size * each + logits)
 
     def prediction_bytes(self, items: float, options: float) -> float:
         """Return an estimate of the memory that prediction takes: weights, and keys and values.

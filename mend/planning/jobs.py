@@ -25,6 +25,8 @@ from mend.planning.costs import QueryCosts, TokenCounts, Work, activation_bytes
 #: of a meta-test task where `benchmark.test_rows` does not say (the published files hold whole
 #: validation splits). Demonstrations are assumed to fill the longest context.
 OPTIONS, ANSWER, TEST_ROWS = 3, 4, 2000
+#: Of mend.training, on a GPU: the teacher's batches, and from how many steps on it compiles.
+TEACHER_BATCH_SIZE, COMPILED_STEPS = 64, 1000
 #: Of a corpus: documents where `benchmark.corpus.documents` does not say (C4's validation split has
 #: them in eight files of 45,576), and the tokens of one.
 DOCUMENTS, DOCUMENT_TOKENS = 364_608, 480
@@ -78,8 +80,11 @@ def training_job(configuration: Configuration, models: Models, job: JobPath) -> 
     teacher = None
     if distils:
         teacher = "cached" if teacher_of(values, job) else "runs"
-    work = query.training_work(micro_batch_size, teacher)
-    work *= training.steps * training.batch_size * queries
+    compiled = training.compile
+    if compiled == "auto":
+        compiled = training.steps >= COMPILED_STEPS
+    work = query.training_work(micro_batch_size, teacher, queries, compiled)
+    work *= training.steps * training.batch_size
     stopping = training.early_stopping
     if stopping:
         items = len(stopping.tasks) * stopping.rows_per_task
@@ -94,7 +99,7 @@ def training_job(configuration: Configuration, models: Models, job: JobPath) -> 
         dtype=query.dtype,
         steps=training.steps,
         work=work,
-        memory=query.training_bytes(micro_batch_size, bool(stopping), teacher),
+        memory=query.training_bytes(micro_batch_size, queries, bool(stopping)),
         disk=weights,
         meanwhile=weights * (4 if stopping else 3),
         one_by_one=micro_batch_size == 1,
@@ -118,7 +123,7 @@ def teacher_job(configuration: Configuration, models: Models, job: JobPath) -> J
         llm=spec.llm.name,
         stage="teacher",
         dtype=query.dtype,
-        work=query.teacher_work(micro_batch_size=16) * (examples * queries),
+        work=query.teacher_work(TEACHER_BATCH_SIZE) * (examples * queries),
         memory=query.prediction_bytes(items=1, options=0),
         disk=examples * queries * states,
     )
@@ -203,6 +208,7 @@ def _query_costs(
         models(f"{key}.distiller.path", distiller.path) if distiller else None,
         tokens,
         "int8" if llm.int8 else llm.dtype,
+        distiller.precision if distiller else "auto",
     )
 
 

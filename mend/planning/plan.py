@@ -2,8 +2,8 @@
 
 Only the configuration is read: no job runs, nothing is downloaded, and torch is not imported. Each
 number is an estimate by the formulas of `mend.planning.costs` with the assumptions of
-`mend.planning.jobs`; hours also hang on a device's assumed utilisation. What several studies share
-is counted once.
+`mend.planning.jobs`; hours also hang on what a device reaches (`mend.planning.devices`). What
+several studies share is counted once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from mend.configuration.runs import (
 from mend.configuration.teachers import teacher_of
 from mend.errors import UserError
 from mend.planning.architectures import BYTES
-from mend.planning.costs import DEVICES, LAYER_SECONDS, UTILISATION, Work
+from mend.planning.costs import Work
+from mend.planning.devices import (
+    COMPILED_LAYER_SECONDS,
+    DEVICES,
+    LAYER_SECONDS,
+    MEASURED,
+    UTILISATION,
+    Speed,
+    find_speed,
+)
 from mend.planning.jobs import (
     ANSWER,
     OPTIONS,
@@ -64,6 +73,7 @@ class Row:
 class Plan:
     """What the targets cost on a device.
 
+    speed: what the device is taken to reach, from records of trainings where there are any.
     data_jobs: jobs without a GPU; models, data, checkpoints, chosen (copies of chosen weights):
     bytes on disk besides the rows'.
     risks: sentences on what may not work, or costs more than it needs to.
@@ -71,6 +81,7 @@ class Plan:
 
     targets: Sequence[str]
     device: str
+    speed: Speed
     rows: Sequence[Row]
     total: Row
     data_jobs: int
@@ -106,8 +117,9 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
     jobs = [teacher_job(configuration, models, job) for job in teachers]
     jobs += [training_job(configuration, models, job) for job in trainings]
     jobs += [prediction_job(configuration, models, job) for job in predictions]
+    speed = find_speed(device, configuration.values.results)
     rows = [
-        _row(llm, stage, group, device)
+        _row(llm, stage, group, speed)
         for llm in dict.fromkeys(run.llm for run in runs)
         for stage in KINDS
         if (group := [job for job in jobs if (job.llm, job.stage) == (llm, stage)])
@@ -115,14 +127,15 @@ def plan(configuration: Configuration, targets: Iterable[str] = (), device: str 
     return Plan(
         studies,
         device,
+        speed,
         rows,
-        total=_row("all", "", jobs, device),
+        total=_row("all", "", jobs, speed),
         data_jobs=_data_jobs(configuration, runs, trainings) + len(choices),
         models=_download(configuration, models, {run.llm for run in runs}),
         data=DATA_BYTES if configuration.values.benchmark.tasks.source == "hub" else 0.0,
         checkpoints=max((job.meanwhile for job in jobs), default=0.0),
         chosen=sum(training_job(configuration, models, job).disk for job in choices.values()),
-        risks=_risks(jobs, rows, device),
+        risks=_risks(jobs, rows, device, speed),
     )
 
 
@@ -131,7 +144,6 @@ def plan_text(
 ) -> str:
     """Return a plan as text; raises UserError as `plan` does."""
     found = plan(configuration, targets, device)
-    half, single, memory = DEVICES[device]
     cells = [HEADERS, *map(_cells, [*found.rows, found.total])]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADERS))]
     lines = [f"Plan of {', '.join(found.targets)} on {device}: estimates, nothing was run.", ""]
@@ -149,10 +161,8 @@ def plan_text(
         f"the largest job's checkpoint {found.checkpoints / 1e9:.1f}, weights chosen on dev rows "
         f"{found.chosen / 1e9:.1f}.",
         "",
-        f"Hours are of one {device} ({half:g} TFLOPS in bfloat16, {single:g} in float32, "
-        f"{memory:g} GB), assumed to reach {UTILISATION:.0%} of its peak, and at least "
-        f"{1000 * LAYER_SECONDS:g} ms a layer and pass. Trainings are counted to their last step, "
-        "though most stop early.",
+        _speed_text(device, found.speed),
+        "Trainings are counted to their last step, though most stop early.",
         "FLOPs of a query: 2 x parameters x tokens for each forward pass (student, distiller, and "
         "the teacher, once for all runs where its states are kept: training.*.teacher_cache), as "
         "much again backward through the frozen LLM, twice as much through the distiller, and "
@@ -181,8 +191,31 @@ def _studies(configuration: Configuration, targets: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _row(llm: str, stage: str, jobs: Sequence[Job], device: str) -> Row:
-    seconds = [job.work.seconds(device, job.dtype) for job in jobs]
+def _speed_text(device: str, speed: Speed) -> str:
+    """Return what hours follow from: what was measured, and what is assumed."""
+    sheet, names = speed.device, {"half": "16 bits", "tf32": "TF32", "single": "float32"}
+    text = f"Hours are of one {device} ({sheet.memory:g} GB). "
+    for precision, found in speed.measured.items():
+        text += (
+            f"Measured, in {names[precision]}: {found.rate / 1e12:.3g} TFLOP/s, "
+            f"{found.utilisation:.0%} of what the device multiplies large matrices with (medians "
+            f"of {found.trainings} trainings' records in the results folder). "
+        )
+    peaks = [
+        f"{getattr(sheet, precision):g} in {name}"
+        for precision, name in names.items()
+        if precision not in speed.measured
+    ]
+    return text + (
+        f"Assumed: of its data sheet's TFLOPS ({', '.join(peaks)}) {UTILISATION:.0%} are reached, "
+        f"in training and scoring alike: {MEASURED}; and a layer and pass takes at least "
+        f"{1000 * LAYER_SECONDS:g} ms to start, {1000 * COMPILED_LAYER_SECONDS:g} compiled. None "
+        "of that was measured of this project's own steps."
+    )
+
+
+def _row(llm: str, stage: str, jobs: Sequence[Job], speed: Speed) -> Row:
+    seconds = [job.work.seconds(speed) for job in jobs]
     return Row(
         llm=llm,
         stage=stage,
@@ -230,28 +263,26 @@ def _download(configuration: Configuration, models: Models, llms: Iterable[str])
     return sum(model.parameters * BYTES.get(model.published, 4) for model in paths.values())
 
 
-def _risks(jobs: Sequence[Job], rows: Sequence[Row], device: str) -> list[str]:
-    half, single, memory = DEVICES[device]
+def _risks(jobs: Sequence[Job], rows: Sequence[Row], device: str, speed: Speed) -> list[str]:
+    sheet = speed.device
     risks = [
         f"{row.llm} begins with some {row.memory / 1e9:.0f} GB to {row.stage}, {device} has "
-        f"{memory:g}: less is computed at once where memory runs out"
+        f"{sheet.memory:g}: less is computed at once where memory runs out"
         for row in rows
-        if row.memory > memory * 1e9
+        if row.memory > sheet.memory * 1e9
     ]
     if slow := sorted({job.llm for job in jobs if job.dtype == "float32"}):
         risks.append(
-            f"{', '.join(slow)}: float32 is {half / single:.0f} times slower than bfloat16"
+            f"{', '.join(slow)}: float32 is {sheet.half / sheet.tf32:.0f} times slower than "
+            f"bfloat16 in training (TF32), {sheet.half / sheet.single:.0f} times elsewhere"
         )
-    if waiting := sum(_waits(job, device) for job in jobs):
+    waits = [job.one_by_one and job.work.launch_seconds >= job.work.seconds(speed) for job in jobs]
+    if waiting := sum(waits):
         risks.append(
             f"{waiting} trainings read one example at a time and leave {device} waiting for "
             "Python: a larger micro_batch_size is faster and gives the same gradients"
         )
     return risks
-
-
-def _waits(job: Job, device: str) -> bool:
-    return job.one_by_one and job.work.launch_seconds >= job.work.seconds(device, job.dtype)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class BatchGradients:
         clipped, each a tensor of one number.
         """
         while True:
-            with _float32_products(self.llm.device, self.method.rounds_to_tf32):
+            with float32_products(self.llm.device, self.method.rounds_to_tf32):
                 losses = self._within_memory(batch)
             self.processes.all_reduce_gradients(self.parameters)
             self.scaler.unscale_(self.optimizer)
@@ -204,7 +204,7 @@ def _parts(batch: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
 
 
 @contextmanager
-def _float32_products(device: torch.device, rounded: bool) -> Iterator[None]:
+def float32_products(device: torch.device, rounded: bool) -> Iterator[None]:
     """Let a GPU round the factors of float32 matrix products to TF32, or not."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":

@@ -6,8 +6,9 @@ import math
 import platform
 import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -22,9 +23,11 @@ from mend.errors import UserError
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
+from mend.models.operations import measured_peak
 from mend.progress import logger
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes, joined_processes
+from mend.training.gradients import float32_products
 from mend.training.loop import TrainingResult, train, write_metrics
 from mend.training.signals import Stopped, StopSignals
 from mend.training.teacher import TeacherStates
@@ -61,6 +64,7 @@ def run_training(
         if initial:
             method.load(Path(initial) / "weights.safetensors")
         examples = _examples(spec, llm, method, teacher, chunks, episodes, tasks)
+        precision, peak = _measured_peak(llm, method, processes)
         identity = spec.model_dump(mode="json")
         checkpoint = Checkpoint(f"{str(output).rstrip('/')}.checkpoint", identity)
         with StopSignals() as signals:
@@ -80,16 +84,18 @@ def run_training(
             except Stopped as stopped:
                 logger.warning("%s", stopped)
                 raise SystemExit(stopped.exit_status) from None
+            speed = _speed(result, precision, peak)
             if processes.is_first:
-                _write_results(spec, llm, method, result, processes, output)
+                _write_results(spec, llm, method, result, speed, processes, output)
                 log_cuts(name, result.cuts)
                 checkpoint.remove()
         logger.info(
-            "%s: %d steps in %.0f s, weights of step %d",
+            "%s: %d steps in %.0f s, weights of step %d%s",
             name,
             result.steps,
             result.seconds,
             result.best_step,
+            _speed_text(speed),
         )
 
 
@@ -128,11 +134,53 @@ def _examples(
     return examples
 
 
+def _measured_peak(llm: FrozenLLM, method: BuiltMethod, processes: Processes) -> tuple[str, float]:
+    """Return the precision of a training's matrix products, and its devices' peak in it.
+
+    The narrowest that some have on a GPU: bfloat16, float16, or float32 (tf32 where it is rounded).
+    """
+    types = [llm.dtype, *(getattr(part, "precision", llm.dtype) for part in method.children())]
+    on_gpu = llm.device.type == "cuda"
+    narrow = [dtype for dtype in types if dtype != torch.float32 and on_gpu]
+    dtype = narrow[0] if narrow else torch.float32
+    with float32_products(llm.device, method.rounds_to_tf32):
+        peak = sum(processes.all_gather(measured_peak(llm.device, dtype)))
+    rounded = on_gpu and not narrow and method.rounds_to_tf32
+    return "tf32" if rounded else str(dtype).removeprefix("torch."), peak
+
+
+def _speed(result: TrainingResult, precision: str, peak: float) -> dict[str, Any]:
+    """Return the record's keys on operations, None where they are not known.
+
+    flops: that all steps needed; step_seconds: that they took; peak_flops: operations a second of
+    large matrix products, on all devices together; utilisation: the share of it that was reached.
+    """
+    known = math.isfinite(result.flops) and result.step_seconds > 0
+    return {
+        "flops": result.flops if math.isfinite(result.flops) else None,
+        "step_seconds": result.step_seconds,
+        "peak_precision": precision,
+        "peak_flops": peak,
+        "utilisation": result.flops / result.step_seconds / peak if known else None,
+    }
+
+
+def _speed_text(speed: Mapping[str, Any]) -> str:
+    if speed["utilisation"] is None:
+        return ""
+    return (
+        f"; {speed['flops'] / speed['step_seconds'] / 1e12:.3g} TFLOP/s, "
+        f"{speed['utilisation']:.0%} of the {speed['peak_flops'] / 1e12:.3g} that large matrices "
+        "were multiplied with here"
+    )
+
+
 def _write_results(
     spec: TrainingSpec,
     llm: FrozenLLM,
     method: BuiltMethod,
     result: TrainingResult,
+    speed: Mapping[str, Any],
     processes: Processes,
     output: str | Path,
 ) -> None:
@@ -150,7 +198,7 @@ def _write_results(
         "stopped_early": result.stopped_early,
         "examples": result.examples,
         "seconds": result.seconds,
-        "flops": None if math.isnan(result.flops) else result.flops,
+        **speed,
         "parameters_trained": sum(value.numel() for value in method.parameters()),
         "seed": training.seed,
         "cuts": result.cuts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from helpers.models import (
     CONFIGURATIONS,
     ENCODER_DECODERS,
     OBJECTIVE,
+    VOCABULARY,
     random_tokens,
     t5_configuration,
     word_tokenizer,
@@ -34,9 +36,12 @@ from mend.models.distiller import Distiller
 from mend.models.frozen_llm import Rows
 from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
+from mend.planning import jobs as plan_jobs
 from mend.planning.architectures import architecture, find_architecture
-from mend.planning.costs import FRAGMENTED, QueryCosts, TokenCounts
+from mend.planning.costs import FRAGMENTED, QueryCosts, TokenCounts, Work
+from mend.planning.devices import DEVICES, UTILISATION, Device, Measured, Speed, find_speed
 from mend.planning.plan import Row, plan, plan_text
+from mend.training import gradients, losses
 from mend.training.losses import example_losses
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +123,10 @@ def models(name: str, width: int, distiller_width: int, length: int):
 def test_training_operations_are_those_that_pytorch_counts(name, distils):
     llm, method, sizes, distiller = models(name, 64, 32, length=8)
     example = Example(random_tokens(60, 1), random_tokens(60, 2), [(random_tokens(15, 3), [])])
-    losses = Losses(distill=1.0) if distils else Losses(clm=1.0)
+    weights = Losses(distill=1.0) if distils else Losses(clm=1.0)
     with FlopCounterMode(display=False) as counter:
         sum(
-            example_losses(llm, method, [example], losses, "pretrain", OBJECTIVE).values()
+            example_losses(llm, method, [example], weights, "pretrain", OBJECTIVE).values()
         ).backward()
     teacher = "runs" if distils else None
     costs = QueryCosts(sizes, distiller, TokenCounts(60, 60, 8, 15, 15))
@@ -135,8 +140,8 @@ def test_operations_of_trained_vectors_are_those_that_pytorch_counts():
     method = Distilled(nn.Parameter(torch.zeros(8, 64)))
     example = Example([], [], [(random_tokens(60, 3), [])])
     with FlopCounterMode(display=False) as counter:
-        losses = example_losses(llm, method, [example], Losses(clm=1.0), "pretrain", OBJECTIVE)
-        losses["clm"].backward()
+        values = example_losses(llm, method, [example], Losses(clm=1.0), "pretrain", OBJECTIVE)
+        values["clm"].backward()
     work = QueryCosts(sizes, None, TokenCounts(0, 0, 8, 60, 60)).training_work(1, None)
     assert work.flops / counter.get_total_flops() == pytest.approx(1.0, abs=0.1)
 
@@ -164,17 +169,23 @@ def test_scoring_operations_are_those_that_pytorch_counts(name, number):
     assert work.flops / scoring == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_teacher_that_runs_keeps_keys_and_values_meanwhile():
+def test_no_more_logits_are_held_than_exist_together():
     sizes = architecture(CONFIGURATIONS["gpt2"](64).to_dict())
     costs = QueryCosts(sizes, None, TokenCounts(60, 60, 8, 15, 15), "bfloat16")
-    alone, cached, runs = (
-        costs.training_bytes(4, False, teacher) for teacher in (None, "cached", "runs")
-    )
-    of_keys_and_values = 4 * 2 * 2 * 64 * (60 + 15) * 2  # two layers of 64, two bytes each
-    assert alone == cached == pytest.approx(runs - FRAGMENTED * of_keys_and_values)
+    kept = 34 * 64 * 2 * (8 + 15) * 2  # numbers, width, layers, tokens, bytes
+    of_logits = 6 * 15 * VOCABULARY * 4
+
+    def added(size: int, more: int) -> float:
+        few, many = (costs.training_bytes(each, 1, False) for each in (size, size + more))
+        return (many - few) / FRAGMENTED / more
+
+    assert added(1, 1) == pytest.approx(kept + of_logits)
+    assert added(10**7, 10**6) == pytest.approx(kept)
 
 
-def test_batch_sizes_are_those_of_scoring():
+def test_sizes_are_those_of_training_and_scoring():
+    assert plan_costs.LOGITS == losses.LOGITS
+    assert plan_jobs.COMPILED_STEPS == gradients.COMPILED_STEPS
     assert plan_costs.AT_ONCE == scoring.AT_ONCE
     assert plan_costs.AT_ONCE_ON_GPU == scoring.AT_ONCE_ON_GPU
 
@@ -298,6 +309,114 @@ def test_more_steps_cost_more_and_a_larger_micro_batch_waits_less(paper):
     double = hours(lambda stage: stage.update(micro_batch_size=1, steps=60000))
     assert double == pytest.approx(2 * usual, rel=0.01)
     assert hours(lambda stage: stage.update(micro_batch_size=8)) < usual / 2
+
+
+def test_queries_of_an_example_share_its_distilling():
+    sizes, distiller = (architecture(CONFIGURATIONS["gpt2"](width).to_dict()) for width in (64, 32))
+    tokens = TokenCounts(60, 60, 8, 15, 15)
+    alone = QueryCosts(sizes, None, tokens).training_work(1, "runs").flops
+    one, three = (
+        QueryCosts(sizes, distiller, tokens).training_work(1, "runs", queries).flops
+        for queries in (1, 3)
+    )
+    assert three == pytest.approx(one + 2 * alone)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "training", "scoring"),
+    [
+        ("bfloat16", "auto", {"half"}, {"half"}),
+        ("bfloat16", "float32", {"half", "single"}, {"half", "single"}),
+        ("float32", "auto", {"half", "tf32"}, {"half", "single"}),
+        ("float32", "float32", {"single"}, {"single"}),
+    ],
+)
+def test_operations_are_at_the_peak_of_their_precision(dtype, precision, training, scoring):
+    sizes, distiller = (architecture(CONFIGURATIONS["gpt2"](width).to_dict()) for width in (64, 32))
+    costs = QueryCosts(sizes, distiller, TokenCounts(60, 60, 8, 15, 15), dtype, precision)
+    for work, used in (
+        (costs.training_work(1, "runs"), training),
+        (costs.scoring_work(1, 1), scoring),
+    ):
+        assert {name for name in ("half", "tf32", "single") if getattr(work, name)} == used
+    device = Device(half=4, tf32=2, single=1, memory=1)
+    seconds = Work(half=8e12, tf32=6e12, single=1e12).seconds(Speed(device))
+    assert seconds == pytest.approx((2 + 3 + 1) / UTILISATION)
+
+
+def write_record(results: Path, name: str, **changes) -> None:
+    """Write the record of a training that reached 300 TFLOP/s of 800 on an H100."""
+    record = {
+        "device": "NVIDIA H100 80GB HBM3",
+        "flops": 3e15,
+        "step_seconds": 10.0,
+        "peak_flops": 8e14,
+        "peak_precision": "bfloat16",
+        "utilisation": 3 / 8,
+        "processes": 1,
+    }
+    folder = results / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(record | changes))
+
+
+def test_trainings_on_the_device_say_how_fast_it_is(tmp_path):
+    assert find_speed("h100", tmp_path) == Speed(DEVICES["h100"])
+    write_record(tmp_path, "a")
+    write_record(tmp_path, "b", step_seconds=20.0, utilisation=3 / 16)
+    # Of two processes, each on a device.
+    write_record(tmp_path, "c", flops=8e15, utilisation=0.5, processes=2)
+    write_record(tmp_path, "another", device="NVIDIA H200", step_seconds=1.0)
+    write_record(tmp_path, "before", utilisation=None)
+    write_record(tmp_path, "tf32", peak_precision="tf32", step_seconds=30.0, utilisation=0.25)
+    (tmp_path / "runs/none").mkdir()
+    (tmp_path / "runs/none/record.json").write_text("{")
+    found = find_speed("h100", tmp_path)
+    assert found.measured["half"] == Measured(3, 3e14, 3 / 8)
+    assert found.measured["tf32"] == Measured(1, 1e14, 0.25)
+    assert found.rate("half") == 3e14
+    assert found.rate("single") == UTILISATION * 67e12
+    assert find_speed("l4", tmp_path).measured == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("l4", "NVIDIA L4"),
+        ("l40s", "NVIDIA L40S"),
+        ("rtx4090", "NVIDIA GeForce RTX 4090"),
+        ("a100", "NVIDIA A100-SXM4-80GB"),
+        ("a10", "NVIDIA A10"),
+    ],
+)
+def test_devices_are_known_by_their_full_names(tmp_path, name, device):
+    write_record(tmp_path, "a", device=device)
+    assert [each for each in DEVICES if find_speed(each, tmp_path).measured] == [name]
+
+
+def test_the_text_says_what_was_measured_and_what_is_assumed(tmp_path):
+    values = paper_values() | {"results": str(tmp_path)}
+    assumed = plan_text(load_configuration(values), ["table2"])
+    assert "Assumed: of its data sheet's TFLOPS (989 in 16 bits, 494 in TF32, " in assumed
+    assert "project's own steps" in assumed
+    assert "Measured" not in assumed
+    write_record(tmp_path, "a")
+    measured = plan_text(load_configuration(values), ["table2"])
+    assert "Measured, in 16 bits: 300 TFLOP/s, 38% of what" in measured
+    assert "(medians of 1 trainings' records in the results folder)" in measured
+    assert "Assumed: of its data sheet's TFLOPS (494 in TF32, " in measured
+
+
+def test_compiled_trainings_wait_less(paper):
+    def waiting(compiled) -> float:
+        values = paper_values()
+        values["studies"]["table2"]["llms"] = ["gpt2-large"]
+        values["training"]["finetune"] |= {"micro_batch_size": 1, "compile": compiled}
+        found = plan(load_configuration(values), ["table2"])
+        [row] = [row for row in found.rows if row.stage == "finetune"]
+        return row.seconds
+
+    assert waiting("auto") == waiting(True) < 0.6 * waiting(False)
 
 
 def test_local_models_have_the_sizes_that_they_are_made_with():

@@ -59,6 +59,10 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     record = json.loads((tmp_path / "finetune/record.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["steps"], record["examples"]) == ("finetune", 4, 8)
     assert record["flops"] > 0
+    assert record["peak_precision"] == "float32"
+    reached = record["flops"] / record["step_seconds"]
+    assert record["utilisation"] == pytest.approx(reached / record["peak_flops"])
+    assert 0 < record["step_seconds"] < record["seconds"]
     nothing = {"queries_cut": 0, "demonstrations_cut": 0, "answers_cut": 0}
     shown = {"queries": 16, "demonstrations": 24, "demonstrations_left_out": 0}
     assert record["cuts"] == {"parity": nothing | shown}
@@ -100,8 +104,10 @@ def test_operations_that_are_not_known_are_none_in_the_record(
     run_training(spec, tmp_path / "pretrain", chunks=tmp_path / "chunks.parquet")
     record = json.loads((tmp_path / "pretrain/record.json").read_text(encoding="utf-8"))
     assert record["flops"] is None
+    assert record["utilisation"] is None
+    assert record["peak_flops"] > 0
     [row] = training_costs([record], ["mend"])
-    assert row["flops_per_run"] is None
+    assert (row["flops_per_run"], row["utilisation"]) == (None, None)
 
 
 def test_weights_of_another_method_are_refused(data: Path, tmp_path: Path) -> None:
