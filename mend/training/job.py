@@ -170,8 +170,8 @@ def _speed_text(speed: Mapping[str, Any]) -> str:
         return ""
     return (
         f"; {speed['flops'] / speed['step_seconds'] / 1e12:.3g} TFLOP/s, "
-        f"{speed['utilisation']:.0%} of the {speed['peak_flops'] / 1e12:.3g} that large matrices "
-        "were multiplied with here"
+        f"{100 * speed['utilisation']:.3g} % of the {speed['peak_flops'] / 1e12:.3g} that "
+        "large matrices were multiplied with here"
     )
 
 

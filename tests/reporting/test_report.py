@@ -221,7 +221,7 @@ def test_the_share_of_the_peak_is_told_and_drawn(page):
     rows = re.findall(r"<tr>\s*<th[^>]*>MEND</th>.*?</tr>", page, flags=re.DOTALL)
     found = [row for row in rows if "finetune" in row and "3e+03" in row]
     assert found
-    assert all(">38 %<svg" in row and 'width="38.4"' in row for row in found)
+    assert all(">38.4 %<svg" in row and 'width="38.4"' in row for row in found)
     assert all("<svg" not in row for row in rows if "pretrain" in row and "3e+03" in row)
 
 

@@ -32,7 +32,10 @@ def metrics_of(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "gpt-neox", *ENCODER_DECODERS])
-def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str) -> None:
+def test_pretrain_finetune_predict(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, architecture: str
+) -> None:
+    caplog.set_level("INFO")
     pretraining = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
     spec = specification(tmp_path, architecture, "mend", **pretraining)
     write_tiny_chunks(data, tmp_path, spec)
@@ -63,6 +66,8 @@ def test_pretrain_finetune_predict(data: Path, tmp_path: Path, architecture: str
     reached = record["flops"] / record["step_seconds"]
     assert record["utilisation"] == pytest.approx(reached / record["peak_flops"])
     assert 0 < record["step_seconds"] < record["seconds"]
+    share = f"TFLOP/s, {100 * record['utilisation']:.3g} % of the "
+    assert share in caplog.text
     nothing = {"queries_cut": 0, "demonstrations_cut": 0, "answers_cut": 0}
     shown = {"queries": 16, "demonstrations": 24, "demonstrations_left_out": 0}
     assert record["cuts"] == {"parity": nothing | shown}
