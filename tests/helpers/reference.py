@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,12 @@ class Reference(nn.Module):
         query_in: str | None = None,
         prefix: Sequence[int] = (),
         dtype: torch.dtype = torch.float64,
+        mixed: bool = False,
     ) -> None:
         """Copy the models: compute the LLM in `dtype`, the distiller in float32 or wider.
 
         length: l, how many placeholders there are; they are random, as is the projection.
+        mixed: whether the distiller is computed under autocast to `dtype`.
         """
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
@@ -50,6 +53,7 @@ class Reference(nn.Module):
         for part in (self.llm, self.backbone):
             use_eager_attention(part)
         self.query_in, self.prefix = query_in, list(prefix)
+        self.autocast = torch.autocast("cpu", dtype) if mixed else nullcontext()
 
     @property
     def llm(self) -> nn.Module:
@@ -58,18 +62,19 @@ class Reference(nn.Module):
 
     def distil(self, demonstrations: Sequence[int]) -> Tensor:
         """Return the vectors of one sequence of demonstrations, (l, width)."""
-        read = [*self.prefix, *demonstrations]
+        with self.autocast:
+            states = self._placeholder_states([*self.prefix, *demonstrations])
+        return self.projection(states.to(self.placeholders.dtype))[0]
+
+    def _placeholder_states(self, read: Sequence[int]) -> Tensor:
         config = self.backbone.config
         if config.is_encoder_decoder and hasattr(self.backbone, "decoder"):
-            states = self.backbone(
+            return self.backbone(
                 input_ids=torch.tensor([read or [config.eos_token_id]]),
                 decoder_inputs_embeds=self.placeholders[None],
             ).last_hidden_state
-        else:
-            words = embedded(self.backbone, read)
-            rows = torch.cat([words, self.placeholders])[None]
-            states = self.backbone(inputs_embeds=rows).last_hidden_state[:, len(read) :]
-        return self.projection(states)[0]
+        rows = torch.cat([embedded(self.backbone, read), self.placeholders])[None]
+        return self.backbone(inputs_embeds=rows).last_hidden_state[:, len(read) :]
 
     def log_probabilities(
         self, context: Sequence[int] | Tensor, x: Sequence[int], y: Sequence[int], stage: str

@@ -2,218 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from dataclasses import dataclass
+import statistics
 
 import pytest
 import torch
-from helpers.architectures import ARCHITECTURES, Architecture, enlarge, installed, tiny, words
-from helpers.models import OBJECTIVE, TRAINING, built
-from helpers.reference import Reference
-from torch import Tensor, nn
-from transformers import AutoModel
+from helpers.architectures import ARCHITECTURES, installed
+from helpers.learning import (
+    CASES,
+    EXAMPLES,
+    WEIGHTS,
+    Case,
+    assert_equal,
+    difference_of,
+    expected,
+    found,
+    prepared,
+    step,
+    weighted,
+)
+from helpers.models import OBJECTIVE
 
-from mend.configuration.specs.training import Losses, LossSettings
-from mend.data.examples import Example
 from mend.errors import UserError
-from mend.methods.built import BuiltMethod
-from mend.methods.mend import Mend
-from mend.models.distiller import Distiller, distilling_part
-from mend.models.frozen_llm import FrozenLLM
-from mend.models.loading import frozen_llm
-from mend.training.distributed import Processes
-from mend.training.gradients import BatchGradients
-from mend.training.losses import example_losses
-
-LENGTH = 3
-
-
-@dataclass(frozen=True)
-class Case:
-    """An LLM and a narrower distiller of its family.
-
-    grow: see `Architecture`, whose own it replaces.
-    """
-
-    architecture: str
-    prefix: tuple[int, ...] = ()
-    query_in: str | None = None
-    part: str | None = None
-    grow: float | None = None
-
-
-#: A token stands before the contexts of those whose tokenizers put one there.
-CASES = {
-    "gpt2": Case("gpt2"),
-    "opt": Case("opt", (1,)),
-    "llama": Case("llama 3", (1,)),
-    "qwen2": Case("qwen2"),
-    "qwen3": Case("qwen3"),
-    "gemma": Case("gemma", (1,)),
-    "gemma 2": Case("gemma 2", (1,), grow=12),
-    "gemma 3": Case("gemma 3", (1,)),
-    "mistral, window": Case("mistral", (1,)),
-    "gpt-neox": Case("gpt-neox"),
-    "bloom": Case("bloom"),
-    "falcon": Case("falcon, new"),
-    "falcon, alibi": Case("falcon, alibi"),
-    # Larger weights would make float32's own rounding too large to compare with.
-    "t5": Case("t5", grow=1),
-    "t5, decoding distiller": Case("t5", part="decoder", grow=1),
-    "t5, query in the encoder": Case("t5", query_in="encoder", grow=1),
-    "t5, query in the encoder, decoding distiller": Case(
-        "t5 v1.1", (3,), query_in="encoder", part="decoder", grow=1
-    ),
-}
-
-QUERIES = [
-    (words(20, 1), words(20, 1), [(words(5, 10), words(2, 11))]),
-    (words(9, 2), words(12, 3), [(words(n, 20 + n), words(6 - n, 30 + n)) for n in (3, 1, 5)]),
-    ([], [], [(words(4, 40), words(1, 41))]),
-    (words(14, 5), words(14, 5), [(words(17, 50), words(3, 51))]),
-]
-EXAMPLES = {
-    "finetune": [Example(*parts) for parts in QUERIES],
-    "pretrain": [
-        Example(shown, taught, [([*x, *y], []) for x, y in queries])
-        for shown, taught, queries in QUERIES
-    ],
-}
-WEIGHTS = {
-    "finetune": Losses(distill=0.7, clm=0.4, pred=1.3),
-    "pretrain": Losses(distill=1.2, clm=0.5),
-}
-
-
-def distiller_of(architecture: Architecture) -> nn.Module:
-    """Return a base model of half the width, where that is one, its other sizes the same."""
-    arguments = dict(architecture.arguments)
-    for key in ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"):
-        if key in arguments:
-            arguments[key] //= 2
-    narrow = dataclasses.replace(architecture, arguments=arguments)
-    torch.manual_seed(1)
-    backbone = AutoModel.from_config((narrow if narrow.exists else architecture).configured())
-    enlarge(backbone.float().eval(), architecture.grow)
-    return backbone
-
-
-@dataclass
-class Prepared:
-    """An LLM and a MEND as training gets them, and the reference in each precision."""
-
-    llm: FrozenLLM
-    method: BuiltMethod
-    references: dict[torch.dtype, Reference]
-
-
-def prepared(case: Case, *precisions: torch.dtype, dtype: torch.dtype = torch.float32) -> Prepared:
-    """Return an LLM in `dtype`, with a distiller in float32."""
-    architecture = ARCHITECTURES[case.architecture]
-    if case.grow:
-        architecture = dataclasses.replace(architecture, grow=case.grow)
-    model = tiny(architecture).to(dtype)
-    backbone = distilling_part(distiller_of(architecture), case.part)
-    references = {
-        precision: Reference(model, backbone, LENGTH, case.query_in, case.prefix, precision)
-        for precision in precisions
-    }
-    llm = frozen_llm(model, None, query_in=case.query_in, prefix=case.prefix)
-    distiller = Distiller(backbone, LENGTH, llm.width, prefix=case.prefix)
-    distiller.load_state_dict(references[precisions[0]].state_dict())
-
-    class OfThisTest(Mend):
-        def trained(self, llm, run):
-            return {"distiller": distiller}
-
-    return Prepared(llm, built(llm, OfThisTest(length=LENGTH)).eval(), references)
-
-
-@dataclass
-class Learnt:
-    """Losses by name, and the gradient of each parameter of a distiller."""
-
-    losses: dict[str, float]
-    gradients: dict[str, Tensor]
-
-    @property
-    def norm(self) -> float:
-        """The norm of the whole gradient."""
-        return whole(self.gradients).norm().item()
-
-
-def whole(gradients: dict[str, Tensor]) -> Tensor:
-    """Return gradients in one piece, (numbers,), in the order of their names."""
-    return torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
-
-
-def learnt(module: nn.Module, losses: dict[str, Tensor], loss: Tensor | None = None) -> Learnt:
-    """Take the gradients of a module, those of `loss` if they are not there yet."""
-    if loss is not None:
-        loss.backward()
-    gradients = {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
-        for name, parameter in module.named_parameters()
-    }
-    module.zero_grad(set_to_none=True)
-    values = {name: torch.as_tensor(value).item() for name, value in losses.items()}
-    return Learnt(values, gradients)
-
-
-def weighted(losses: dict[str, Tensor], weights: Losses) -> Tensor:
-    return sum(getattr(weights, name) * value for name, value in losses.items())
-
-
-def expected(reference: Reference, stage: str, objective: LossSettings = OBJECTIVE) -> Learnt:
-    losses = reference.losses(EXAMPLES[stage], WEIGHTS[stage], stage, objective)
-    return learnt(reference, losses, weighted(losses, WEIGHTS[stage]))
-
-
-def found(ready: Prepared, stage: str, objective: LossSettings = OBJECTIVE) -> Learnt:
-    """Return what one call for the whole batch gives."""
-    weights = WEIGHTS[stage]
-    losses = example_losses(ready.llm, ready.method, EXAMPLES[stage], weights, stage, objective)
-    result = learnt(ready.method.distiller, losses, weighted(losses, weights))
-    assert all(parameter.grad is None for parameter in ready.llm.model.parameters())
-    return result
-
-
-def step(ready: Prepared, stage: str, micro_batch_size: int | None) -> tuple[Learnt, float]:
-    """Return what a training step computes, and the gradient's norm as it tells it."""
-    settings = TRAINING.model_copy(
-        update={
-            "stage": stage,
-            "losses": WEIGHTS[stage],
-            "batch_size": len(EXAMPLES[stage]),
-            "micro_batch_size": micro_batch_size,
-            "gradient_clip": 1e9,
-        }
-    )
-    optimizer = torch.optim.AdamW(ready.method.parameters())
-    gradients = BatchGradients(ready.llm, ready.method, optimizer, settings, OBJECTIVE, Processes())
-    losses, norm, *_ = gradients.compute(EXAMPLES[stage])
-    return learnt(ready.method.distiller, losses), float(norm)
-
-
-def assert_equal(got: Learnt, right: Learnt, tolerance: float = 1e-5) -> None:
-    """Assert that losses and gradients differ by no more than a share of their size.
-
-    A parameter's gradient is also allowed a tenth of that share of the whole one: some are nothing
-    but rounding, as a bias of keys, which no softmax sees.
-    """
-    # A divergence of a thousandth of a nat is a difference of logarithms as exact as any other.
-    assert got.losses == pytest.approx(right.losses, rel=tolerance, abs=1e-7)
-    assert got.gradients.keys() == right.gradients.keys()
-    for name, gradient in right.gradients.items():
-        difference = (got.gradients[name] - gradient).norm().item()
-        assert difference <= tolerance * (gradient.norm().item() + 0.1 * right.norm), name
-    assert difference_of(got, right) <= tolerance
-
-
-def difference_of(got: Learnt, right: Learnt) -> float:
-    """Return how far the whole gradient is from another, relative to this one's norm."""
-    return (whole(got.gradients) - whole(right.gradients)).norm().item() / right.norm
+from mend.training import losses
 
 
 @pytest.mark.parametrize("stage", EXAMPLES)
@@ -247,6 +57,14 @@ def test_what_losses_cover(name: str, change: dict) -> None:
         assert_equal(found(ready, stage, objective), right)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma 2", "t5"])
+def test_chunks_of_logits_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = prepared(CASES[name], torch.float64)
+    monkeypatch.setattr(losses, "LOGITS", 7 * ready.llm.vocabulary)
+    right = expected(ready.references[torch.float64], "finetune")
+    assert_equal(found(ready, "finetune"), right)
+
+
 def test_a_window_is_seen() -> None:
     """A Mistral without one has other losses: rows are longer than it."""
     ready = prepared(CASES["mistral, window"], torch.float64)
@@ -257,22 +75,27 @@ def test_a_window_is_seen() -> None:
     assert without.losses["distill"] != pytest.approx(right.losses["distill"], rel=1e-2)
 
 
+@pytest.mark.parametrize("distilled_in", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CASES)
-def test_in_bfloat16_as_near_as_a_plain_loop(name: str) -> None:
-    """The LLM in bfloat16, the reference the same weights in float64.
+def test_in_bfloat16_as_near_as_a_plain_loop(name: str, distilled_in: torch.dtype) -> None:
+    """The LLM in bfloat16, the distiller too or not; the reference has the same weights in float64.
 
-    Losses to a hundredth; a gradient's difference, that of both stages together, no more than
-    half as much again as that of a plain loop in bfloat16.
+    A batch's losses to a hundredth. A gradient's difference, of the batch and of each example, in
+    the geometric mean no more than half as much again as that of a plain loop in bfloat16.
     """
-    ready = prepared(CASES[name], torch.float64, torch.bfloat16, dtype=torch.bfloat16)
-    ours, plain = [], []
-    for stage in EXAMPLES:
-        right = expected(ready.references[torch.float64], stage)
-        got = found(ready, stage)
-        assert got.losses == pytest.approx(right.losses, rel=1e-2)
-        ours.append(difference_of(got, right))
-        plain.append(difference_of(expected(ready.references[torch.bfloat16], stage), right))
-    assert math.hypot(*ours) <= 1.5 * math.hypot(*plain)
+    half = torch.bfloat16
+    ready = prepared(CASES[name], torch.float64, half, dtype=half, distilled_in=distilled_in)
+    exact, plain = (ready.references[precision] for precision in (torch.float64, half))
+    ratios = []
+    for stage, batch in EXAMPLES.items():
+        for examples in (batch, *([example] for example in batch)):
+            right = expected(exact, stage, examples=examples)
+            got = found(ready, stage, examples=examples)
+            rounded = expected(plain, stage, examples=examples)
+            ratios.append(difference_of(got, right) / difference_of(rounded, right))
+            if examples is batch:
+                assert got.losses == pytest.approx(right.losses, rel=1e-2)
+    assert statistics.geometric_mean(ratios) <= 1.5
 
 
 @pytest.mark.parametrize("name", installed(ARCHITECTURES))
