@@ -34,7 +34,9 @@ from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.predict import run_prediction
 from mend.evaluation.scoring import score_items
-from mend.models.loading import load_llm
+from mend.models.loading import frozen_llm, load_llm
+from mend.training.distributed import Processes
+from mend.training.gradients import BatchGradients
 from mend.training.job import run_training
 from mend.training.loop import TrainingResult, train
 from mend.training.losses import example_losses
@@ -91,14 +93,26 @@ class Examples:
         return Example(demonstrations, demonstrations, [(random_tokens(2 + index % 3, index), [7])])
 
 
-def trained(device: torch.device, architecture: str, dtype: torch.dtype) -> TrainingResult:
+SETTINGS = TRAINING.model_copy(
+    update={"steps": 4, "micro_batch_size": 2, "losses": Losses(pred=1.0, distill=1.0)}
+)
+
+
+def trained(
+    device: torch.device,
+    architecture: str,
+    dtype: torch.dtype,
+    distiller: torch.dtype = torch.float32,
+    **changes,
+) -> TrainingResult:
     """Train a MEND of a random distiller for some steps."""
     llm = random_llm(architecture)
     llm.model.to(device, dtype)
-    settings = TRAINING.model_copy(
-        update={"steps": 4, "micro_batch_size": 2, "losses": Losses(pred=1.0, distill=1.0)}
-    )
-    return train(llm, mend_method(llm), Examples(), settings, OBJECTIVE)
+    method = mend_method(llm)
+    method.distiller.precision = distiller
+    method.train = lambda mode=True: method  # no dropout: a GPU draws other numbers
+    settings = SETTINGS.model_copy(update=changes)
+    return train(llm, method, Examples(), settings, OBJECTIVE)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "t5"])
@@ -115,6 +129,62 @@ def test_training_is_the_processors_in_float32(
     assert [row["step"] for row in found.metrics] == [1, 2, 3, 4]
     for row, right in zip(found.metrics, expected.metrics, strict=True):
         assert row["loss"] == pytest.approx(right["loss"], rel=tolerance)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "t5"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_distiller_in_mixed_precision_learns_what_one_in_float32_does(
+    gpu, architecture: str, compiled: bool
+) -> None:
+    expected = trained(torch.device("cpu"), architecture, torch.float32)
+    found = trained(gpu, architecture, torch.bfloat16, torch.bfloat16, compile=compiled)
+    for row, right in zip(found.metrics, expected.metrics, strict=True):
+        assert row["loss"] == pytest.approx(right["loss"], rel=0.15)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "t5"])
+def test_compiled_training_is_the_uncompiled(gpu, architecture: str) -> None:
+    expected = trained(gpu, architecture, torch.float32)
+    found = trained(gpu, architecture, torch.float32, compile=True)
+    for row, right in zip(found.metrics, expected.metrics, strict=True):
+        assert row["loss"] == pytest.approx(right["loss"], rel=5e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_in_a_step_waits_for_the_gpu(gpu, architecture: str, dtype: torch.dtype) -> None:
+    llm = random_llm(architecture)
+    llm.model.to(gpu, dtype)
+    method = mend_method(llm)
+    method.distiller.precision = dtype
+    optimizer = torch.optim.AdamW(method.parameters(), fused=True)
+    gradients = BatchGradients(llm, method, optimizer, SETTINGS, OBJECTIVE, Processes())
+    batch = [Examples()[index] for index in range(4)]
+    gradients.compute(batch)  # the first time libraries are loaded, and memory is taken
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses, norm = gradients.compute(batch)
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert losses["loss"].isfinite()
+    assert norm > 0
+
+
+def test_a_head_in_16_bits_has_logits_of_float32(gpu) -> None:
+    """Each is within float32's rounding of the product of the 16-bit numbers themselves."""
+    llm = random_llm("gpt2")
+    llm.model.to(gpu, torch.bfloat16)
+    llm = frozen_llm(llm.model, llm.tokenizer)
+    states = torch.randn(5, llm.width, device=gpu).bfloat16().requires_grad_()
+    weights = llm.model.lm_head.weight
+    logits = llm.logits(states)
+    exact = states.double() @ weights.double().T
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-6)
+    logits.square().sum().backward()
+    expected = 2 * exact @ weights.double()
+    torch.testing.assert_close(states.grad.double(), expected, rtol=2e-2, atol=2e-2)
 
 
 def test_eight_bits_score_about_the_same() -> None:
