@@ -48,7 +48,7 @@ def padded_length(model: torch.nn.Module, length: int, limit: int) -> int:
     """
     if not is_compiled(model):
         return length
-    step = max(16, 1 << max(0, (length - 1).bit_length() - 3))
+    step = max(32, 1 << max(0, (length - 1).bit_length() - 3))
     return max(length, min(-(-length // step) * step, limit))
 
 

@@ -15,6 +15,7 @@ from mend.errors import UserError
 from mend.methods.built import BuiltMethod
 from mend.models.compilation import compile_blocks, is_compiled, uncompile_blocks
 from mend.models.frozen_llm import FrozenLLM
+from mend.models.padding import to_device
 from mend.models.sharding import is_sharded
 from mend.progress import logger
 from mend.training.distributed import Processes
@@ -88,8 +89,8 @@ class BatchGradients:
 
     def _within_memory(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Add up the batch's gradients, with smaller micro-batches when memory runs out."""
-        own = float(sum(len(example.queries) for example in batch))
-        queries = self.processes.all_reduce_sum(torch.tensor(own, device=self.llm.device))
+        own = torch.tensor(float(sum(len(example.queries) for example in batch)))
+        queries = self.processes.all_reduce_sum(to_device(own, self.llm.device))
         while True:
             random = self._random_state()
             size = self._micro_batch_size(batch)
