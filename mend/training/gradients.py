@@ -185,16 +185,13 @@ class BatchGradients:
 
 
 def _compiles(llm: FrozenLLM, training: TrainingSettings) -> bool:
-    """Return whether a training is compiled; raises UserError if it is asked to and cannot be."""
+    """Return whether a training is compiled."""
     can = not (is_sharded(llm.model) or getattr(llm.model, "is_quantized", False))
-    if training.compile is True and not can:
-        raise UserError(
-            f"training.{training.stage}.compile: an LLM that is sharded or in 8 bit cannot be "
-            "compiled; leave it at auto"
-        )
     if training.compile == "auto":
         return can and llm.device.type == "cuda" and training.steps >= COMPILED_STEPS
-    return training.compile
+    if training.compile and not can:
+        logger.warning("not compiled: an LLM that is sharded or in 8 bit cannot be")
+    return training.compile and can
 
 
 def _parts(batch: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
