@@ -18,7 +18,9 @@ SHAPES = 64
 
 def compile_blocks(model: torch.nn.Module) -> None:
     """Compile a model's blocks where they stand, when they are first used."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, SHAPES)
     for block in _blocks(model):
         block.compile(dynamic=False)
 
@@ -35,8 +37,11 @@ def is_compiled(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
+def uncompiled(model: torch.nn.Module) -> Iterator[None]:
     """Let compiled blocks run uncompiled: for shapes that do not come again."""
+    if not is_compiled(model):  # the compiler takes seconds to import
+        yield
+        return
     with torch.compiler.set_stance("force_eager"):
         yield
 

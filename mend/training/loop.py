@@ -158,7 +158,7 @@ def train(
         began = _add_seconds(result, began, in_steps=True)
         # The last step's weights are a candidate, too.
         if scores:
-            with uncompiled():
+            with uncompiled(llm.model):
                 row["dev_score"] = score = processes.all_gather(dev_score())[0]
             if score > result.best_score:
                 result.best_score, result.best_step = score, result.steps
