@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -207,7 +208,9 @@ def found(
     return result
 
 
-def gradients_of(ready: Prepared, stage: str, micro_batch_size: int | None) -> BatchGradients:
+def gradients_of(
+    ready: Prepared, stage: str, micro_batch_size: int | None, **changes: Any
+) -> BatchGradients:
     """Return what computes the gradients of training steps, never clipped."""
     settings = TRAINING.model_copy(
         update={
@@ -216,6 +219,7 @@ def gradients_of(ready: Prepared, stage: str, micro_batch_size: int | None) -> B
             "batch_size": len(EXAMPLES[stage]),
             "micro_batch_size": micro_batch_size,
             "gradient_clip": 1e9,
+            **changes,
         }
     )
     optimizer = torch.optim.AdamW(ready.method.parameters())
