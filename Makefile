@@ -1,4 +1,4 @@
-# make bench: every benchmark, ours beside the obvious way, as one Markdown table.
+# make bench: every benchmark, ours beside other ways, as one Markdown table.
 # make oldest: the tests with the oldest of every dependency that pyproject.toml allows.
 
 .PHONY: bench oldest

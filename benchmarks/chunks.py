@@ -14,12 +14,12 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
-from side_by_side import compare, exit_status
+from side_by_side import Row, compare, show
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -81,8 +81,8 @@ def one_thread() -> Iterator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def run() -> tuple[list[dict], list[str]]:
-    """Compare; return the table's rows, and no sentences."""
+def cutting() -> Row:
+    """Compare our job with the bare tokenizer."""
     with tempfile.TemporaryDirectory() as name, one_thread():
         tokenizer, file = Path(name) / "tokenizer", Path(name) / "text.jsonl"
         save_tokenizer(tokenizer)
@@ -99,17 +99,21 @@ def run() -> tuple[list[dict], list[str]]:
         def ours() -> None:
             write_chunks(specification(tokenizer), [file], Path(name) / "chunks.parquet")
 
-        row = compare(
+        return compare(
             f"text to chunks, {MEGABYTES} MB, beside the bare tokenizer, one thread",
             ours,
-            bare,
+            {"plain": bare},
             # Chunks are compared with the plain way's in tests/data/test_corpus.py.
             same=None,
-            goal=0.85,
+            bars={"plain": 0.85},
             repeats=REPEATS,
         )
-    return [row], []
+
+
+def parts() -> list[Callable[[], Row | str]]:
+    """Return what is to be measured, in order."""
+    return [cutting]
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(run()[0]))
+    sys.exit(show(parts()))

@@ -1,4 +1,4 @@
-"""One step of pretraining and one of finetuning at the paper's full shapes, with random weights.
+"""What jobs at the paper's full shapes compute and take of memory, beside the plan; random weights.
 
 `python benchmarks/full_size.py [LLM ...]` runs the workflow with config/paper.yaml as it is (l,
 lengths, types), but for one step of 8 examples in each stage, the teacher's states of pretraining
@@ -45,12 +45,10 @@ HEADERS = (
     "stage",
     "type",
     "parameters, 10^9",
-    "s",
     "10^12 operations",
     "planned",
     "GB",
     "planned",
-    "loss",
 )
 WORDS, ROWS = 40, 40  # of a row, some 57 tokens, and of a file: 16 rows fill the longest context
 
@@ -147,17 +145,14 @@ def measured(configuration: Configuration, job: str) -> list[str]:
     planned = training_job(configuration, Models(configuration.values), parse_job_path(job))
     results = Path(configuration.results)
     record = json.loads((results / job / "record.json").read_text(encoding="utf-8"))
-    [metrics] = map(json.loads, (results / job / "metrics.jsonl").read_text().splitlines())
     memory = (planned.memory - RESERVED) / FRAGMENTED  # both are CUDA's
     sizes = Models(configuration.values)("", configuration.values.llms[record["llm"]].path)
     return [
         f"{sizes.parameters / 1e9:.2f}",
-        f"{record['seconds']:.0f}",
         f"{record['flops'] / 1e12:.1f}",
         f"{planned.work.flops / 1e12:.1f}",
         f"{record['peak_memory_bytes'] / 1e9:.1f}",
         f"{memory / 1e9:.1f}",
-        f"{metrics['loss']:.2f}",
     ]
 
 

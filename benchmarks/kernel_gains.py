@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 from distillation import episodes, our_step
-from models import distiller, llm, mend, vanilla_icl
+from models import mend, pair, paper_shape, vanilla_icl
 from scoring import items
 from side_by_side import HEADER, compare
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mend import pocket as pocket_world
+from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
@@ -56,14 +57,7 @@ def pocket(family: str) -> dict[str, Callable]:
 
 def large() -> dict[str, Callable]:
     """Return what is timed with random models of GPT-2's shape."""
-    model = llm()
-    return parts(
-        model,
-        mend(model, distiller(model, 100)),
-        ([], episodes(4)),
-        2,
-        (items(False, 4), items(True, 4)),
-    )
+    return parts(*pair(paper_shape(), 100), ([], episodes(4)), 2, (items(4, 1), items(1, 4)))
 
 
 def parts(
@@ -71,11 +65,12 @@ def parts(
 ) -> dict[str, Callable]:
     """Return steps on chunks and episodes, and scoring with items' own or a shared context."""
     found = {}
-    for stage, batch in zip(("pretraining", "finetuning"), examples, strict=True):
+    for stage, batch in zip(("pretrain", "finetune"), examples, strict=True):
         if batch:
-            found[f"{stage} step"] = lambda batch=batch: our_step(
-                model, method, batch, micro_batch_size
-            )
+            losses = Losses(distill=1.0, pred=float(stage == "finetune"))
+            changes = {"stage": stage, "losses": losses, "micro_batch_size": micro_batch_size}
+            step = our_step(model, method, lambda batch=batch: batch, **changes)
+            found[f"{stage} step"] = lambda step=step: float(step())
     for contexts, batch in zip(("own contexts", "a shared context"), batches, strict=True):
         for name, how in (("tokens", vanilla_icl(model)), ("vectors", method)):
             found[f"scoring, {name}, {contexts}"] = lambda batch=batch, how=how: score_items(
@@ -95,7 +90,7 @@ def difference(first, second) -> float:
 
 
 def main() -> None:
-    """Print a table; the obvious way is the one without the kernel."""
+    """Print a table; the plain way is the one without the kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", nargs="+", choices=KERNELS, default=KERNELS)
@@ -112,7 +107,8 @@ def main() -> None:
                 ways[chosen] = {part: within(chosen, run) for part, run in build().items()}
             for part, ours in ways[with_it].items():
                 title = f"{kernel}: {name}, {part}"
-                compare(title, ours, ways[without][part], difference, 1e-3, repeats=options.repeats)
+                plain = {"plain": ways[without][part]}
+                compare(title, ours, plain, difference, 1e-3, repeats=options.repeats)
 
 
 def within(chosen: str, run: Callable) -> Callable:

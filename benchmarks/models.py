@@ -1,13 +1,20 @@
-"""Random models of GPT-2's shape: benchmarks measure work, which does not depend on weights."""
+"""Random models of published shapes: benchmarks measure work, which does not depend on weights."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+)
 
 from mend.configuration.specs.reading import LongestContext, ReadingSettings, Separators
 from mend.configuration.specs.run import LLMSource, MethodSource, RunSpec
@@ -16,12 +23,37 @@ from mend.methods.mend import Mend
 from mend.models.distiller import Distiller
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
+from mend.models.operations import measured_peak
 
-VOCABULARY = 50257
 
-# About a tenth of GPT-2 large's 774 million parameters, and a distiller in proportion.
-CPU_SIZES = {"llm": (768, 6, 12), "distiller": (384, 2, 6)}
-GPU_SIZES = {"llm": (1280, 36, 20), "distiller": (768, 12, 12)}
+def gpt2(width: int, layers: int, heads: int) -> PretrainedConfig:
+    """Return a GPT-2 without dropout."""
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": heads}
+    return GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+
+
+def llama(layers: int) -> PretrainedConfig:
+    """Return so many of SmolLM2-135M's layers."""
+    return LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+
+
+#: Of each shape the LLM, and the distiller's backbone.
+SHAPES = {
+    # About a tenth of GPT-2 large's 774 million parameters, and a distiller in proportion.
+    "small": (gpt2(768, 6, 12), gpt2(384, 2, 6)),
+    "GPT-2 large + small": (gpt2(1280, 36, 20), gpt2(768, 12, 12)),
+    "SmolLM2-135M": (llama(30), llama(10)),
+    # GPT-2 large's and small's layers, with almost nothing to compute.
+    "thin": (gpt2(64, 36, 1), gpt2(64, 12, 1)),
+}
 
 
 def device() -> torch.device:
@@ -29,33 +61,47 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def configuration(part: str) -> GPT2Config:
-    """Return the shape of "llm" or "distiller" for this device."""
-    sizes = GPU_SIZES if device().type == "cuda" else CPU_SIZES
-    width, layers, heads = sizes[part]
-    return GPT2Config(
-        vocab_size=VOCABULARY,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-    )
+def on_gpu() -> bool:
+    """Return whether there is a GPU."""
+    return device().type == "cuda"
 
 
-def llm() -> FrozenLLM:
-    """Return a random frozen LLM: bfloat16 on a GPU, float32 on a CPU."""
+def dtype() -> torch.dtype:
+    """Return the type of the LLMs, and of the distillers' matrix products."""
+    return torch.bfloat16 if on_gpu() else torch.float32
+
+
+def paper_shape() -> str:
+    """Return the paper's shape or, without a GPU, the small one."""
+    return "GPT-2 large + small" if on_gpu() else "small"
+
+
+@cache
+def peak() -> float:
+    """Return the operations a second of large matrix products in `dtype()`."""
+    return measured_peak(device(), dtype())
+
+
+def wait() -> None:
+    """Wait until the GPU has nothing left to do."""
+    if on_gpu():
+        torch.cuda.synchronize()
+
+
+def llm(shape: str, of: torch.dtype | None = None) -> FrozenLLM:
+    """Return a random frozen LLM."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(configuration("llm"))
-    dtype = torch.bfloat16 if device().type == "cuda" else torch.float32
-    return frozen_llm(model.to(device(), dtype), tokenizer=None)
+    with device():
+        model = AutoModelForCausalLM.from_config(SHAPES[shape][0])
+    return frozen_llm(model.to(of or dtype()), tokenizer=None)
 
 
-def distiller(of: FrozenLLM, length: int) -> Distiller:
-    """Return a random distiller of `length` vectors."""
+def distiller(shape: str, of: FrozenLLM, length: int) -> Distiller:
+    """Return a random distiller of `length` vectors, which multiplies in the LLM's type."""
     torch.manual_seed(1)
-    return Distiller(GPT2Model(configuration("distiller")), length, of.width).to(device())
+    with device():
+        backbone = AutoModel.from_config(SHAPES[shape][1])
+    return Distiller(backbone, length, of.width, precision=of.dtype).to(device())
 
 
 READING = ReadingSettings(
@@ -89,6 +135,12 @@ def mend(llm: FrozenLLM, distiller: Distiller) -> BuiltMethod:
     return BuiltMethod(method, llm, run_spec("mend", length=distiller.length))
 
 
+def pair(shape: str, length: int, of: torch.dtype | None = None) -> tuple[FrozenLLM, BuiltMethod]:
+    """Return an LLM and MEND, of the same weights at each call."""
+    model = llm(shape, of)
+    return model, mend(model, distiller(shape, model, length))
+
+
 @contextmanager
 def without_kernels() -> Iterator[None]:
     """Build models without our kernels."""
@@ -98,5 +150,5 @@ def without_kernels() -> Iterator[None]:
 
 
 def random_tokens(length: int, generator: torch.Generator) -> list[int]:
-    """Return random token ids."""
-    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+    """Return random token ids that every shape knows."""
+    return torch.randint(49152, (length,), generator=generator).tolist()

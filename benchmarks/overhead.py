@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -19,21 +21,24 @@ CONFIGURATIONS = ("config.yaml", "config/paper.yaml")
 LONGEST_DRY_RUN = 5.0  # seconds
 
 
-def run() -> tuple[list[dict], list[str]]:
-    """Return no rows for the table, and a sentence on the dry run of each configuration."""
-    notes = []
-    for name in CONFIGURATIONS:
-        began = time.perf_counter()
-        output = snakemake("-n", "all", "--configfile", name, capture_output=True)
-        seconds = time.perf_counter() - began
-        totals = [line for line in output.splitlines() if line.startswith("total ")]
-        jobs = totals[0].split()[-1] if totals else "no"
-        notes.append(
-            f"`snakemake -n all` with {name}: {seconds:.1f} s, {jobs} jobs to do "
-            f"(goal: at most {LONGEST_DRY_RUN:g} s)"
-        )
-        print(notes[-1], flush=True)
-    return [], notes
+def dry_run(name: str) -> str:
+    """Return a sentence on the dry run of a configuration."""
+    began = time.perf_counter()
+    output = snakemake("-n", "all", "--configfile", name, capture_output=True)
+    seconds = time.perf_counter() - began
+    totals = [line for line in output.splitlines() if line.startswith("total ")]
+    jobs = totals[0].split()[-1] if totals else "no"
+    note = (
+        f"`snakemake -n all` with {name}: {seconds:.1f} s, {jobs} jobs to do "
+        f"(at most {LONGEST_DRY_RUN:g} s)"
+    )
+    print(note, flush=True)
+    return note
+
+
+def parts() -> list[Callable[[], str]]:
+    """Return what is to be measured, in order."""
+    return [partial(dry_run, name) for name in CONFIGURATIONS]
 
 
 def main_job(cores: int) -> str:
@@ -80,7 +85,8 @@ def main() -> None:
     if options.main_job:
         print(main_job(options.cores))
     else:
-        run()
+        for part in parts():
+            part()
 
 
 if __name__ == "__main__":
