@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The command line prints it without a traceback and ends with status 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return what kind of error a library raised, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

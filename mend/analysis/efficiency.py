@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow
 import torch
-from transformers import AutoConfig, GPT2Config, PretrainedConfig
+from transformers import GPT2Config, PretrainedConfig
 
 from mend.analysis.profiling import (
     PARTS,
@@ -34,6 +34,7 @@ from mend.atomic_io import write_parquet
 from mend.configuration.specs.analysis import EfficiencySpec
 from mend.configuration.specs.run import DistillerSource, LLMSource, MethodSource
 from mend.data.items import read_items
+from mend.data.pretrained import Pretrained
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod, build_method
@@ -336,9 +337,7 @@ def _methods(llm: FrozenLLM, spec: EfficiencySpec) -> dict[str, BuiltMethod]:
 
 
 def _configuration(source: LLMSource | DistillerSource) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(
-        source.path, revision=source.revision, local_files_only=source.local_files_only
-    )
+    return Pretrained(source.path, source.revision, source.local_files_only).config()
 
 
 def _memory_and_seconds(

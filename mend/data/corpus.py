@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mend.atomic_io import atomic_file
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
+from mend.data.pretrained import Pretrained
 from mend.errors import UserError
 from mend.progress import Progress, logger
 
@@ -168,14 +169,7 @@ def write_chunks(spec: ChunksSpec, files: Sequence[str | Path], output: str | Pa
 
 def load_tokenizer(llm: TokenizerSource) -> Any:
     """The tokenizer of an LLM; raises UserError if it cannot be loaded."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            llm.path, revision=llm.revision, local_files_only=llm.local_files_only
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{llm.path}: its tokenizer cannot be loaded: {error}") from None
+    return Pretrained(llm.path, llm.revision, llm.local_files_only).tokenizer()
 
 
 def _tokenize(

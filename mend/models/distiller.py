@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
+from mend.data.pretrained import Pretrained
 from mend.errors import UserError
 from mend.models.architecture import max_positions, takes
 from mend.models.causal import causal_states
@@ -20,7 +21,8 @@ from mend.models.encoder_decoder import encoder_states
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import pad_right, to_device
-from mend.models.verification import first_line, has_weights, verify_distiller
+from mend.models.pretrained import load_model
+from mend.models.verification import has_weights, verify_distiller
 from mend.progress import logger
 
 
@@ -185,26 +187,16 @@ def load_distiller(
     Raises UserError if its model cannot be loaded, is of another vocabulary than the LLM's, or has
     no position left beside l placeholders.
     """
-    try:
-        backbone = AutoModel.from_pretrained(
-            source.path,
-            revision=source.revision,
-            local_files_only=source.local_files_only,
-            dtype=torch.float32,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # each library has its own for files that are damaged
-        raise UserError(
-            f"llms: cannot load the distiller {source.path!r}: {first_line(error)}"
-        ) from error
+    where = Pretrained(source.path, source.revision, source.local_files_only, "the distiller")
+    where.config()
+    backbone = load_model(where, AutoModel, head=False, dtype=torch.float32)
     backbone = distilling_part(backbone, source.part)
     if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
         raise UserError(
             f"llms: the distiller {source.path!r} knows fewer tokens than the LLM's tokenizer; "
             "both must share one tokenizer"
         )
-    _check_tokenizer(source, llm)
+    _check_tokenizer(where, llm)
     longest = reading.longest_context.distiller
     distiller = Distiller(
         backbone,
@@ -239,19 +231,13 @@ def matmul_precision(source: DistillerSource, device: torch.device) -> torch.dty
     return torch.bfloat16 if mixed else torch.float32
 
 
-def _check_tokenizer(source: DistillerSource, llm: FrozenLLM) -> None:
+def _check_tokenizer(source: Pretrained, llm: FrozenLLM) -> None:
     """Raise UserError if the distiller came with another tokenizer than the LLM's."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.path, revision=source.revision, local_files_only=source.local_files_only
-        )
-    except Exception as error:  # each library has its own for files that are damaged
-        if any(Path(source.path).glob("tokenizer*")):
-            raise UserError(
-                f"llms: cannot load the distiller's tokenizer in {source.path!r}: "
-                f"{first_line(error)}; mend it, or remove it if it is the LLM's"
-            ) from error
+    folder = Path(source.path)
+    names = ("tokenizer*", "vocab*", "merges*", "*.model")
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in names):
         return  # it came with none
+    tokenizer = source.tokenizer()
     own, other = tokenizer.get_vocab(), llm.tokenizer.get_vocab()
     differing = next((word for word, index in other.items() if own.get(word) != index), None)
     if differing is not None:

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mend.configuration.specs.run import LLMSource
+from mend.data.pretrained import Pretrained
 from mend.errors import UserError
 from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.devices import choose_device
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.models.frozen_llm import FrozenLLM
-from mend.models.verification import first_line, has_weights, verify_llm
+from mend.models.pretrained import check_vocabulary, load_model
+from mend.models.verification import has_weights, verify_llm
 from mend.progress import logger
 
 
@@ -80,17 +82,11 @@ def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
 
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
         options["device_map"] = {"": device}
-    where = {"revision": source.revision, "local_files_only": source.local_files_only}
-    try:
-        config = AutoConfig.from_pretrained(source.path, **where)
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **where)
-        model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = model_class.from_pretrained(source.path, **where, **options)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # each library has its own for files that are damaged
-        # Of an architecture without a causal model transformers lists all that have one.
-        raise UserError(f"llms: cannot load {source.path!r}: {first_line(error)}") from error
+    where = Pretrained(source.path, source.revision, source.local_files_only)
+    config, tokenizer = where.config(), where.tokenizer()
+    model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = load_model(where, model_class, **options)
+    check_vocabulary(model, tokenizer, where)
     if source.sharded:
         from mend.models.sharding import shard_blocks
 

@@ -9,7 +9,7 @@ import torch
 
 from mend.configuration.specs.evaluation_episodes import DenseRetrieval
 from mend.configuration.specs.run import LLMSource
-from mend.errors import UserError
+from mend.errors import UserError, first_line
 from mend.models.loading import load_llm
 from mend.models.padding import pad_right
 from mend.progress import logger
@@ -41,10 +41,15 @@ def _sentence_transformer(model: str, revision: str | None) -> Embed:
             "installed: pip install sentence-transformers (or use kind: language-model)"
         ) from None
     try:
-        encoder = SentenceTransformer(model, revision=revision)
-    except (OSError, ValueError) as error:
+        encoder = SentenceTransformer(
+            model,
+            revision=revision,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # each library has its own for files that are damaged
         raise UserError(
-            f"benchmark.dense_retrieval.model: cannot load {model!r}: {error}"
+            f"benchmark.dense_retrieval.model: cannot load {model!r}: {first_line(error)}"
         ) from error
     return lambda texts: encoder.encode(list(texts), batch_size=_BATCH, show_progress_bar=False)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mend.errors import UserError
+from mend.errors import UserError, first_line
 from mend.models.architecture import max_positions, rope_switch
 from mend.models.causal import causal_states
 from mend.models.frozen_llm import Context, FrozenLLM, Rows
@@ -122,12 +122,6 @@ def _problem_of_vectors(
     except Exception as error:  # whatever an architecture raises at what it does not know
         return first_line(error)
     return None if finite else "logits are not finite"
-
-
-def first_line(error: Exception) -> str:
-    """Return what kind of error it is, and the first line of what it says."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
 
 
 def _plain(

@@ -289,7 +289,7 @@ def test_errors_leave_no_file(tmp_path, tokenizer_folder):
     bad.write_text(json.dumps({"text": TEXTS[0]}) + "\n{\n")
     with pytest.raises(UserError, match=r"bad\.jsonl, line 2: not JSON"):
         write_chunks(spec(tokenizer_folder), [bad], output)
-    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
+    with pytest.raises(UserError, match="cannot load the LLM .*: its tokenizer: "):
         write_chunks(spec(tmp_path / "no-model"), [short], output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "short.jsonl"]
 

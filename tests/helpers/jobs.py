@@ -18,6 +18,7 @@ from mend.configuration.specs.run import (
     ScoringSettings,
 )
 from mend.configuration.specs.tasks import TasksSpec
+from mend.configuration.specs.teacher import TeacherExamples
 from mend.configuration.specs.training import TrainingSpec
 from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
 from mend.data.corpus import write_chunks
@@ -101,10 +102,10 @@ def specification(folder: Path, architecture: str, method: str, **training) -> T
     )
 
 
-def pretraining(data: Path, folder: Path, **training) -> TrainingSpec:
-    """Write models and chunks for a GPT-2's pretraining, and return its specification."""
+def pretraining(data: Path, folder: Path, architecture: str = "gpt2", **training) -> TrainingSpec:
+    """Write models and chunks for an LLM's pretraining, and return its specification."""
     stage = {"stage": "pretrain", "beta": 0.75, "losses": {"distill": 1.0}}
-    spec = specification(folder, "gpt2", "mend", **stage | training)
+    spec = specification(folder, architecture, "mend", **stage | training)
     write_tiny_chunks(data, folder, spec)
     return spec
 
@@ -114,6 +115,13 @@ def write_tiny_chunks(data: Path, folder: Path, spec: TrainingSpec) -> None:
     llm = spec.llm.subset(TokenizerSource)
     chunks = ChunksSpec(llm=llm, window=16, pretraining_chunks="fixed-windows")
     write_chunks(chunks, [data / "text.txt"], folder / "chunks.parquet")
+
+
+def teacher_examples(spec: TrainingSpec) -> TeacherExamples:
+    """Return what a teacher's job is told of a pretraining's examples."""
+    return TeacherExamples(
+        stage="pretrain", beta=spec.training.beta, seed=spec.training.seed, examples=100
+    )
 
 
 def prediction(spec: RunSpec, **predict) -> PredictionSpec:

@@ -166,12 +166,12 @@ def test_a_damaged_file_is_told_as_that_of_a_model(file: str, content: str, tmp_
     saved(tmp_path)
     (tmp_path / file).write_text(content)
     spec = LLMSource(name="x", path=str(tmp_path), dtype="float32", local_files_only=True)
-    with pytest.raises(UserError, match=f"cannot load '{tmp_path}'") as raised:
+    with pytest.raises(UserError, match=f"cannot load the LLM '{tmp_path}'") as raised:
         load_llm(spec)
     assert len(str(raised.value).splitlines()) == 1
     if file.startswith("tokenizer"):  # it is missed in a distiller, too, and not taken for none
         source = DistillerSource(path=str(tmp_path), local_files_only=True, **dict(DISTILLING))
-        with pytest.raises(UserError, match=f"the distiller's tokenizer in '{tmp_path}'"):
+        with pytest.raises(UserError, match=f"the distiller '{tmp_path}': its tokenizer"):
             load_distiller(source, 2, READING, random_llm("llama"))
 
 

@@ -32,8 +32,10 @@ def test_a_language_model_embeds_by_the_mean_of_its_last_states(tmp_path: Path) 
 
 
 def test_sentence_transformers_is_used_where_it_is_asked_for(monkeypatch) -> None:
-    def encoder(model, revision):
+    def encoder(model, revision, trust_remote_code, model_kwargs):
         assert (model, revision) == ("hub/name", "abc")
+        assert trust_remote_code is False
+        assert model_kwargs == {"use_safetensors": True}
         return SimpleNamespace(
             encode=lambda texts, **_: numpy.array([[len(text), 1.0] for text in texts])
         )

@@ -52,9 +52,10 @@ JOB = names("atomic_io errors progress configuration.settings")
 TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
-LLM = names("configuration.positions methods.base methods.built") | names(
+LLM = names("configuration.positions data.pretrained methods.base methods.built") | names(
     "architecture causal compilation decoder_only devices encoder_decoder frozen_llm kernels"
-    " kernels.activations kernels.cross_attention loading padding sharding verification",
+    " kernels.activations kernels.cross_attention loading padding pretrained sharding"
+    " verification",
     "models.",
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")
@@ -76,7 +77,7 @@ STUDY |= names("data.cuts progress reporting.cuts")
 STUDY |= names("claims studies studies.names studies.numbers", "reporting.")
 STUDY |= names("reporting.studies.section reporting.training_costs")
 STYLES = names("reporting.figures.styles")
-TABLE1 = TABLE | ROWS | names("data.corpus reporting.tables.table1")
+TABLE1 = TABLE | ROWS | names("data.corpus data.pretrained reporting.tables.table1")
 TABLE5 = TABLE | names("reporting.tables.table5")
 
 REACHED = {
@@ -86,7 +87,7 @@ REACHED = {
     "pool": TASKS - names("configuration.specs.tasks data.tasks")
     | names("configuration.specs.pool data.pool"),
     "tasks": TASKS,
-    "chunks": JOB | names("configuration.specs.chunks data.corpus"),
+    "chunks": JOB | names("configuration.specs.chunks data.corpus data.pretrained"),
     "train_episodes": TASKS
     | names("configuration.specs.training_episodes data.seeding data.training_episodes"),
     "local_models": JOB | names("configuration.specs.local_models data.layout models.local_models"),
