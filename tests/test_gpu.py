@@ -32,6 +32,7 @@ from mend.configuration.specs.teacher import TeacherExamples, TeacherSpec
 from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
+from mend.evaluation import scoring
 from mend.evaluation.predict import run_prediction
 from mend.evaluation.scoring import score_items
 from mend.models.loading import frozen_llm, load_llm
@@ -169,6 +170,35 @@ def test_nothing_in_a_step_waits_for_the_gpu(gpu, architecture: str, dtype: torc
         torch.cuda.set_sync_debug_mode("default")
     assert losses["loss"].isfinite()
     assert norm > 0
+
+
+@pytest.mark.parametrize("name", ["vanilla-icl", "mend"])
+@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+def test_scoring_waits_only_for_what_it_returns(gpu, architecture, name, monkeypatch) -> None:
+    llm = random_llm(architecture)
+    llm.model.to(gpu)
+    method = mend_method(llm) if name == "mend" else build(llm, name)
+    asked = [
+        MultipleChoiceItem(context, random_tokens(12, context), random_tokens(3, 9), [[4], [5, 6]])
+        for context in range(6)
+    ]
+    expected = score_items(llm, method, asked)  # the first time libraries are loaded
+    fetch = scoring._by_item
+
+    def fetched(*given):
+        torch.cuda.set_sync_debug_mode("default")
+        values = fetch(*given)
+        torch.cuda.set_sync_debug_mode("error")
+        return values
+
+    monkeypatch.setattr(scoring, "_by_item", fetched)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = score_items(llm, method, asked, context_batch_size=2, item_batch_size=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for scores, right in zip(found, expected, strict=True):
+        assert scores == pytest.approx(right, abs=TOLERANCE)
 
 
 def test_a_head_in_16_bits_has_logits_of_float32(gpu) -> None:

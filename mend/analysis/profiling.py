@@ -97,7 +97,7 @@ def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths)
     prefilled = llm.prefill(context)
     yield "context"
     asked = Rows([0], [[0] * lengths.query], [[0] * lengths.answer])
-    llm.logits(llm.states_after(prefilled, asked, keep=False)).log_softmax(-1)
+    llm.logits(llm.states_after(prefilled, asked)).log_softmax(-1)
     yield "query"
 
 

@@ -159,12 +159,7 @@ class DecoderOnlyLLM(FrozenLLM):
         rows = torch.arange(len(vectors), device=self.device)[:, None]
         return joined[rows, places.clamp(min=0)]
 
-    def states_after(
-        self,
-        prefilled: PrefilledContext,
-        rows: Rows,
-        keep: bool = True,
-    ) -> Tensor:
+    def states_after(self, prefilled: PrefilledContext, rows: Rows) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read: see `FrozenLLM`."""
         tokens = [[*before, *after[:-1]] for _, before, after in rows]
         first = [len(before) for before in rows.inputs]

@@ -90,12 +90,7 @@ class EncoderDecoderLLM(FrozenLLM):
             encoded.cross = cache.cross_attention_cache
         return encoded
 
-    def states_after(
-        self,
-        prefilled: EncodedContext,
-        rows: Rows,
-        keep: bool = True,
-    ) -> Tensor:
+    def states_after(self, prefilled: EncodedContext, rows: Rows) -> Tensor:
         """Return what `states` returns, after contexts that `prefill` read.
 
         What a query's options share is decoded once.
@@ -299,12 +294,7 @@ class EncoderQueryLLM(EncoderDecoderLLM):
         """Keep the contexts for `states_after`, which has their queries."""
         return context
 
-    def states_after(
-        self,
-        prefilled: Context,
-        rows: Rows,
-        keep: bool = True,
-    ) -> Tensor:
+    def states_after(self, prefilled: Context, rows: Rows) -> Tensor:
         """Return what `states` returns."""
         return self.states(prefilled, rows)
 

@@ -183,17 +183,8 @@ class FrozenLLM:
         """Compute each context's keys and values once; all contexts are empty, or none is."""
         raise NotImplementedError
 
-    def states_after(
-        self,
-        prefilled: Any,
-        rows: Rows,
-        keep: bool = True,
-    ) -> Tensor:
-        """Return what `states` returns, after contexts that `prefill` read.
-
-        keep: leave them as they are, for other rows; else they are used up, which saves a copy
-        where each has one row.
-        """
+    def states_after(self, prefilled: Any, rows: Rows) -> Tensor:
+        """Return what `states` returns, after contexts that `prefill` read."""
         raise NotImplementedError
 
     def can_share(self, context: Context, sizes: Sequence[int]) -> bool:

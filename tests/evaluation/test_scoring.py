@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.examples import items
+from helpers.examples import items, mend_method
 from helpers.models import CONFIGURATIONS, build, built, random_llm, random_tokens
 from helpers.waits import Waits
 from torch.utils.flop_counter import FlopCounterMode
 
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
-from mend.evaluation import scoring
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
 from mend.methods.vanilla_icl import VanillaICL
@@ -161,24 +160,40 @@ def test_the_oldest_tokens_fall_off_for_each_option() -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
-def test_a_gpu_is_waited_for_once_a_group(architecture: str, monkeypatch) -> None:
-    # Plain rows are compared of the first and the last group alone.
-    monkeypatch.setattr(scoring, "_compare_with_plain_rows", lambda *_: None)
-    llm = random_llm(architecture)
-    method = build(llm, "vanilla-icl")
-    asked = []
+def after_five_contexts() -> list[MultipleChoiceItem]:
+    """Contexts of one length: whether a mask hides anything, transformers looks for itself."""
+    made = []
     for context in range(5):
-        # Of one length: whether a mask hides anything, transformers looks for itself.
         shown = random_tokens(12, context)
         for index in range(5):
             query = random_tokens(2 + index, 20 + 5 * context + index)
-            asked.append(MultipleChoiceItem(context, shown, query, [[4], [5, 6, 7]]))
+            made.append(MultipleChoiceItem(context, shown, query, [[4], [5, 6, 7]]))
+    return made
+
+
+@pytest.mark.parametrize("kernels", ["tree_attention", "0"])
+@pytest.mark.parametrize("name", ["vanilla-icl", "mend"])
+@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+def test_a_gpu_is_waited_for_once_a_group(architecture, name, kernels, monkeypatch) -> None:
+    monkeypatch.setenv("MEND_KERNELS", kernels)
+    llm = random_llm(architecture)
+    method = mend_method(llm) if name == "mend" else build(llm, name)
+    asked = after_five_contexts()
 
     def waits(contexts: int, items: int) -> list[str]:
         with Waits() as found:
             score_items(llm, method, asked, context_batch_size=contexts, item_batch_size=items)
         return found.names
 
-    assert waits(1, 5) == waits(1, 2) == ["tolist"] * 5
-    assert waits(5, 2) == ["tolist"]
+    # The first group and the last are compared with plain rows, whose scores are fetched, too.
+    assert waits(1, 5) == waits(1, 2) == ["tolist"] * (5 + 2 * 2)
+    assert waits(5, 2) == ["tolist"] * (1 + 2)
+
+
+def test_rows_that_hold_their_contexts_are_waited_for_once_a_group() -> None:
+    llm = random_llm()
+    llm.shares_contexts = False
+    asked = [*items(), MultipleChoiceItem(3, random_tokens(20, 1), [5], [[7, 8], [9]], longest=18)]
+    with Waits() as found:
+        score_items(llm, build(llm, "vanilla-icl"), asked, context_batch_size=2, item_batch_size=16)
+    assert found.names == ["tolist"] * 2
