@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mend.configuration.choices import ENCODER_DECODERS, POCKET_SEEDS, STAGES
-from mend.configuration.messages import closest
+from mend.configuration.files import read_small_text
+from mend.configuration.messages import closest, listed
 from mend.configuration.methods import method_class
+from mend.configuration.paths import DEFAULT
 from mend.configuration.positions import max_positions
+from mend.configuration.results_folder import results_problem
 from mend.configuration.room import check_room
-from mend.configuration.runs import has_setting
-from mend.configuration.schema import ConfigurationValues, Settings, given
-from mend.configuration.study_checks import longest_lengths, most_groups, study_problems
+from mend.configuration.runs import has_setting, method_setup
+from mend.configuration.schema import ConfigurationValues, Settings, StageSettings, given
+from mend.configuration.settings import hub_name_problem
+from mend.configuration.study_checks import (
+    VectorsRead,
+    most_read,
+    name_problems,
+    stage_problem,
+    study_problems,
+)
 from mend.errors import UserError
+
+CORPUS_ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz")
+LOCAL_MODELS = ("gpt2", "gpt2-small")
+"""What job local-models makes, below RESULTS/local-models."""
 
 
 def check_values(values: ConfigurationValues) -> None:
     """Raise UserError, listing the keys, for values that do not fit other ones."""
-    problems = [*_tasks(values), *_pool(values), *_corpus(values), *_stages(values)]
+    problems = [f"results: {problem}" for problem in results_problem(values)]
+    problems += [*_tasks(values), *_pool(values), *_corpus(values), *_dense(values)]
+    methods = [*_methods(values), *_llm_settings(values)]
+    problems += [*methods, *_stopping(values), *name_problems(values)]
     unknown = {study: list(_unknown_names(values, study)) for study in values.studies}
     for found in unknown.values():
         problems += found
-    studies = [study for study, found in unknown.items() if not found]
+    if not methods:
+        problems += _stages(values)
+    studies = [study for study, found in unknown.items() if not (found or methods)]
     of_studies = list(study_problems(values, studies))
-    lengths = {} if of_studies else longest_lengths(values, studies)
-    groups = {} if of_studies else most_groups(values, studies)
     problems += of_studies
-    for name in dict.fromkeys(name for study in studies for name in values.studies[study].llms):
-        problems += _llm(values, name, lengths, groups)
+    parts = list(_parts(values))
+    problems += parts
+    usable = [] if of_studies or methods else studies
+    read = most_read(values, usable)
+    used = [name for study in studies for name in values.studies[study].llms]
+    for part in (values.efficiency, values.attention):
+        used += part.llms if part and not parts else []
+    for name in dict.fromkeys(used):
+        problems += _llm(values, name, read)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(dict.fromkeys(problems)))
 
 
 def _tasks(values: ConfigurationValues) -> Iterator[str]:
@@ -42,8 +66,8 @@ def _tasks(values: ConfigurationValues) -> Iterator[str]:
             yield "pocket: missing, and benchmark.tasks.source: pocket needs it"
         if unknown := sorted(set(seeds) - set(POCKET_SEEDS)):
             yield (
-                f"benchmark.seeds: the pocket tasks have the seeds {_listed(POCKET_SEEDS)}, "
-                f"not {_listed(unknown)}"
+                f"benchmark.seeds: the pocket tasks have the seeds {listed(POCKET_SEEDS)}, "
+                f"not {listed(unknown)}"
             )
     elif tasks.source == "hub":
         yield from _required(tasks, "benchmark.tasks", "repository", "revision")
@@ -70,10 +94,15 @@ def _pool(values: ConfigurationValues) -> Iterator[str]:
     for name in files.files:
         if not name.endswith((".parquet", ".jsonl")):
             yield f"benchmark.pool_files.files: {name} is neither .parquet nor .jsonl"
+    yield from _folder("benchmark.pool_files.folder", files.folder)
 
 
 def _corpus(values: ConfigurationValues) -> Iterator[str]:
     corpus, tasks = values.benchmark.corpus, values.benchmark.tasks
+    yield from _folder("benchmark.corpus.folder", corpus.folder)
+    for name in corpus.files or () if corpus.source != "pocket" else ():
+        if not name.endswith(("*", *CORPUS_ENDINGS)):
+            yield f"benchmark.corpus.files: {name} ends in none of {', '.join(CORPUS_ENDINGS)}"
     if corpus.source == "hub":
         yield from _required(corpus, "benchmark.corpus", "repository", "revision", "files")
     elif corpus.source == "folder":
@@ -85,6 +114,19 @@ def _corpus(values: ConfigurationValues) -> Iterator[str]:
             "benchmark.corpus.source: the pocket corpus comes with the pocket tasks only "
             "(benchmark.tasks.source: pocket)"
         )
+
+
+def _dense(values: ConfigurationValues) -> Iterator[str]:
+    if dense := values.benchmark.dense_retrieval:
+        try:
+            _config(values, "benchmark.dense_retrieval.model", dense.model)
+        except UserError as error:
+            yield str(error)
+
+
+def _folder(key: str, path: str | None) -> Iterator[str]:
+    if path and not Path(path).is_dir():
+        yield f"{key}: there is no folder {path}"
 
 
 def _required(part: Settings, place: str, *keys: str) -> Iterator[str]:
@@ -106,73 +148,150 @@ def _unknown_names(values: ConfigurationValues, study: str) -> Iterator[str]:
                 where = "benchmark.partitions" if kind == "partitions" else kind
                 yield (
                     f"studies.{study}.{kind}: {name} is not in {where}"
-                    f"{closest(name, names)}; there are {_listed(names)}"
+                    f"{closest(name, names)}; there are {listed(names)}"
                 )
 
 
-def _stages(values: ConfigurationValues) -> Iterator[str]:
-    """Check the training stages of the methods."""
+def _methods(values: ConfigurationValues) -> Iterator[str]:
+    """Check that methods that train anything have a stage with a loss, and no others one."""
     for name in values.methods.names():
         method = values.methods[name]
-        for stage in STAGES:
-            losses = getattr(getattr(method, stage), "losses", None)
-            if losses and not any((losses.distill, losses.clm, losses.pred)):
+        stages = [stage for stage in STAGES if getattr(method, stage)]
+        if method.is_trained() and not stages:
+            yield (
+                f"methods.{name}: it has no stage, so that it would be scored as it is before any "
+                "training; add finetune: {losses: {pred: 1.0}}, or pretrain"
+            )
+        if not method.is_trained():
+            for stage in stages:
+                yield f"methods.{name}.{stage}: this method trains nothing; leave it out"
+        for stage in stages:
+            losses = getattr(method, stage).losses
+            if not any((losses.distill, losses.clm, losses.pred)):
                 yield f"methods.{name}.{stage}.losses: all weights are 0"
-        for key in given(method.select):
+        if method.pretrain and method.pretrain.losses.pred:
+            yield f"methods.{name}.pretrain.losses.pred: pretraining text has no answers; use clm"
+
+
+def _llm_settings(values: ConfigurationValues) -> Iterator[str]:
+    """Check that what an LLM changes of methods is of methods, and of stages that they have."""
+    names = values.methods.names()
+    for llm, content in values.llms.items():
+        for name, training in content.methods.items():
+            key = f"llms.{llm}.methods.{name}"
+            if name not in names:
+                yield f"{key}: it is not in methods{closest(name, names)}"
+                continue
+            for stage in STAGES:
+                if getattr(training, stage) and not getattr(values.methods[name], stage):
+                    yield f"{key}.{stage}: methods.{name} has no such stage; leave this out"
+
+
+def _stages(values: ConfigurationValues) -> Iterator[str]:
+    """Check what methods are trained with, together with `training` and what LLMs change of it."""
+    for name in values.methods.names():
+        for key in given(values.methods[name].select):
             if not any(has_setting(values, llm, name, key) for llm in values.llms):
                 what = "loss" if "losses" in key else "setting"
                 yield (
                     f"methods.{name}.select.{key}: {name} is not trained with this {what}: there "
                     "is nothing to choose; leave it out"
                 )
-        if method.pretrain and method.pretrain.losses.pred:
-            yield f"methods.{name}.pretrain.losses.pred: pretraining text has no answers; use clm"
-    seeds = values.benchmark.seeds
-    for stage in STAGES:
-        stopping = getattr(values.training, stage).early_stopping
-        if stopping and stopping.seed not in seeds:
+        for llm in values.llms:
+            setup = method_setup(values, llm, name, DEFAULT)
+            if problem := stage_problem(values, setup):
+                yield f"llms.{llm}, methods.{name}: {problem}"
+
+
+def stopping_settings(values: ConfigurationValues) -> Iterator[tuple[str, str, Any]]:
+    """Yield each early stopping of the configuration: its key, its stage, and its settings."""
+    places: dict[str, Any] = {"training": values.training}
+    for llm, content in values.llms.items():
+        places[f"llms.{llm}.training"] = content.training
+        for name, training in content.methods.items():
+            places[f"llms.{llm}.methods.{name}"] = training
+    for key, training in places.items():
+        for stage in STAGES if training else ():
+            part: StageSettings | None = getattr(training, stage)
+            if part and part.early_stopping:
+                yield f"{key}.{stage}.early_stopping", stage, part.early_stopping
+
+
+def _stopping(values: ConfigurationValues) -> Iterator[str]:
+    """Check whose dev rows stop a training."""
+    seeds, partitions = values.benchmark.seeds, values.benchmark.partitions
+    for key, stage, stopping in stopping_settings(values):
+        if stopping.seed not in seeds:
+            yield f"{key}.seed: {stopping.seed} is not in benchmark.seeds, {listed(seeds)}"
+        if stage == "finetune" and stopping.partition:
             yield (
-                f"training.{stage}.early_stopping.seed: {stopping.seed} is not in "
-                f"benchmark.seeds, {_listed(seeds)}"
+                f"{key}.partition: finetuning stops by the dev rows of its own partition; leave "
+                "this key out"
             )
-    pretraining, finetuning = (
-        values.training.pretrain.early_stopping,
-        values.training.finetune.early_stopping,
-    )
-    if finetuning and finetuning.partition:
-        yield (
-            "training.finetune.early_stopping.partition: finetuning stops by the dev rows of its "
-            "own partition; leave this key out"
-        )
-    partitions = values.benchmark.partitions
-    if pretraining and pretraining.partition not in partitions:
-        yield (
-            f"training.pretrain.early_stopping.partition: {pretraining.partition} is not among the "
-            f"partitions that can run, {_listed(partitions)}"
-        )
+        if stage == "pretrain" and stopping.partition not in partitions:
+            yield (
+                f"{key}.partition: {stopping.partition} is not among the partitions that can run, "
+                f"{listed(partitions)}"
+            )
+
+
+def _parts(values: ConfigurationValues) -> Iterator[str]:
+    """Check that figures 3, 5 and 8 have the LLMs, methods and partitions that they are of."""
+    methods, partitions = values.methods.names(), values.benchmark.partitions
+    for part, content, needed, wanted in (
+        ("efficiency", values.efficiency, ("mend", "prompt-tuning"), "partitions"),
+        ("attention", values.attention, ("mend",), "partition"),
+    ):
+        if not content:
+            continue
+        for name in content.llms:
+            if name not in values.llms:
+                yield f"{part}.llms: {name} is not in llms{closest(name, values.llms)}"
+        for name in needed:
+            if name not in methods:
+                yield f"{part}: it measures {name}, which is not in methods; add it to them"
+        found = getattr(content, wanted)
+        for name in [found] if isinstance(found, str) else found:
+            if name not in partitions:
+                known = listed(partitions)
+                yield f"{part}.{wanted}: {name} is not in benchmark.partitions, {known}"
 
 
 def _llm(
-    values: ConfigurationValues,
-    name: str,
-    lengths: dict[str, int],
-    groups: dict[tuple[str, str], tuple[int, int]],
+    values: ConfigurationValues, name: str, read: dict[tuple[str, str], VectorsRead]
 ) -> Iterator[str]:
-    """Check that an LLM and its distiller are there and have room for what they will read."""
+    """Check that an LLM and its distiller are there and have room for what they will read.
+
+    read: as `most_read` returns it.
+    """
     llm = values.llms[name]
     if llm.int8 and llm.sharded:
         yield f"llms.{name}.sharded: not together with int8; choose one"
+    key, small = f"llms.{name}.path", f"llms.{name}.distiller.path"
     try:
-        positions = _positions(values, f"llms.{name}.path", llm.path)
-        distiller = _positions(values, f"llms.{name}.distiller.path", llm.distiller.path)
+        config, small_config = (
+            _config(values, key, llm.path),
+            _config(values, small, llm.distiller.path),
+        )
+        positions = _positions(key, llm.path, config)
+        distiller = _positions(small, llm.distiller.path, small_config)
     except UserError as error:
         yield str(error)
         return
+    for setting, chosen, of_model in (
+        ("query_in", llm.query_in, config),
+        ("distiller.part", llm.distiller.part, small_config),
+    ):
+        if chosen and "model_type" in (of_model or ()) and not of_model.get("is_encoder_decoder"):
+            yield (
+                f"llms.{name}.{setting}: {chosen} is for encoder-decoder models, and this one is "
+                "none; leave it out"
+            )
     yield from _bos(name, llm.prefix, Path(llm.path) / "tokenizer_config.json")
+    yield from _tokenizers(name, Path(llm.path), Path(llm.distiller.path))
     if positions is None:
-        positions = (
-            10**9
-        )  # no limit, or one that is on the hub; a distiller may have one all the same
+        # No limit, or one that is on the hub; a distiller may have one all the same.
+        positions = 10**9
     window = values.benchmark.corpus.window
     if window > positions:
         yield (
@@ -180,7 +299,8 @@ def _llm(
             f"of {name}"
         )
     for method in values.methods.names():
-        length = max(values.methods[method].vectors or 0, lengths.get(method, 0)) or None
+        most = read.get((name, method), VectorsRead())
+        length = max(values.methods[method].vectors or 0, most.length) or None
         distils = method_class(method).distils
         try:
             check_room(
@@ -188,7 +308,8 @@ def _llm(
                 positions,
                 length=length,
                 distiller_positions=distiller if distils else None,
-                groups=groups.get((name, method)),
+                groups=most.groups,
+                text=most.text,
                 run=f"llms.{name}, methods.{method}",
             )
         except UserError as error:
@@ -200,8 +321,8 @@ def _bos(name: str, prefix: str, tokenizer: Path) -> Iterator[str]:
     if prefix != "bos" or not tokenizer.is_file():
         return  # a tokenizer of the hub says it in the job
     try:
-        settings = json.loads(tokenizer.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = json.loads(read_small_text(tokenizer))
+    except (UserError, ValueError, RecursionError):
         return  # told as a broken tokenizer where it is loaded
     if not (isinstance(settings, dict) and settings.get("bos_token")):
         yield (
@@ -210,39 +331,69 @@ def _bos(name: str, prefix: str, tokenizer: Path) -> Iterator[str]:
         )
 
 
-def _positions(values: ConfigurationValues, key: str, path: str) -> int | None:
-    """Return a model's positions; None if they have no limit or the model is on the hub."""
-    if path.startswith(f"{values.results.rstrip('/')}/local-models/"):
+def _tokenizers(name: str, llm: Path, distiller: Path) -> Iterator[str]:
+    """Check that an LLM and its distiller, both in folders, have one vocabulary."""
+    try:
+        texts = [read_small_text(folder / "tokenizer.json") for folder in (llm, distiller)]
+        if len(set(texts)) < 2:
+            return
+        words = [json.loads(text)["model"]["vocab"] for text in texts]
+    except (UserError, ValueError, LookupError, TypeError, RecursionError):
+        return  # one has none, or a broken one, which is told where it is loaded
+    if words[0] != words[1]:
+        yield (
+            f"llms.{name}.distiller.path: {distiller} has another vocabulary than {llm}; choose a "
+            "distiller of the same family"
+        )
+
+
+def _config(values: ConfigurationValues, key: str, path: str) -> dict[str, Any] | None:
+    """Return a model's config.json; None if the model is on the hub.
+
+    Raises UserError, naming the key, if there can be no such model.
+    """
+    made = f"{values.results.rstrip('/')}/local-models/"
+    if path.startswith(made):
         if values.local_models is None:
             raise UserError(f"local_models: missing, and {key} names a model that it makes")
-        return values.local_models.positions
+        if path.removeprefix(made) not in LOCAL_MODELS:
+            raise UserError(f"{key}: {made} has {' and '.join(LOCAL_MODELS)}, not {path}")
+        return {"model_type": "gpt2", "n_positions": values.local_models.positions}
     folder = Path(path)
     if not folder.is_dir():
         # Hub names are `name` or `owner/name`; anything else is meant as a folder.
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        if folder.exists() or hub_name_problem(path):
             raise UserError(f"{key}: there is no folder {path}")
         return None
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no JSON object")
-        positions = max_positions(config)
-    except (OSError, ValueError) as error:
+        config = json.loads(read_small_text(folder / "config.json"))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{key}: {folder}/config.json cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{key}: {folder}/config.json cannot be read: it holds no JSON object")
+    return config
+
+
+def _positions(key: str, path: str, config: dict[str, Any] | None) -> int | None:
+    """Return a language model's positions; None if they have no limit or it is on the hub."""
+    if config is None:
+        return None
+    try:
+        positions = max_positions(config)
+    except ValueError as error:
+        raise UserError(f"{key}: {path}/config.json cannot be read: {error}") from None
     if problem := _no_language_model(config):
-        raise UserError(f"{key}: {folder} holds a {config.get('model_type')}, {problem}")
+        raise UserError(f"{key}: {path} holds a {config.get('model_type')}, {problem}")
     return positions
 
 
 def _no_language_model(config: dict[str, Any]) -> str | None:
     """Return why a model cannot predict text here, as far as its config.json says so."""
     if config.get("is_encoder_decoder") and config.get("model_type") not in ENCODER_DECODERS:
-        return f"and of encoder-decoder models only {_listed(ENCODER_DECODERS)} are supported"
+        return f"and of encoder-decoder models only {listed(ENCODER_DECODERS)} are supported"
     heads = config.get("architectures") or ()
     if not config.get("is_decoder") and any(str(name).endswith("ForMaskedLM") for name in heads):
         return "which reads in both directions and predicts no next token; choose a causal model"
     return None
-
-
-def _listed(names: Iterable[Any]) -> str:
-    return ", ".join(map(str, names))

@@ -37,6 +37,9 @@ PRESETS: tuple[str, ...] = get_args(Preset)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+PaperLLM = Literal["gpt2-large", "gpt2-xl", "t5-lm-large", "opt-6.7b", "flan-t5-xl"]
+"""The LLMs of the paper's tables."""
+
 ALL_PARTITIONS = "all"
 """The partition of runs that are not finetuned: one job for the tasks of all partitions."""
 

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from mend.configuration.checks import check_values
-from mend.configuration.messages import validated
+from mend.configuration.files import read_small_text
+from mend.configuration.messages import cut, located, readable, validated
+from mend.configuration.plain import unusable_values
 from mend.configuration.presets import with_preset
 from mend.configuration.schema import ConfigurationValues, configuration_type
 from mend.configuration.task_list import Task, partition_needs, read_task_list
@@ -77,29 +79,53 @@ def load_configuration(
     Raises UserError listing whatever is wrong, each with its file and key.
     """
     files = [str(file) for file in files]
-    typed = validated(configuration_type(), with_preset(values), files)
     try:
-        check_values(typed)
-        tasks = read_task_list(typed.benchmark.task_list)
-        needs = partition_needs(
-            tasks,
-            typed.benchmark.partitions,
-            typed.protocol.excluded_test_tasks,
-            typed.protocol.drop_tasks_in_both,
-        )
+        if unusable := located(unusable_values(values), values, files):
+            raise UserError("\n".join(unusable))
+        typed = validated(configuration_type(), with_preset(values), files)
+        try:
+            return _fitting(typed, files)
+        except UserError as error:
+            where = f"{', '.join(files)}: " if files else ""
+            raise UserError(
+                "\n".join(f"{where}{line}" for line in str(error).splitlines())
+            ) from None
     except UserError as error:
-        where = f"{', '.join(files)}: " if files else ""
-        lines = str(error).splitlines()
-        raise UserError("\n".join(f"{where}{line}" for line in lines)) from None
+        raise UserError(readable(str(error).splitlines())) from None
+
+
+def _fitting(values: ConfigurationValues, files: Sequence[str]) -> Configuration:
+    """Return a configuration whose parts fit each other and the files that they name."""
+    check_values(values)
+    tasks = read_task_list(values.benchmark.task_list)
+    needs = partition_needs(
+        tasks,
+        values.benchmark.partitions,
+        values.protocol.excluded_test_tasks,
+        values.protocol.drop_tasks_in_both,
+    )
     test_tasks = {partition: roles["test"] for partition, roles in needs.items()}
-    configuration = Configuration(typed, tasks, needs, test_tasks, files)
-    if not configuration.corpus_files:
-        raise UserError("benchmark.corpus.files: no file has such a name")
-    if typed.benchmark.pool_files and typed.benchmark.pool_files.source == "folder":
-        for name in configuration.pool_files:
-            if not glob.glob(name):
-                raise UserError(f"benchmark.pool_files.files: there is no file {name}")
+    configuration = Configuration(values, tasks, needs, test_tasks, files)
+    check_data_files(configuration)
     return configuration
+
+
+def check_data_files(configuration: Configuration) -> None:
+    """Raise UserError for files of the corpus, or of larger pools, that are not there."""
+    benchmark = configuration.values.benchmark
+    found = {}
+    if benchmark.corpus.source == "folder":
+        found["corpus"] = configuration.corpus_files
+    if benchmark.pool_files and benchmark.pool_files.source == "folder":
+        found["pool_files"] = [
+            file for name in configuration.pool_files for file in glob.glob(name) or [name]
+        ]
+    for key, files in found.items():
+        if not files:
+            raise UserError(f"benchmark.{key}.files: no file has such a name")
+        for file in files:
+            if not Path(file).is_file():
+                raise UserError(f"benchmark.{key}.files: there is no file {file}")
 
 
 def read_configuration(*files: str | Path) -> Configuration:
@@ -115,9 +141,12 @@ def read_values(*files: str | Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for file in files:
         try:
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+            found = yaml.safe_load(read_small_text(file))
+        except (ValueError, yaml.YAMLError) as error:
+            problem = cut(" ".join(str(error).split()), 300)
+            raise UserError(f"{file}: cannot be read: {problem}") from None
+        except RecursionError:
+            raise UserError(f"{file}: cannot be read: it is nested too deeply") from None
         if not isinstance(found, dict):
             raise UserError(f"{file}: not a configuration: it has no keys")
         _merge(values, found)

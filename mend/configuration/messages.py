@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from mend.configuration.files import read_small_text
 from mend.configuration.methods import method_names
 from mend.configuration.schema import NAME, run_settings
 from mend.errors import UserError
@@ -35,7 +37,10 @@ _LIMITS = {
     "exclusiveMaximum": "less than",
     "maxItems": "entries at most",
 }
-_NAMES = "a name may hold letters, digits, dots, _ and -, and begins with none of these"
+_NAMES = (
+    "a name may hold letters, digits, dots, _ and -, begins with a letter or digit, and is not long"
+)
+LONGEST_LINE, MOST_LINES, LONGEST_LIST = 400, 20, 200
 
 Path = Sequence[Any]
 
@@ -50,12 +55,42 @@ def validated(kind: type[BaseModel], values: Mapping[str, Any], files: Iterable[
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        contents = [(str(file), _read_yaml(file)) for file in files]
-        lines = [
-            f"{_origin(path, values, contents)}: {dotted(path)}: {problem}"
-            for path, problem in problems(kind, error)
-        ]
-    raise UserError("\n".join(lines))
+        found = problems(kind, error)
+    raise UserError("\n".join(located(found, values, files)))
+
+
+def located(
+    found: Iterable[tuple[Path, str]], values: Mapping[str, Any], files: Iterable[Any]
+) -> list[str]:
+    """Return problems as lines, each with the file that its place is in and its key."""
+    contents = [(str(file), _read_yaml(file)) for file in files]
+    return [
+        f"{_origin(path, values, contents)}: {dotted(path)}: {problem}" for path, problem in found
+    ]
+
+
+def readable(lines: Iterable[str]) -> str:
+    """Return lines as a message that a person can read: none too long, and not too many."""
+    lines = [cut(line, LONGEST_LINE) for line in lines]
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES:] = [f"and {more:,} more of this kind"]
+    return "\n".join(lines)
+
+
+def cut(text: str, letters: int) -> str:
+    """Return text with so many letters at most, what is left out in the middle as dots."""
+    half = (letters - 3) // 2
+    return text if len(text) <= letters else f"{text[:half]}...{text[-half:]}"
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Return names with commas between them, the first ones alone if they are many."""
+    names = [cut(str(name), 80) for name in names]
+    text = ", ".join(names)
+    if len(text) > LONGEST_LIST:
+        shown = text[:LONGEST_LIST].split(", ")[:-1]
+        text = f"{', '.join(shown)} and {len(names) - len(shown)} more"
+    return text or "none"
 
 
 def setting_problems(settings: Mapping[str, Any]) -> list[str]:
@@ -84,13 +119,16 @@ def problems(kind: type[BaseModel], error: ValidationError) -> list[tuple[list[A
 
 def closest(name: str, names: Iterable[str]) -> str:
     """Return " (did you mean ...?)" for the name most like `name`, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name[:100], [*names][:1000], n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def dotted(path: Path) -> str:
     """Return a place such as `benchmark.seeds[0]`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{cut(str(part), 60)}" for part in path
+    )
+    text = " ".join(text.split())
     return text.lstrip(".") or "the whole configuration"
 
 
@@ -98,27 +136,29 @@ def _problem(kind: type[BaseModel], place: list[Any], rule: Any, error: Mapping[
     given, name = error["input"], error["type"]
     if name == "extra_forbidden":
         if len(place) == 2 and place[0] == "methods":
-            if not re.search(NAME, place[1]):
+            if not re.fullmatch(NAME, place[1]):
                 return _NAMES
             known = method_names()
-            return f"no such method{closest(place[1], known)}; mend/methods/ has {', '.join(known)}"
+            return f"no such method{closest(place[1], known)}; mend/methods/ has {listed(known)}"
         known = _keys(_annotation(kind, place[:-1]))
-        return f"unknown key{closest(str(place[-1]), known)}; keys here: {', '.join(known)}"
+        return f"unknown key{closest(str(place[-1]), known)}; keys here: {listed(known)}"
     if name == "missing":
         field = _field(kind, place)
         return "missing" + (f": {field.description}" if field and field.description else "")
+    if name == "string_pattern_mismatch":
+        return f"{_shown(given)} is not allowed: letters, digits, dots, /, _ and - alone"
     if name == "invalid_key" or (name == "string_type" and error["loc"][-1] == "[key]"):
         return f"the key {given!r} must be text: quote it"
     if error["loc"][-1] == "[key]":
         known = _choices(get_args(_bare(_annotation(kind, place[:-1])))[0])
-        return f"not one of: {', '.join(known)}{closest(place[-1], known)}" if known else _NAMES
+        return f"not one of: {listed(known)}{closest(place[-1], known)}" if known else _NAMES
     if name in ("too_short", "string_too_short"):
         return "must not be empty" if not given else f"{_shown(given)} is too short"
     if name == "value_error":
-        return str(error["ctx"]["error"])
+        return f"{_shown(given)} is not allowed: {error['ctx']['error']}"
     if choices := _choices(rule):
         near = closest(given, choices) if isinstance(given, str) else ""
-        return f"{_shown(given)} is not one of: {', '.join(choices)}{near}"
+        return f"{_shown(given)} is not one of: {listed(choices)}{near}"
     schema = _json_schema(rule)
     if name.endswith("_type") or name in ("int_from_float", "finite_number"):
         return f"{_shown(given)} is not {_allowed(schema)}{_hint(given, schema)}"
@@ -187,18 +227,22 @@ def _json_schema(kind: Any) -> dict[str, Any]:
     members = schema.get("anyOf", [schema])
     if "$ref" in members[0]:
         members = [{"type": "object"}, *members[1:]]
-    kinds = [name for member in members for name in _listed(member.get("type", "object"))]
+    kinds = [name for member in members for name in _as_list(member.get("type", "object"))]
     return {**members[0], "type": kinds}
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
     words = " or ".join(_KINDS.get(kind, str(kind)) for kind in schema["type"])
-    bounds = [f"{word} {schema[key]:g}" for key, word in _LIMITS.items() if key in schema]
+    bounds = [f"{word} {_number(schema[key])}" for key, word in _LIMITS.items() if key in schema]
     return ", ".join([words, *bounds])
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else repr(value)
 
 
 def _hint(given: Any, schema: Mapping[str, Any]) -> str:
@@ -214,11 +258,17 @@ def _hint(given: Any, schema: Mapping[str, Any]) -> str:
         number = float(given)
     except ValueError:
         return ""
+    if not math.isfinite(number):
+        return ""
+    if "integer" in kinds:
+        if not number.is_integer():
+            return ""
+        return f"; write {number:.0f} without quotes, and not within a list given with --config"
     if "e" in given.lower() and "." not in given:
         digits, exponent = given.lower().split("e")
         return f"; YAML reads {given} as text: write {digits}.0e{exponent}"
-    if {"integer", "number"} & kinds:
-        return f"; write {number:g} without quotes, and not within a list given with --config"
+    if "number" in kinds:
+        return f"; write {given.strip()} without quotes, and not within a list given with --config"
     return ""
 
 
@@ -229,7 +279,7 @@ def _origin(path: Path, values: Any, contents: Sequence[tuple[str, Any]]) -> str
         path = path[:-1]
         given = next((found for _, held in contents if (found := _get(held, path))), _ABSENT)
     for file, held in reversed(contents):
-        if _get(held, path) == given:
+        if repr(_get(held, path)) == repr(given):  # nan is not equal to itself
             return file
     return "--config" if contents else "configuration"
 
@@ -244,10 +294,11 @@ def _get(values: Any, path: Path) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return cut(json.dumps(value, ensure_ascii=False, default=str), 60)
 
 
 def _read_yaml(file: Any) -> Any:
-    with open(file, encoding="utf-8") as stream:
-        return yaml.safe_load(stream)
+    try:
+        return yaml.safe_load(read_small_text(file))
+    except (UserError, yaml.YAMLError, ValueError, RecursionError):
+        return None  # where a key comes from is told as far as it can be

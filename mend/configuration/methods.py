@@ -33,6 +33,11 @@ class MethodSettings(Settings):
     #: Whether the LLM reads anything before the query.
     has_context: ClassVar[bool] = True
 
+    @classmethod
+    def is_trained(cls) -> bool:
+        """Whether it trains anything."""
+        return False
+
     @property
     def vectors(self) -> int | None:
         """How many vectors a context has (l); None if it has tokens or nothing."""

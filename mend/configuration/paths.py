@@ -21,6 +21,12 @@ DEFAULT = "default"
 OR = "~"
 """Between the candidates for a setting, of which dev scores choose one; no name has it."""
 
+LONGEST_FOLDER = 200
+"""Bytes of the name of a folder: file systems take 255, and endings are put after some."""
+
+TEXTS = ("template",)
+"""Settings whose values are names, which may look like numbers."""
+
 SAMPLING = ("shots", "selection")
 """Settings of a condition that decide which demonstrations are sampled."""
 
@@ -38,7 +44,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     if text == DEFAULT:
         return {}
     parts = [part.partition("=") for part in text.split(",")]
-    return {key: _value(value) for key, _, value in parts}
+    return {key: value if key in TEXTS else _value(value) for key, _, value in parts}
 
 
 def sampling_of(condition: str) -> str:

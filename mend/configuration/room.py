@@ -15,7 +15,8 @@ def check_room(
     length: int | None = None,
     distiller_positions: int | None = None,
     run: str = "",
-    groups: tuple[int, int] | None = None,
+    groups: tuple[int, int] = (0, 0),
+    text: tuple[int, int] = (0, 0),
 ) -> None:
     """Check that contexts, vectors and a query fit the models.
 
@@ -30,6 +31,7 @@ def check_room(
         distiller_positions: how many tokens the distiller can read; None without a distiller.
         run: what the message calls the run, such as "gpt2-large, mend".
         groups: how many groups of demonstrations are distilled at the most, and their l.
+        text: tokens of a chunk that pretraining predicts at the most, and the l before them.
 
     Raises:
         UserError: naming the keys, and values that would work.
@@ -51,12 +53,18 @@ def check_room(
             f"leave no room for a query of {SHORTEST_QUERY} tokens and its answer "
             f"(at most {longest} works)"
         )
-    if groups and groups[0] * groups[1] > longest:
+    if groups[0] * groups[1] > longest:
         raise UserError(
             f"{start}group: {groups[0]} groups of {groups[1]} vectors (length) are "
             f"{groups[0] * groups[1]}, but the LLM has {positions} positions: they leave no room "
             f"for a query of {SHORTEST_QUERY} tokens and its answer (at most "
             f"{longest // groups[1]} groups work); make `group` larger or `shots` smaller"
+        )
+    if sum(text) > positions:
+        raise UserError(
+            f"{start}pretrain.beta: pretraining predicts {text[0]} tokens of a chunk after "
+            f"{text[1]} vectors (length), but the LLM has {positions} positions; raise beta, or "
+            "lower length or benchmark.corpus.window"
         )
     if distiller_positions is not None and length >= distiller_positions:
         raise UserError(

@@ -18,6 +18,7 @@ from mend.configuration.choices import (
     STAGES,
     Dtype,
     Metrics,
+    PaperLLM,
     Partition,
     Preset,
     TaskMean,
@@ -26,7 +27,17 @@ from mend.configuration.claims import Claim, CostClaim, PaperTable
 from mend.configuration.conditions import Perturbation, Selection
 from mend.configuration.methods import MethodSettings, method_classes
 from mend.configuration.presets import fidelity
-from mend.configuration.settings import Count, Distinct, Seed, Settings, Text
+from mend.configuration.settings import (
+    LARGEST_COUNT,
+    Count,
+    Distinct,
+    HubName,
+    PathText,
+    Revision,
+    Seed,
+    Settings,
+    Text,
+)
 from mend.configuration.specs.chunks import PretrainingChunks
 from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, DenseRetrieval
 from mend.configuration.specs.local_models import LocalModelsSettings
@@ -50,12 +61,13 @@ from mend.configuration.specs.training_episodes import TaskSampling
 
 FILE = Path(__file__).parents[2] / "workflow/schemas/configuration.schema.json"
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Names = Annotated[list[str], Field(min_length=1), Distinct]
 Partitions = Annotated[
     list[Partition], Field(min_length=1, description="Partitions (MetaICL's names)."), Distinct
 ]
+LARGEST_WINDOW = 1_000_000
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -96,13 +108,13 @@ class Tasks(Settings):
     source: Literal["pocket", "folder", "hub"]
     """Made here (pocket), a local folder in MetaICL's layout, or the Hugging Face hub."""
 
-    folder: Text | None = None
+    folder: PathText | None = None
     """source folder: holds data/TASK/TASK_16_SEED_SPLIT.jsonl."""
 
-    repository: Text | None = None
+    repository: HubName | None = None
     """source hub: data set repository."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """source hub: commit or tag; pin it."""
 
 
@@ -112,23 +124,23 @@ class Corpus(Settings):
     source: Literal["pocket", "folder", "hub"]
     """Made here (pocket), local files, or the Hugging Face hub."""
 
-    folder: Text | None = None
+    folder: PathText | None = None
     """source folder: where `files` are; left out, the folder of benchmark.tasks."""
 
-    files: Annotated[list[Text], Field(min_length=1)] | None = None
+    files: Annotated[list[PathText], Field(min_length=1, max_length=10_000)] | None = None
     """Text files (.jsonl, .json.gz, .txt): patterns below the folder, or names in the
     repository."""
 
     column: Text = "text"
     """Which key of a JSON row holds the text."""
 
-    repository: Text | None = None
+    repository: HubName | None = None
     """source hub: data set repository."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """source hub: commit or tag; pin it."""
 
-    window: Annotated[int, Field(ge=16)]
+    window: Annotated[int, Field(ge=16, le=LARGEST_WINDOW)]
     """Tokens in a pretraining chunk."""
 
     documents: Count | None = None
@@ -142,16 +154,16 @@ class PoolFiles(Settings):
     source: Literal["folder", "hub"]
     """Local files, or the Hugging Face hub."""
 
-    folder: Text | None = None
+    folder: PathText | None = None
     """source folder: where `files` are."""
 
-    files: Annotated[list[Text], Field(min_length=1)]
+    files: Annotated[list[PathText], Field(min_length=1, max_length=10_000)]
     """Files (.parquet or .jsonl): patterns below the folder, or names in the repository."""
 
-    repository: Text | None = None
+    repository: HubName | None = None
     """source hub: data set repository."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """source hub: commit or tag; pin it."""
 
 
@@ -161,7 +173,7 @@ class Benchmark(Settings):
     tasks: Tasks
     """Where MetaICL's rows come from."""
 
-    task_list: Text
+    task_list: PathText
     """CSV of tasks, their types and their part in each partition."""
 
     corpus: Corpus
@@ -183,7 +195,7 @@ class Benchmark(Settings):
     seed: Seed
     """Seed of the samples of episodes."""
 
-    pool: Annotated[int, Field(ge=17)] | None = None
+    pool: Annotated[int, Field(ge=17, le=LARGEST_COUNT)] | None = None
     """Rows of each meta-test task and seed that bm25, dense and pool choose demonstrations from
     (files TASK_{pool}_SEED_train.jsonl); null: the training rows of all seeds."""
 
@@ -286,7 +298,7 @@ class LLM(LLMLoading):
     distiller: LLMDistiller
     """The small language model that the distiller starts as."""
 
-    paper_llm: Text | None = None
+    paper_llm: PaperLLM | None = None
     """Which of the paper's LLMs this stands for: its numbers stand beside, and a preset's values
     are those for it."""
 
@@ -297,20 +309,22 @@ class LLM(LLMLoading):
     """What differs from `methods` for this LLM."""
 
 
+def _is_axis_value(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
 def _point_value(value: Any) -> Any:
     values = value if isinstance(value, list) else [value]
-    if not values or not all(
-        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in values
-    ):
-        raise ValueError(
-            f"{json.dumps(value, default=str)} is not text, a number, or a list of them"
-        )
+    if not values or not all(map(_is_axis_value, values)):
+        raise ValueError("give text, a number, or a list of them")
     return value
 
 
 def _axis_points(value: Any) -> Any:
-    if not isinstance(value, (list, dict)):
-        raise ValueError(f"{json.dumps(value, default=str)} is not a list or a mapping of keys")
+    if not isinstance(value, (list, dict)) or not all(map(_is_axis_value, value)):
+        raise ValueError("give a list of text and numbers, or names with their settings")
+    if len(set(value)) < len(value) or len(set(map(str, value))) < len(value):
+        raise ValueError("it holds something twice")
     return value
 
 
@@ -422,7 +436,7 @@ class Attention(Settings):
     llms: Names
     """Names from `llms`."""
 
-    copy_length: Annotated[int, Field(ge=2)] | None = None
+    copy_length: Annotated[int, Field(ge=2, le=LARGEST_WINDOW)] | None = None
     """Tokens of the random sequence that is repeated to find induction heads; 500 if left out, as
     in the paper."""
 
@@ -433,7 +447,7 @@ class Attention(Settings):
 class ConfigurationValues(Settings):
     """The content of a configuration file, but for what depends on the methods that there are."""
 
-    results: Text
+    results: PathText
     """Folder for everything that is made."""
 
     environment: Literal["cpu", "cuda"] = "cpu"

@@ -1,8 +1,9 @@
-"""What all typed settings have in common: strict, frozen, and without unknown keys."""
+"""What all typed settings have in common: strict, frozen, bounded, and without unknown keys."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,15 +20,59 @@ from mend.atomic_io import read_json
 from mend.errors import UserError
 
 Text = Annotated[str, StringConstraints(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
+
+LARGEST_COUNT = 10**9
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 """A whole number from 1 on."""
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+"""As large as a column of seeds holds."""
+
+
+def _readable_path(path: str) -> str:
+    if path != path.strip() or not path.isprintable():
+        raise ValueError("it has white space around it, or letters that cannot be seen")
+    if "{" in path or "}" in path:
+        raise ValueError("it has braces, which the workflow reads as wildcards")
+    if path.startswith("-"):
+        raise ValueError("it begins with a dash, as options do; write ./ before it")
+    parts = path.split("/")
+    if any(part.startswith("~") for part in parts):
+        raise ValueError("~ stands for nothing here; write the folder out")
+    if len(path.encode()) > 1000 or any(len(part.encode()) > 255 for part in parts):
+        raise ValueError("it is too long: 255 bytes between two slashes, and 1000 in all, at most")
+    return path
+
+
+PathText = Annotated[Text, AfterValidator(_readable_path)]
+"""The path of a file or a folder, a pattern of paths, or a name on the Hugging Face hub."""
+
+
+def hub_name_problem(name: str) -> str | None:
+    """Return why the Hugging Face hub can have nothing of a name; None if it can."""
+    allowed = re.fullmatch(r"(\w[\w.-]{0,95}/)?\w([\w.-]{0,94}\w)?", name, re.ASCII)
+    if allowed and not re.search(r"--|\.\.|\.git$", name):
+        return None
+    return "the hub's names are NAME or OWNER/NAME, of letters, digits, dots, _ and -"
+
+
+def _hub_name(name: str) -> str:
+    if problem := hub_name_problem(name):
+        raise ValueError(problem)
+    return name
+
+
+HubName = Annotated[str, AfterValidator(_hub_name)]
+"""The name of a model or a data set on the Hugging Face hub."""
+
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
+"""A commit, tag or branch on the hub."""
 
 
 def _distinct(items: list) -> list:
     if len(items) > len({json.dumps(item, sort_keys=True) for item in items}):
-        raise ValueError(f"{json.dumps(items)} holds something twice")
+        raise ValueError("it holds something twice")
     return items
 
 

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mend.configuration.choices import STAGES, TRAIN_ROWS
-from mend.configuration.messages import closest, dotted, setting_problems
+from mend.configuration.messages import closest, dotted, listed, setting_problems
 from mend.configuration.methods import method_class
-from mend.configuration.paths import parse_settings
-from mend.configuration.runs import candidates, method_setup, study_axes, study_points
+from mend.configuration.paths import LONGEST_FOLDER, parse_settings
+from mend.configuration.results_folder import MADE
+from mend.configuration.runs import (
+    MethodSetup,
+    candidates,
+    method_setup,
+    study_axes,
+    study_points,
+    training_seeds,
+)
 from mend.configuration.schema import TRAINING_SEED, ConfigurationValues, given
+from mend.configuration.settings import LARGEST_COUNT
 from mend.errors import UserError
+
+
+class VectorsRead(NamedTuple):
+    """The most that an LLM reads of a method's vectors.
+
+    length: l; groups: how many groups of demonstrations are distilled, and their l; text: tokens of
+    a chunk that pretraining predicts, and the l before them.
+    """
+
+    length: int = 0
+    groups: tuple[int, int] = (0, 0)
+    text: tuple[int, int] = (0, 0)
+
 
 COLUMNS = (
     "llm",
@@ -33,8 +57,18 @@ COLUMNS = (
 )
 """Of every study's table; an axis is one more, and so has another name."""
 
-TAKEN = ("report", "table1", "table5", "figure3", "figure5", "figure8")
+TAKEN = (
+    *("report", "table1", "table5", "figure3", "figure5", "figure8", "plan"),
+    *("all", "tables", "figures"),
+    *MADE,
+)
 """Results that are no studies."""
+
+TAKEN_ENDINGS = (".spec", ".details", ".png")
+"""A study's own files have these after its name."""
+
+MOST_RUNS, MOST_CANDIDATES = 10_000, 1000
+"""Of a study; and of what dev scores choose among."""
 
 
 def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Iterator[str]:
@@ -42,12 +76,9 @@ def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Itera
 
     studies: those whose LLMs, methods and partitions there are.
     """
-    for name in (*values.studies, *values.figures):
-        if name in TAKEN:
-            yield f"{name}: the workflow makes something else of this name; rename it"
     for study in studies:
         # Later checks need what earlier ones allow.
-        for check in (_shape, _points, _settings, _select, _runs):
+        for check in (_shape, _points, _settings, _sizes, _select, _runs):
             if problems := list(check(values, study)):
                 yield from (f"studies.{study}{problem}" for problem in problems)
                 break
@@ -56,49 +87,69 @@ def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Itera
             if study not in values.studies:
                 yield (
                     f"figures.{figure}: {study} is not in studies{closest(study, values.studies)}; "
-                    f"there are {', '.join(values.studies)}"
+                    f"there are {listed(values.studies)}"
                 )
             elif not values.studies[study].axes:
                 yield f"figures.{figure}: studies.{study} varies nothing to be drawn"
-        if figure in values.studies:
-            yield f"figures.{figure}: a study has this name; choose another"
-    for part, content in (("efficiency", values.efficiency), ("attention", values.attention)):
-        for name in content.llms if content else ():
-            if name not in values.llms:
-                yield f"{part}.llms: {name} is not in llms{closest(name, values.llms)}"
 
 
-def longest_lengths(values: ConfigurationValues, studies: Iterable[str]) -> dict[str, int]:
-    """Return the largest l that studies without problems give each method that they give one."""
-    longest: dict[str, int] = {}
-    for study in studies:
-        for point in study_points(values, study):
-            for candidate in candidates(values, point.llm, point.method, point.variant):
-                length = parse_settings(candidate).get("length", 0)
-                longest[point.method] = max(longest.get(point.method, 0), length)
-    return longest
+def name_problems(values: ConfigurationValues) -> Iterator[str]:
+    """Yield which names stand for two things, also where capitals are as good as small letters."""
+    for name in (*values.studies, *values.figures):
+        if name.lower() in TAKEN or name.endswith(TAKEN_ENDINGS):
+            yield f"{name}: the workflow makes something else of this name; rename it"
+    for name in values.templates:
+        if name == "none":
+            yield "templates.none: none is no template; choose another name"
+    for key, names in (
+        ("llms", [*values.llms]),
+        ("studies and figures", [*values.studies, *values.figures]),
+    ):
+        lower = [name.lower() for name in names]
+        if twice := [name for name in names if lower.count(name.lower()) > 1]:
+            yield f"{key}: {listed(twice)} would be one file or folder; rename them"
+    if "table2" not in values.studies:
+        yield "studies.table2: missing; tables 1 and 5 are of its LLMs and methods"
 
 
-def most_groups(
+def most_read(
     values: ConfigurationValues, studies: Iterable[str]
-) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return for each LLM and method that studies distil in groups their number and l.
+) -> dict[tuple[str, str], VectorsRead]:
+    """Return what an LLM reads at the most with a method, by (LLM, method).
 
-    Of several the pair with the most vectors. studies: those without problems.
+    studies: those without problems.
     """
-    most: dict[tuple[str, str], tuple[int, int]] = {}
-    for study in studies:
-        for point in study_points(values, study):
-            how = parse_settings(point.condition)
-            if "group" not in how:
-                continue
-            groups = -(-how.get("shots", values.benchmark.shots) // how["group"])
-            for candidate in candidates(values, point.llm, point.method, point.variant):
-                own = values.methods[point.method].vectors or 0
-                found = groups, parse_settings(candidate).get("length", own)
-                key = point.llm, point.method
-                most[key] = max(most.get(key, (0, 0)), found, key=lambda pair: pair[0] * pair[1])
+    most: dict[tuple[str, str], VectorsRead] = {}
+    points = (point for study in studies for point in study_points(values, study))
+    window = values.benchmark.corpus.window
+    for llm, method, variant, condition in dict.fromkeys(point[:4] for point in points):
+        how, before = parse_settings(condition), most.get((llm, method), VectorsRead())
+        for candidate in candidates(values, llm, method, variant):
+            setup = method_setup(values, llm, method, candidate)
+            length, groups, text = setup.own.vectors or 0, (0, 0), (0, 0)
+            if "group" in how:
+                groups = -(-how.get("shots", values.benchmark.shots) // how["group"]), length
+            if stage := setup.stages.get("pretrain"):
+                text = window - min(max(1, int(stage.beta * window)), window - 1), length
+            before = VectorsRead(
+                max(before.length, length),
+                max(before.groups, groups, key=math.prod),
+                max(before.text, text, key=sum),
+            )
+        most[llm, method] = before
     return most
+
+
+def stage_problem(values: ConfigurationValues, setup: MethodSetup) -> str | None:
+    """Return what keeps a method from being trained as it is set up."""
+    for stage, settings in setup.stages.items():
+        examples = settings.steps * settings.batch_size
+        if examples > LARGEST_COUNT:
+            return (
+                f"{stage}.steps times {stage}.batch_size are {examples} examples; "
+                f"{LARGEST_COUNT} are the most"
+            )
+    return None
 
 
 def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
@@ -119,7 +170,7 @@ def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
         if run.method not in methods:
             yield (
                 f".runs.{name}.method: {run.method} is not in methods"
-                f"{closest(run.method, methods)}; there are {', '.join(methods)}"
+                f"{closest(run.method, methods)}; there are {listed(methods)}"
             )
     for axis, points in content.vary.items():
         if axis in COLUMNS:
@@ -142,9 +193,7 @@ def _training_seeds(seeds: Any) -> Iterator[str]:
         return
     wrong = [seed for seed in seeds if setting_problems({TRAINING_SEED: seed})]
     if wrong:
-        yield f"{key}: {', '.join(map(str, wrong))}: seeds are whole numbers from 0 on"
-    elif len(set(seeds)) < len(seeds):
-        yield f"{key}: {', '.join(map(str, seeds))} has a seed twice; write each once"
+        yield f"{key}: {listed(wrong)}: seeds are whole numbers from 0 on"
 
 
 def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
@@ -173,9 +222,9 @@ def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
         for axis, value in point.items():
             also = left_out if axis == "run" and key.startswith("claims") else []
             if axis not in axes:
-                yield f".{key}: there is no axis {axis}; there are {', '.join(axes)}"
+                yield f".{key}: there is no axis {axis}; there are {listed(axes)}"
             elif value not in [*axes[axis], *also]:
-                yield f".{key}.{axis}: {value} is not one of {', '.join(map(str, axes[axis]))}"
+                yield f".{key}.{axis}: {value} is not one of {listed(axes[axis])}"
     if content.context_share_of and not content.axes:
         yield ".context_share_of: the study varies nothing to be drawn (vary)"
 
@@ -189,6 +238,29 @@ def _settings(values: ConfigurationValues, study: str) -> Iterator[str]:
                 for problem in setting_problems(settings):
                     told.setdefault(problem, f".{dotted(['vary', axis, str(value)])}.{problem}")
         yield from told.values()
+
+
+def _sizes(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield why a study has too many points, or points of one name."""
+    content, axes = values.studies[study], study_axes(values, study)
+    counts = [len(points) for points in axes.values()]
+    runs = math.prod([*counts, len(content.llms), len(training_seeds(values, study))])
+    if runs > MOST_RUNS:
+        yield f".vary: its axes make {runs} runs, and {MOST_RUNS} are the most"
+        return
+    for llm, method in itertools.product(values.llms, values.methods.names()):
+        select = {**given(values.methods[method].select), **given(content.select)}
+        found = math.prod(len(of_key) for of_key in select.values())
+        if found > MOST_CANDIDATES:
+            yield (
+                f".select: {method} with {llm} would be trained in {found} ways, and "
+                f"{MOST_CANDIDATES} are the most"
+            )
+            return
+    names = [", ".join(map(str, point)) for point in itertools.product(*axes.values())]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        yield f": two of its points are called {twice}; rename values"
 
 
 def _select(values: ConfigurationValues, study: str) -> Iterator[str]:
@@ -214,7 +286,24 @@ def _select(values: ConfigurationValues, study: str) -> Iterator[str]:
 
 def _runs(values: ConfigurationValues, study: str) -> Iterator[str]:
     """Yield why a run of a study cannot be made, the first reason alone: others are often alike."""
-    for llm, method, variant, condition, *_ in study_points(values, study):
+    content = values.studies[study]
+    if study == "table2" and not any(values.methods[name].is_trained() for name in content.methods):
+        yield ".methods: none of them is trained, and table 5 is of those that are; add one"
+    seen = set()
+    for llm, method, variant, condition, _, place in study_points(values, study):
+        if place["run"] == content.context_share_of and not method_class(method).has_context:
+            yield f".context_share_of: {place['run']} reads nothing before a query"
+            return
+        if (llm, method, variant, condition) in seen:
+            continue
+        seen.add((llm, method, variant, condition))
+        longest = max(len(part.encode()) for part in (variant, condition))
+        if longest > LONGEST_FOLDER:
+            yield (
+                f": the settings of a run with {method} are {longest} letters, too long for the "
+                f"name of its folder ({LONGEST_FOLDER} at most); vary or select fewer at once"
+            )
+            return
         if problem := _run_problem(values, llm, method, variant, parse_settings(condition)):
             yield f": {problem}"
             return
@@ -225,7 +314,7 @@ def _run_problem(
 ) -> str | None:
     template, selection = condition.get("template"), condition.get("selection", "train")
     if template and template not in values.templates:
-        known = ", ".join(values.templates) or "none"
+        known = listed(values.templates)
         return f"there is no template {template}; templates has {known}"
     if condition["shots"] > TRAIN_ROWS and selection == "train":
         return (
@@ -244,6 +333,9 @@ def _run_problem(
         )
     if _untrained(variant):
         return f"{method} with {llm} is neither pretrained nor finetuned; leave one stage in"
+    for candidate in candidates(values, llm, method, variant):
+        if problem := stage_problem(values, method_setup(values, llm, method, candidate)):
+            return f"{method} with {llm}: {problem}"
     return _weightless(values, llm, method, variant) or _unscored(values, llm, method, variant)
 
 

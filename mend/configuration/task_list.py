@@ -8,6 +8,7 @@ parsed, so only the standard library is used.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mend.configuration.choices import PARTITIONS, TASK_TYPES
+from mend.configuration.files import read_small_text
 from mend.errors import UserError
 
 METAICL_TASK_LIST = Path(__file__).parents[1] / "data/metaicl_tasks.csv"
@@ -49,7 +51,7 @@ def read_task_list(path: str | Path) -> dict[str, Task]:
     columns = ("task", "type", "options", *PARTITIONS)
     tasks: dict[str, Task] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with io.StringIO(read_small_text(path, "task list"), newline="") as file:
             reader = csv.DictReader(file, strict=True)
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
             if missing:
@@ -62,10 +64,8 @@ def read_task_list(path: str | Path) -> dict[str, Task]:
                 if task.name in tasks:
                     raise UserError(f"{where}: task {task.name} is listed twice")
                 tasks[task.name] = task
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such task list") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not a task list, which is a CSV file ({error})") from None
     if not tasks:
         raise UserError(f"{path}: it lists no tasks")
     return tasks
@@ -81,7 +81,7 @@ def _read_task(cells: Mapping[str, str], where: str) -> Task:
     if cells["options"].strip():
         try:
             options = json.loads(cells["options"])
-        except ValueError:
+        except (ValueError, RecursionError):
             options = None
         if (
             not isinstance(options, list)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from mend.configuration.specs.run import RunSpec
     from mend.models.frozen_llm import Context, FrozenLLM
 
-Length = Annotated[int, Field(ge=1, description="l, vectors that stand for the demonstrations.")]
+Length = Annotated[
+    int, Field(ge=1, le=100_000, description="l, vectors that stand for the demonstrations.")
+]
 
 
 class Method(MethodSettings):
@@ -30,6 +32,11 @@ class Method(MethodSettings):
     settings as fields, and defines `contexts` and, if it trains anything, `trained`. Its name in
     the configuration is the file's, with `-` for `_`. Losses and steps are in the configuration.
     """
+
+    @classmethod
+    def is_trained(cls) -> bool:
+        """Whether it trains anything: then it says what in `trained`."""
+        return cls.trained is not Method.trained
 
     def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module | nn.Parameter]:
         """Return what is trained, by name, as it is before training; nothing by default."""

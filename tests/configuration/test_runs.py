@@ -189,7 +189,10 @@ def test_a_table_is_told_its_training_seeds(values, study) -> None:
 @pytest.mark.parametrize(
     ("study", "words"),
     [
-        ({"vary": {"training.seed": [1, 1]}}, r"vary.training.seed: 1, 1 has a seed twice"),
+        (
+            {"vary": {"training.seed": [1, 1]}},
+            r"vary.training.seed: \[1, 1\] .* holds something twice",
+        ),
         ({"vary": {"training.seed": [-1, 1]}}, r"vary.training.seed: -1: seeds are whole numbers"),
         ({"vary": {"training.seed": []}}, r"vary.training.seed: must not be empty"),
         (
@@ -273,7 +276,7 @@ def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
         ({"runs": {"a": {"method": "mned"}}}, "mine.runs.a.method: mned .*mean mend"),
         ({"vary": {"lenght": [1]}}, "vary.lenght.*unknown key.*mean length"),
         ({"vary": {"length": [0]}}, "length: 0 is not allowed"),
-        ({"vary": {"length": 4}}, "vary.length: 4 is not a list or a mapping"),
+        ({"vary": {"length": 4}}, "vary.length: 4 is not allowed: give a list"),
         ({"vary": {"a": {"b": 4}}}, "needs its settings"),
         ({"vary": {"a": {"b": {"lenght": 4}}}}, "vary.a.b.lenght: unknown key"),
         ({"vary": {"run": {"b": {}}}}, "rename the axis"),
@@ -340,7 +343,7 @@ def test_either_methods_or_runs(values) -> None:
     [
         ({"figure9": ["minne"]}, "minne is not in studies .*mean mine"),
         ({"figure9": ["table2"]}, "varies nothing"),
-        ({"mine": ["mine"]}, "choose another"),
+        ({"mine": ["mine"]}, "mine, mine would be one file"),
     ],
 )
 def test_a_figure_of_no_study_is_refused(values, figures, words) -> None:

@@ -177,7 +177,7 @@ def test_table_5_says_what_is_chosen(values) -> None:
 
 def test_attention_is_of_the_chosen_mend(values) -> None:
     values["attention"] = {"llms": [LLM], "partition": "qa_to_qa"}
-    values["studies"]["table2"]["methods"] = ["zero-shot"]
+    values["studies"]["table2"]["methods"] = ["prompt-tuning"]
     configuration = with_select(values, {"finetune.losses.distill": [0.1, 1]})
     files = report_files(configuration)
     for variant in ("finetune.losses.distill=0.1", "default"):
@@ -202,7 +202,11 @@ def test_a_file_that_is_added_can_have_nothing_chosen(values) -> None:
             {"length": [4, 0]},
             r"methods.mend.select.length\[1\]: 0 is not allowed.*at least",
         ),
-        ("mend", {"length": [4, 4]}, r"methods.mend.select.length: \[4, 4\] holds something twice"),
+        (
+            "mend",
+            {"length": [4, 4]},
+            r"methods.mend.select.length: \[4, 4\] .* holds something twice",
+        ),
         ("mend", {"length": [4, 300]}, r"length \(l\) is 300"),
         (
             "prompt-tuning",

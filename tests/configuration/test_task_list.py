@@ -133,5 +133,5 @@ def test_errors_of_the_whole_list(tmp_path):
     with pytest.raises(UserError, match="lists no tasks"):
         read_task_list(write_list(tmp_path))
     path.write_bytes(HEADER.encode() + b"\n\xff\n")
-    with pytest.raises(UserError, match="not a CSV file in UTF-8"):
+    with pytest.raises(UserError, match="not a task list in UTF-8"):
         read_task_list(path)

@@ -459,7 +459,7 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=words):
             read_values(file)
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_values(tmp_path / "absent.yaml")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mend.configuration.settings import Count, Settings, Text
+from mend.configuration.settings import Count, PathText, Revision, Settings, Text
 
 PretrainingChunks = Literal["fixed-windows", "per-document"]
 
@@ -12,10 +12,10 @@ PretrainingChunks = Literal["fixed-windows", "per-document"]
 class TokenizerSource(Settings):
     """An LLM whose tokenizer is used."""
 
-    path: Text
+    path: PathText
     """Folder or hub name of the LLM."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """Commit or tag on the hub."""
 
     local_files_only: bool = False

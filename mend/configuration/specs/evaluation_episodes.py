@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mend.configuration.conditions import Selection
-from mend.configuration.settings import Count, Seed, Settings, Text
+from mend.configuration.settings import Count, PathText, Revision, Seed, Settings
 
 DemonstrationsAtTest = Literal["per-row", "per-seed"]
 
@@ -15,10 +15,10 @@ DemonstrationsAtTest = Literal["per-row", "per-seed"]
 class DenseRetrieval(Settings):
     """What embeds inputs for selection: dense."""
 
-    model: Text
+    model: PathText
     """Folder or hub name."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """Commit or tag on the hub."""
 
     kind: Literal["sentence-transformers", "language-model"]

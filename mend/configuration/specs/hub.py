@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mend.configuration.settings import Settings, Text
+from mend.configuration.settings import HubName, PathText, Revision, Settings
 from mend.configuration.specs.tasks import TasksSpec
 
 
 class Source(Settings):
     """A data set on the Hugging Face hub."""
 
-    repository: Text
+    repository: HubName
     """Its name, such as `allenai/c4`."""
 
-    revision: Text
+    revision: Revision
     """Commit, tag or branch."""
 
 
@@ -23,5 +23,5 @@ class BenchmarkDownload(Source, TasksSpec):
 class FilesDownload(Source):
     """A job that downloads running text, or a pool of demonstrations."""
 
-    files: list[Text]
+    files: list[PathText]
     """Names, or patterns with a *."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mend.configuration.settings import Count, Settings
+from mend.configuration.settings import LARGEST_COUNT, Count, Settings
 
 
 class LongestContext(Settings):
@@ -45,5 +45,5 @@ class ReadingSettings(Settings):
     example_truncation: Literal["input-and-output", "input-only"]
     """What longest_example limits: input and output together, or the input alone."""
 
-    longest_example: Annotated[int, Field(ge=4)]
+    longest_example: Annotated[int, Field(ge=4, le=LARGEST_COUNT)]
     """Tokens that one example may have before its input is cut."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mend.configuration.choices import Dtype
-from mend.configuration.settings import Settings, Text
+from mend.configuration.settings import PathText, Revision, Settings, Text
 from mend.configuration.specs.reading import ReadingSettings
 
 
 class LLMLoading(Settings):
     """Where a frozen LLM is, and how it is loaded."""
 
-    path: Text
+    path: PathText
     """Folder or hub name of the LLM."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """Commit or tag on the hub."""
 
     dtype: Dtype = "float32"
@@ -62,7 +62,7 @@ class DistillerSettings(Settings):
 class LLMDistiller(Settings):
     """The small language model that the distiller starts as."""
 
-    path: Text
+    path: PathText
     """Folder or hub name of the small LM that the distiller starts as; same tokenizer as the
     LLM."""
 
@@ -70,7 +70,7 @@ class LLMDistiller(Settings):
     """Of an encoder-decoder distiller: its encoder reads the demonstrations and the placeholders
     (encoder, the default), or its decoder reads the placeholders (decoder)."""
 
-    revision: Text | None = None
+    revision: Revision | None = None
     """Commit or tag on the hub."""
 
     precision: Literal["auto", "float32"] = "auto"

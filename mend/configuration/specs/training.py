@@ -10,7 +10,7 @@ from mend.configuration.choices import Metrics, Stage, TaskType
 from mend.configuration.settings import Count, Seed, Settings
 from mend.configuration.specs.run import RunSpec, ScoringSettings
 
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Losses(Settings):
@@ -60,7 +60,7 @@ class Optimisation(Settings):
     """Whether the models' blocks are compiled (torch.compile). auto does it on a GPU in a training
     of at least 1,000 steps, where it pays. It changes speed alone."""
 
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e3)]
     """Peak learning rate."""
 
     warmup_fraction: Annotated[float, Field(ge=0, le=1)]
@@ -69,10 +69,10 @@ class Optimisation(Settings):
     schedule: Literal["constant", "linear", "cosine"]
     """How the learning rate goes on after warm-up."""
 
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)]
     """AdamW's weight decay."""
 
-    gradient_clip: Annotated[float, Field(gt=0)]
+    gradient_clip: Annotated[float, Field(gt=0, le=1e9)]
     """Largest norm of the gradient."""
 
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
