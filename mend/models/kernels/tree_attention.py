@@ -166,9 +166,11 @@ def tree_states(llm: DecoderOnlyLLM, prefilled: PrefilledContext, rows: PackedTr
         context = rows.tokens.new_ones(len(lengths), cached)
     before = context.bool()[:, None, :].expand(-1, size, -1)
     visible = torch.cat([before, rows.visible], dim=2)[:, None]
-    # Added to attention scores, as every attention takes it.
-    mask = torch.zeros(visible.shape, dtype=llm.dtype, device=llm.device)
-    mask.masked_fill_(~visible, torch.finfo(llm.dtype).min)
+    # Added to attention scores, as every attention takes it. A GPU's attention makes a copy at each
+    # layer of a mask whose rows do not start at multiples of 8 numbers.
+    width = visible.shape[-1]
+    mask = visible.new_zeros((*visible.shape[:-1], -(-width // 8) * 8), dtype=llm.dtype)
+    mask = mask[..., :width].masked_fill_(~visible, torch.finfo(llm.dtype).min)
     output = llm.body(
         input_ids=rows.tokens,
         attention_mask=mask,

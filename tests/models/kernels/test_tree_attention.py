@@ -111,6 +111,22 @@ def test_more_states_than_one_batch_of_logits() -> None:
         assert scores == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_row_of_the_mask_starts_where_a_gpu_reads_it_without_a_copy() -> None:
+    llm = random_llm()
+    forward, strides = llm.body.forward, []
+
+    def noting(**given):
+        if given.get("attention_mask") is not None and given["attention_mask"].dim() == 4:
+            strides.append(given["attention_mask"].stride())
+        return forward(**given)
+
+    llm.body.forward = noting
+    score_items(llm, build(llm, "vanilla-icl"), many_items()[:12])
+    assert strides
+    assert all(one % 8 == 0 for found in strides for one in found[:-1])
+    assert all(found[-1] == 1 for found in strides)
+
+
 def local_attention() -> PretrainedConfig:
     """A GPT-Neo that attends to four tokens of the row, whatever their positions."""
     return GPTNeoConfig(
