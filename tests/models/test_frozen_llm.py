@@ -14,6 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from mend.analysis.profiling import LiveMemory
 from mend.configuration.specs.run import DistillerSource, LLMSource
 from mend.errors import UserError
 from mend.models.architecture import max_positions
@@ -59,6 +60,23 @@ def test_both_ways_equal_plain_forward_passes(architecture: str, prefix: list[in
         for _ in range(2):  # what was prefilled stays as it is
             states = llm.states_after(prefilled, ROWS)
             assert_plain(llm, states, CONTEXTS)
+
+
+@pytest.mark.parametrize("owner", [[0, 1], [1, 2], [2], [1, 1, 1], [2, 0, 0, 1]])
+def test_keys_of_chosen_contexts_are_copied_for_one_layer_at_a_time(owner: list[int]) -> None:
+    configuration = GPT2Config(
+        vocab_size=61, n_positions=128, n_embd=16, n_layer=12, n_head=4, attn_pdrop=0.0
+    )
+    llm = frozen_llm(AutoModelForCausalLM.from_config(configuration), tokenizer=None)
+    rows = Rows(owner, [[5]] * len(owner), [[7]] * len(owner))
+    prefilled = llm.prefill(llm.token_context([random_tokens(100, seed) for seed in range(3)]))
+    layer = 2 * prefilled.cache.layers[0].keys[0].nbytes * len(owner)
+    with LiveMemory() as memory:
+        prefilled.select(owner)
+    assert memory.peak < layer / 10
+    with torch.no_grad(), LiveMemory() as memory:
+        llm.states_after(prefilled, rows)
+    assert layer < memory.peak < 4 * layer
 
 
 def test_after_an_empty_context_the_query_is_all() -> None:
