@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from mend.configuration import positions
 
@@ -24,6 +24,19 @@ def takes(module: torch.nn.Module, argument: str) -> bool:
 def _arguments(forward: Callable) -> frozenset[str]:
     """Return what a forward pass names; asked at every pass, looked up once."""
     return frozenset(inspect.signature(forward).parameters)
+
+
+def keep_caps(model: torch.nn.Module) -> None:
+    """Let models that cap what attention's softmax gets (Gemma 2) attend in the plainest way.
+
+    PyTorch's fused attention has no caps, and transformers left them out, without a word, until it
+    stopped using it for such models.
+    """
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            capped = getattr(part.config, "attn_logit_softcapping", None)
+            if capped and part.config._attn_implementation == "sdpa":
+                part.set_attn_implementation("eager")
 
 
 def max_positions(config: PretrainedConfig) -> int:

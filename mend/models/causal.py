@@ -56,16 +56,24 @@ def _pass(body: torch.nn.Module, rows: Tensor, positions: int) -> Tensor:
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing) if of_vectors else (0, missing))
     name = "inputs_embeds" if of_vectors else "input_ids"
     options = {"use_cache": False} if takes(body, "use_cache") else {}
-    with _one_text_a_row():
+    with _whole_rows():
         return body(**{name: rows}, **options).last_hidden_state[:, :longest]
 
 
 @contextmanager
-def _one_text_a_row() -> Iterator[None]:
-    """Do not let transformers look for several texts in a row: a GPU would be waited for."""
-    usual = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+def _whole_rows() -> Iterator[None]:
+    """Tell transformers that each row is one text, all of it: to see that, it waits for a GPU."""
+    ignore = masking_utils._ignore_causal_mask_sdpa
+    answers = {
+        "find_packed_sequence_indices": lambda position_ids: None,
+        # Some versions make an OPT a mask of ones.
+        "_ignore_causal_mask_sdpa": lambda mask, *sizes, **more: ignore(None, *sizes, **more),
+    }
+    usual = {name: getattr(masking_utils, name) for name in answers}
     try:
+        for name, answer in answers.items():
+            setattr(masking_utils, name, answer)
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = usual
+        for name, function in usual.items():
+            setattr(masking_utils, name, function)

@@ -14,7 +14,7 @@ from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
 from mend.data.pretrained import Pretrained
 from mend.errors import UserError
-from mend.models.architecture import max_positions, takes
+from mend.models.architecture import keep_caps, max_positions, takes
 from mend.models.causal import causal_states
 from mend.models.devices import supports_bfloat16
 from mend.models.encoder_decoder import encoder_states
@@ -62,6 +62,7 @@ class Distiller(nn.Module):
         Raises UserError for a backbone that reads in both directions, or reads no vectors.
         """
         super().__init__()
+        keep_caps(backbone)
         if not backbone.config.is_encoder_decoder and has_weights(backbone):
             verify_distiller(backbone)
         self.backbone = fuse_activations(backbone)

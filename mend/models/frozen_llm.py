@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from mend.errors import UserError
-from mend.models.architecture import counts_from_the_start, max_positions, rope_switch
+from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import to_device
 
@@ -107,6 +107,7 @@ class FrozenLLM:
         prefix: Sequence[int] = (),
     ) -> None:
         """Freeze `model`; `dropout` leaves its dropout on (`protocol.llm_dropout_in_training`)."""
+        keep_caps(model)
         self.model = fuse_activations(model).requires_grad_(False).train(dropout)
         self.tokenizer, self.prefix = tokenizer, list(prefix)
         self.embedding = model.get_input_embeddings()

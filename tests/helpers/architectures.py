@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
-from helpers.models import build, built
+from helpers.models import build, built, use_eager_attention
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
@@ -72,9 +72,16 @@ class Architecture:
         return not torch.allclose(one, other, atol=1e-3)
 
     @property
+    def widens_masks(self) -> bool:
+        """Whether its encoder takes no mask as attention adds it (UMT5 in old transformers)."""
+        if self.configuration != "UMT5Config":
+            return False
+        return not hasattr(transformers.models.umt5.modeling_umt5, "create_bidirectional_mask")
+
+    @property
     def may_be_refused(self) -> bool:
-        """Whether a job may refuse it: if it is not required, or looks ahead."""
-        return not self.required or self.looks_ahead
+        """Whether a job may refuse it: if it is not required, or broken in some versions."""
+        return not self.required or self.looks_ahead or self.widens_masks
 
     @property
     def model_type(self) -> str:
@@ -554,6 +561,8 @@ class Plain:
     def __init__(self, model: nn.Module) -> None:
         """Keep a copy, which nothing that ours does to the model can change."""
         self.model = copy.deepcopy(model).requires_grad_(False)
+        if getattr(model.config, "attn_logit_softcapping", None):
+            use_eager_attention(self.model)  # what else there is may leave the cap out
         self.embedding = self.model.get_input_embeddings()
 
     def log_probabilities(self, before: Sequence[int] | Tensor, text: Sequence[int]) -> Tensor:

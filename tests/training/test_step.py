@@ -39,7 +39,8 @@ class Transfers(TorchDispatchMode):
         """Compute, and note."""
         result = operator(*args, **(kwargs or {}))
         tensors = [value for value in args if isinstance(value, Tensor)]
-        hosts = any(value.device.type == "cpu" for value in tensors)
+        # A number of the host's goes along with the kernel.
+        hosts = any(value.device.type == "cpu" and value.dim() for value in tensors)
         if hosts and isinstance(result, Tensor) and result.device.type != "cpu":
             ours = [frame for frame in traceback.extract_stack() if "/mend/" in frame.filename]
             self.senders.add(ours[-1].name)
@@ -48,8 +49,12 @@ class Transfers(TorchDispatchMode):
 
 @pytest.mark.parametrize("stage", EXAMPLES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_step_does_not_look_at_what_its_device_computes(name: str, stage: str) -> None:
+def test_a_step_does_not_look_at_what_its_device_computes(
+    name: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The device `meta` has shapes and no numbers: whatever needs some raises there."""
+    # Old versions of transformers ask, and PyTorch does not answer for this device.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     with torch.device("meta"):
         ready = prepared(CASES[name])
     gradients = gradients_of(ready, stage, 2)
