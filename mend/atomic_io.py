@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    It is on the disk by then: a power cut leaves what was there before, or all that is new.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with _told_if_the_disk_is_full(path, temporary):
             yield temporary
+            _sync(temporary)
             os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -35,18 +40,51 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it replaces `path` if the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         with _told_if_the_disk_is_full(path, temporary):
             yield temporary
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+            replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that a power cut does not lose them."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Put a folder in another's place, once all that is in it is on the disk."""
+    for folder, _, files in os.walk(new, topdown=False):
+        for file in files:
+            _sync(Path(folder) / file)
+        sync_folder(Path(folder))
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(new, path)
+    sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content written to the disk itself."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk itself, where its file system can do that."""
+    with suppress(OSError):
+        _sync(folder)
 
 
 @contextmanager

@@ -266,16 +266,17 @@ def _choice(configuration: Configuration, job: JobPath) -> ChoiceSpec:
 def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:
     values = configuration.values
     how = parse_settings(job.condition)
+    setup = method_setup(values, job.llm, job.method, job.variant)
     predict = PredictionSettings(
         tasks=test_tasks(configuration, job.partition),
         partition=job.partition,
         variant=job.variant,
         condition=job.condition,
+        stage=next(reversed([*setup.stages]), None),
         perturbation=how.get("perturbation"),
         seed=values.benchmark.seed if "perturbation" in how else None,
         group=how.get("group"),
     )
-    setup = method_setup(values, job.llm, job.method, job.variant)
     run = _run(configuration, job.llm, setup)
     changed = {}
     if "template" in how:

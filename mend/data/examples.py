@@ -54,15 +54,14 @@ class ChunkExamples:
         seed: int,
         positions: int,
         vectors: int | None = None,
-        teacher: Sequence[Tensor] | None = None,
     ) -> None:
         """Read the chunks' Parquet.
 
         beta: the share of a chunk that is D. limits: the longest D for `llm` and `distiller`,
         in tokens (`protocol.longest_context`); of a longer one the last tokens stay, next to x.
         seed: the order in which chunks come. positions: how many tokens the LLM can read, x
-        included. vectors: how many it reads in place of D. teacher: its states, where they are
-        kept. Raises UserError if there is no chunk, or vectors and x do not fit the LLM.
+        included. vectors: how many it reads in place of D.
+        Raises UserError if there is no chunk, or vectors and x do not fit the LLM.
         """
         table = pyarrow.parquet.read_table(chunks, columns=["input_ids"])
         if not table.num_rows:
@@ -71,7 +70,6 @@ class ChunkExamples:
         self.ids = table["input_ids"].combine_chunks()
         self.beta, self.limits, self.positions = beta, limits, positions
         self.order = numpy.random.default_rng(seed).permutation(len(self.ids))
-        self.teacher = teacher
         window = pyarrow.compute.max(pyarrow.compute.list_value_length(self.ids)).as_py()
         rest = window - self._cut(window)
         if rest + (vectors or 0) > positions:
@@ -95,7 +93,6 @@ class ChunkExamples:
             demonstrations=ids[max(0, cut - self.limits["distiller"]) : cut],
             teacher_demonstrations=ids[max(0, cut - room) : cut],
             queries=[(ids[cut:], [])],
-            teacher_states=None if self.teacher is None else self.teacher[index],
             cuts={
                 CORPUS: {
                     "queries": 1,
@@ -120,15 +117,14 @@ class EpisodeExamples:
         template: Template,
         limits: dict[str, int],
         vectors: int | None = None,
-        teacher: Sequence[Tensor] | None = None,
     ) -> None:
         """Read the episodes' Parquet and the rows of their tasks.
 
         limits: as in `ChunkExamples`; of what the LLM reads itself, the teacher's tokens and those
         of a method without vectors, no more than an episode's longest query and answer leave.
-        vectors: how many the LLM reads in place of demonstrations. teacher: its states, where they
-        are kept. Raises UserError if vectors, a query and its answer do not fit the LLM. Where a
-        row could be that long, all are looked at, so that no training is stopped by one.
+        vectors: how many the LLM reads in place of demonstrations.
+        Raises UserError if vectors, a query and its answer do not fit the LLM. Where a row could be
+        that long, all are looked at, so that no training is stopped by one.
         """
         table = pyarrow.parquet.read_table(episodes)
         self.task = table["task"].to_pylist()
@@ -136,11 +132,10 @@ class EpisodeExamples:
         self.queries = table["queries"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
         self.template, self.limits = template, limits
-        self.vectors, self.teacher = vectors, None
+        self.vectors = vectors
         if vectors and not template.fits_beside_any(vectors):
             for index in range(len(self)):
                 self[index]
-        self.teacher = teacher
 
     def __len__(self) -> int:
         """How many different examples there are."""
@@ -177,6 +172,5 @@ class EpisodeExamples:
             demonstrations=shown.ids,
             teacher_demonstrations=taught.ids,
             queries=queries,
-            teacher_states=None if self.teacher is None else self.teacher[index],
             cuts={self.task[index]: cuts},
         )

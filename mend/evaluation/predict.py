@@ -63,11 +63,14 @@ def run_prediction(
     Raises UserError for a group where the method does not distil, or as `read_items`.
     """
     spec = as_chosen(spec, weights) if weights else spec
+    wanted = spec.predict
     llm = load_llm(spec.llm)
     method = build_method(llm, spec)
     if weights:
-        method.load(Path(weights) / "weights.safetensors")
-    wanted = spec.predict
+        of_partition = wanted.partition if wanted.stage == "finetune" else None
+        method.load(
+            Path(weights) / "weights.safetensors", stage=wanted.stage, partition=of_partition
+        )
     changes: dict[str, Any] = {}
     if wanted.perturbation:
         changes = {"perturbation": wanted.perturbation, "sampling_seed": wanted.seed}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from mend.configuration.methods import make_method
-from mend.configuration.specs.run import RunSpec
-from mend.errors import UserError
+from mend.configuration.specs.run import DistillerSettings, RunSpec
 from mend.methods.base import Method
+from mend.models.fingerprint import settings_of
 from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.pretrained import listed
+from mend.models.tensor_files import TensorFile, save_tensors
 
 
 class BuiltMethod(nn.Module):
@@ -22,6 +26,7 @@ class BuiltMethod(nn.Module):
         """Make what `method` trains for an LLM."""
         super().__init__()
         self.method, self.name, self.reading = method, run.method.name, run.reading
+        self._llm, self._run = llm, run
         for name, part in method.trained(llm, run).items():
             setattr(self, name, part)
         self.to(llm.device)
@@ -56,16 +61,52 @@ class BuiltMethod(nn.Module):
         """Return how many tokens of demonstrations are read at most (protocol.longest_context)."""
         return self.method.longest_context(self, self.reading)
 
-    def save(self, path: str | Path) -> None:
-        """Write the trained weights as safetensors."""
-        save_model(self, str(path))  # tensors that are shared are written once
+    def _identity(self) -> dict[str, Any]:
+        """Return what decides whether trained weights fit: all that tensors' shapes do not say."""
+        distiller = self._run.distiller
+        models = [part for part in self.modules() if isinstance(part, PreTrainedModel)]
+        identity = {
+            "method": self.name,
+            "settings": self.method.model_dump(mode="json"),
+            "LLM": self._llm.fingerprint,
+            "distiller": distiller and distiller.subset(DistillerSettings).model_dump(mode="json"),
+            "distiller's model": [settings_of(model.config) for model in models[:1]],
+        }
+        return json.loads(json.dumps(identity, default=str))
 
-    def load(self, path: str | Path) -> None:
-        """Read weights that `save` wrote; raises UserError if they are another method's."""
-        try:
-            load_model(self, path)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{path}: not weights of {self.name} as configured: {error}") from error
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what is trained, by name; tensors that are shared come once."""
+        names: dict[int, str] = {}
+        state = self.state_dict(keep_vars=True)
+        for name, tensor in state.items():
+            names.setdefault(id(tensor), name)
+        return {name: state[name] for name in names.values()}
+
+    def save(self, path: str | Path, **training: Any) -> None:
+        """Write the trained weights as safetensors, with what they are of.
+
+        training: what `load` may ask for (stage, partition), and what else is good to know.
+        Raises UserError for weights that are not finite.
+        """
+        save_tensors(self._tensors(), path, self._identity() | training)
+
+    def load(self, path: str | Path, **training: Any) -> None:
+        """Read weights that `save` wrote.
+
+        training: how they must have been trained, by names that `save` was given; what is None is
+        not asked for.
+        Raises UserError if they are of another method, LLM, distiller or training, or damaged.
+        """
+        file = TensorFile(path, f"weights of {self.name} as configured")
+        asked = {key: value for key, value in training.items() if value is not None}
+        file.check(self._identity() | asked)
+        own = self._tensors()
+        if others := own.keys() ^ set(file.names):
+            raise file.refuse(f"{listed(others)} are in one of them alone")
+        for name, tensor in own.items():
+            if file.shape(name) != list(tensor.shape):
+                raise file.refuse(f"{name} has another shape")
+        self.load_state_dict({name: file[name] for name in own}, strict=False)
 
 
 def build_method(llm: FrozenLLM, run: RunSpec) -> BuiltMethod:

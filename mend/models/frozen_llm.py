@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
+from mend.models.fingerprint import fingerprint
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import to_device
 
@@ -118,6 +119,11 @@ class FrozenLLM:
         self.positions = max_positions(model.config)
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What weights and a teacher's states of this LLM know it by."""
+        return fingerprint(self.model, self.tokenizer, self.predicts_query, self.prefix)
 
     @property
     def width(self) -> int:

@@ -14,6 +14,7 @@ from mend.errors import UserError
 from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.devices import choose_device
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
+from mend.models.fingerprint import fingerprint
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.pretrained import check_vocabulary, load_model
 from mend.models.verification import has_weights, verify_llm
@@ -87,13 +88,18 @@ def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
     model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = load_model(where, model_class, **options)
     check_vocabulary(model, tokenizer, where)
+    prefix = prefix_tokens(tokenizer, source.prefix)
+    known = None
     if source.sharded:
         from mend.models.sharding import shard_blocks
 
+        known = fingerprint(model, tokenizer, source.query_in != "encoder", prefix)
         shard_blocks(model, device)
     if not source.int8:
         model = model.to(device)
-    prefix = prefix_tokens(tokenizer, source.prefix)
     if prefix:
         logger.info("every context begins with %s", tokenizer.convert_ids_to_tokens(prefix))
-    return frozen_llm(model, tokenizer, dropout, source.query_in, prefix)
+    llm = frozen_llm(model, tokenizer, dropout, source.query_in, prefix)
+    if known:  # a process has a part of the weights alone by now
+        llm.fingerprint = known
+    return llm

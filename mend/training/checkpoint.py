@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from mend.atomic_io import atomic_file
+from mend.errors import first_line
+from mend.progress import logger
 from mend.training.distributed import Processes
 
 #: What a checkpoint holds; one of another format is not used.
 FORMAT = 4
+
+T = TypeVar("T")
 
 
 class Checkpoint:
@@ -60,16 +68,28 @@ class Checkpoint:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         processes: Processes | None = None,
-    ) -> dict | None:
-        """Restore what was saved and return the caller's state; None if there is none to use.
+        restore: Callable[[dict], T] = lambda state: state,
+    ) -> T | None:
+        """Restore what was saved; None if there is none to use.
 
+        restore: makes what is returned of the caller's state; what it raises is damage.
+        A file that is damaged is told and kept aside, and the job starts from its beginning.
         With another number of processes than before, random numbers go on as they are.
         """
         processes = processes or Processes()
-        if not self.path.exists():
-            return None
-        saved = torch.load(self.path, weights_only=True, map_location="cpu")
-        if saved["spec"] != self.spec:
+        saved, state, damage = None, None, ""
+        if os.path.lexists(self.path):
+            try:
+                saved = self._read(module, optimizer)
+                state = restore(saved["state"]) if saved else None
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever torch, zipfile or a disk raises
+                saved, damage = None, first_line(error)
+        usable = all(processes.all_gather(saved is not None))
+        if damage and processes.is_first:
+            self._put_aside(damage)
+        if not (saved and usable):
             return None
         module.load_state_dict(saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -78,8 +98,62 @@ class Checkpoint:
             torch.set_rng_state(random["cpu"])
             if "cuda" in random and torch.cuda.is_available():
                 torch.cuda.set_rng_state(random["cuda"])
-        return saved["state"]
+        return state
+
+    def _read(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
+        """Return the file's content, looked at in all its parts; None if it is of another job.
+
+        Raises whatever there is to raise at a file that is damaged: nothing is changed by then.
+        """
+        if not self.path.is_file():
+            raise OSError("it is no regular file")
+        with zipfile.ZipFile(self.path) as file:
+            # Torch writes checksums, and does not look at them.
+            if damaged := file.testzip():
+                raise ValueError(f"{damaged} is not what was written")
+        saved = torch.load(self.path, weights_only=True, map_location="cpu")
+        if saved["spec"] != self.spec:
+            logger.info("%s is of other settings, and not gone on from", self.path)
+            return None
+        _check_shapes(module.state_dict(), saved["weights"])
+        _check_shapes(
+            optimizer.state_dict()["param_groups"][0], saved["optimizer"]["param_groups"][0]
+        )
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        for index, moments in saved["optimizer"]["state"].items():
+            _check_shapes(
+                {"exp_avg": parameters[index], "exp_avg_sq": parameters[index]},
+                {name: one for name, one in moments.items() if name != "step"},
+            )
+        for random in saved["random"]:
+            torch.Generator().set_state(random["cpu"])
+        return saved
+
+    def _put_aside(self, damage: str) -> None:
+        aside = self.path.with_name("damaged.pt")
+        os.replace(self.path, aside)
+        logger.warning(
+            "%s cannot be read (%s): the stage starts from its beginning; the file is kept as %s "
+            "until it is done",
+            self.path,
+            damage,
+            aside.name,
+        )
 
     def remove(self) -> None:
-        """Forget the checkpoint: the job is done."""
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+        """Forget the checkpoint: the job is done. What else is in its folder stays."""
+        own = ["state.pt", "damaged.pt", "metrics.jsonl"]
+        for path in (*map(self.path.with_name, own), *self.path.parent.glob(".*.partial")):
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):  # it is not empty
+            self.path.parent.rmdir()
+
+
+def _check_shapes(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise ValueError unless both have the same names, and tensors of the same shapes."""
+    if own.keys() != saved.keys():
+        raise ValueError(f"other names: {sorted(own.keys() ^ saved.keys())[:3]}")
+    for name, tensor in own.items():
+        if isinstance(tensor, torch.Tensor) and tensor.shape != saved[name].shape:
+            raise ValueError(f"{name} has another shape")

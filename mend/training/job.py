@@ -6,7 +6,7 @@ import math
 import platform
 import resource
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mend import __version__
 from mend.atomic_io import atomic_folder, write_json
 from mend.configuration.specs.training import TrainingSpec
 from mend.data.cuts import log_cuts
-from mend.data.examples import ChunkExamples, EpisodeExamples
+from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod, build_method
@@ -30,7 +30,7 @@ from mend.training.distributed import Processes, joined_processes
 from mend.training.gradients import float32_products
 from mend.training.loop import TrainingResult, train, write_metrics
 from mend.training.signals import Stopped, StopSignals
-from mend.training.teacher import TeacherStates
+from mend.training.teacher import TaughtExamples, TeacherStates
 
 
 def run_training(
@@ -62,7 +62,7 @@ def run_training(
         llm = load_llm(spec.llm, dropout=spec.objective.llm_dropout_in_training)
         method = build_method(llm, spec)
         if initial:
-            method.load(Path(initial) / "weights.safetensors")
+            method.load(Path(initial) / "weights.safetensors", stage="pretrain")
         examples = _examples(spec, llm, method, teacher, chunks, episodes, tasks)
         precision, peak = _measured_peak(llm, method, processes)
         identity = spec.model_dump(mode="json")
@@ -107,11 +107,11 @@ def _examples(
     chunks: str | Path | None,
     episodes: str | Path | None,
     tasks: str | Path | None,
-) -> ChunkExamples | EpisodeExamples:
+) -> Sequence[Example]:
     """Read the examples of a stage; raises UserError if the teacher's states are of fewer."""
     training = spec.training
     limits = {"llm": spec.reading.longest_context.llm, "distiller": method.longest_context()}
-    states = TeacherStates(teacher) if teacher else None
+    states = TeacherStates(teacher, llm) if teacher else None
     if training.stage == "pretrain":
         examples = ChunkExamples(
             chunks,
@@ -120,18 +120,19 @@ def _examples(
             training.seed,
             llm.max_positions,
             method.vectors,
-            states,
         )
     else:
         template = Template(llm.tokenizer, spec.reading, llm.max_positions)
-        examples = EpisodeExamples(episodes, tasks, template, limits, method.vectors, states)
+        examples = EpisodeExamples(episodes, tasks, template, limits, method.vectors)
+    if states is None:
+        return examples
     needed = min(training.steps * training.batch_size, len(examples))
-    if states and len(states) < needed:
+    if len(states) < needed:
         raise UserError(
             f"{teacher}: states of {len(states)} examples, and {needed} are trained on; remove the "
             "folder, and it is made again"
         )
-    return examples
+    return TaughtExamples(examples, states)
 
 
 def _measured_peak(llm: FrozenLLM, method: BuiltMethod, processes: Processes) -> tuple[str, float]:
@@ -206,7 +207,10 @@ def _write_results(
         **provenance(llm),
     }
     with atomic_folder(output) as folder:
-        method.save(folder / "weights.safetensors")
+        trained = {key: record[key] for key in ("stage", "partition", "variant", "seed")}
+        # No path: the same training in another place writes the same bytes.
+        source = {"name": spec.llm.name, "revision": spec.llm.revision}
+        method.save(folder / "weights.safetensors", **trained, source=source)
         write_metrics(result.metrics, folder / "metrics.jsonl")
         write_json(record, folder / "record.json")
 

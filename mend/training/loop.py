@@ -115,9 +115,14 @@ def train(
     operations = TrainingOperations(llm, method, training.losses, training.stage, objective)
     result, best_weights = TrainingResult(), None
     logger.info("%s: training on %s", name, llm.device)
-    if checkpoint and (state := checkpoint.load(method, optimizer, processes)):
+
+    def restore(state: dict) -> tuple[TrainingResult, dict[str, Tensor] | None]:
+        restored = TrainingResult(**state["result"]), state["best_weights"]
         gradients.restore(state["gradients"])
-        result, best_weights = TrainingResult(**state["result"]), state["best_weights"]
+        return restored
+
+    if checkpoint and (restored := checkpoint.load(method, optimizer, processes, restore)):
+        result, best_weights = restored
         logger.info("%s: going on from step %d", name, result.steps)
     stopping = training.early_stopping if dev_score else None
     progress = Progress(name, training.steps, start=result.steps)

@@ -9,29 +9,30 @@ run that distils the same LLM on the same examples reads the same states (lambda
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mend.atomic_io import atomic_file
+from mend.atomic_io import atomic_file, make_folder, replace_folder
 from mend.configuration.specs.teacher import TeacherSpec
 from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
+from mend.models.tensor_files import TensorFile, save_tensors
 from mend.progress import Progress, logger
 from mend.training.losses import teacher_states
 
 #: Examples in a shard; within them, those of similar length are computed together.
 SHARD = 512
+_AGAIN = "remove the folder, and it is made again"
 
 
 class TeacherStates:
@@ -40,14 +41,17 @@ class TeacherStates:
     One shard is open at a time, and mapped into memory as it is read: training reads in order.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Open a folder that `write_teacher_states` wrote; raises UserError if it is none."""
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, llm: FrozenLLM) -> None:
+        """Open a folder that `write_teacher_states` wrote.
+
+        Raises UserError if it is none, or of another LLM.
+        """
+        self.folder, self._expected = Path(folder), {"LLM": llm.fingerprint}
         self._shards = sorted(self.folder.glob("*.safetensors"))
         if not self._shards:
-            raise UserError(f"{folder}: not a folder of a teacher's states")
-        last = len(self._open(len(self._shards) - 1).keys())
-        self._in_shard = len(self._open(0).keys())
+            raise UserError(f"{folder}: not a folder of a teacher's states, or of no example")
+        self._in_shard = len(self._open(0).names)
+        last = len(self._open(len(self._shards) - 1).names)
         self._length = self._in_shard * (len(self._shards) - 1) + last
 
     def __len__(self) -> int:
@@ -56,19 +60,51 @@ class TeacherStates:
 
     def __getitem__(self, index: int) -> Tensor:
         """Return the states of example `index`, (tokens, width)."""
-        shard = index // self._in_shard
-        if shard != self._number:
-            self._open(shard)
-        return self._shard.get_tensor(str(index))
+        return self._shard_of(index)[str(index)]
 
-    def _open(self, number: int) -> Any:
-        path = self._shards[number]
-        try:
-            self._shard = safe_open(path, "pt")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a file of a teacher's states: {error}") from error
-        self._number = number
-        return self._shard
+    def check(self, index: int, example: Example) -> None:
+        """Raise UserError unless the states of example `index` are of its own tokens."""
+        shard = self._shard_of(index)
+        if shard.identity["tokens"].get(str(index)) != _checksum(example):
+            raise shard.refuse(f"example {index} has other tokens here; {_AGAIN}")
+
+    def _shard_of(self, index: int) -> TensorFile:
+        number = index // self._in_shard
+        return self._shard if number == self._number else self._open(number)
+
+    def _open(self, number: int) -> TensorFile:
+        shard = TensorFile(self._shards[number], "a file of a teacher's states")
+        shard.check(self._expected)
+        start = number * self._in_shard if number else 0
+        if set(shard.names) != {str(start + index) for index in range(len(shard.names))}:
+            raise shard.refuse(f"it is not number {number}; {_AGAIN}")
+        self._shard, self._number = shard, number
+        return shard
+
+
+class TaughtExamples(Sequence):
+    """Examples with the states that their teacher came to."""
+
+    def __init__(self, examples: Sequence[Example], states: TeacherStates) -> None:
+        """states: of these examples, by their numbers."""
+        self.examples, self.states = examples, states
+
+    def __len__(self) -> int:
+        """How many different examples there are."""
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        """Return example `index`; raises UserError if the states there are of another."""
+        index %= len(self.examples)
+        example = self.examples[index]
+        self.states.check(index, example)
+        return replace(example, teacher_states=self.states[index])
+
+
+def _checksum(example: Example) -> int:
+    """Return a checksum of all tokens that a teacher reads of an example."""
+    read = [list(example.teacher_demonstrations), [[[*x], [*y]] for x, y in example.queries]]
+    return zlib.crc32(json.dumps(read).encode())
 
 
 def write_teacher_states(
@@ -96,13 +132,18 @@ def write_teacher_states(
         template = Template(llm.tokenizer, spec.reading, llm.max_positions)
         examples = EpisodeExamples(episodes, tasks, template, limits)
     number = min(wanted.examples, len(examples))
+    if not number:
+        raise UserError(f"{output}: the states of no example are asked for (teacher.examples)")
     lengths = [_predicted_tokens(llm, examples[i], wanted.stage) for i in range(number)]
     size = sum(lengths) * llm.width * llm.embedding.weight.element_size()
 
     output = Path(output)
     partial = output.with_name(f".{output.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    identity = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    make_folder(partial)
+    identity = {
+        "LLM": llm.fingerprint,
+        "spec": spec.model_dump(mode="json", exclude={"llm": {"path"}}),
+    }
     done = _whole_shards(partial, identity, lengths)
     _check_disk(output, size, done, f"training.{wanted.stage}.teacher_cache")
     name = f"teacher {spec.llm.name}"
@@ -110,16 +151,17 @@ def write_teacher_states(
     progress = Progress(name, number)
     for start in range(len(done) * SHARD, number, SHARD):
         numbers = range(start, min(start + SHARD, number))
-        states = _states_of(llm, [examples[i] for i in numbers], wanted.stage)
+        of_shard = {str(i): examples[i] for i in numbers}
+        states = _states_of(llm, list(of_shard.values()), wanted.stage)
+        tokens = {name: _checksum(example) for name, example in of_shard.items()}
         with atomic_file(partial / f"{start // SHARD:06d}.safetensors") as temporary:
-            tensors = {str(i): one for i, one in zip(numbers, states, strict=True)}
-            save_file(tensors, temporary, metadata={"spec": identity})
+            tensors = dict(zip(of_shard, states, strict=True))
+            save_tensors(tensors, temporary, identity | {"tokens": tokens})
         progress.update(numbers.stop)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(partial, output)
+    replace_folder(partial, output)
 
 
-def _whole_shards(partial: Path, identity: str, lengths: Sequence[int]) -> list[Path]:
+def _whole_shards(partial: Path, identity: Mapping[str, Any], lengths: Sequence[int]) -> list[Path]:
     """Return the first shards of a job that was killed; whatever else is there is removed."""
     shards: list[Path] = []
     for path in sorted(partial.iterdir()):
@@ -132,14 +174,13 @@ def _whole_shards(partial: Path, identity: str, lengths: Sequence[int]) -> list[
     return shards
 
 
-def _holds(path: Path, identity: str, lengths: dict[str, int]) -> bool:
+def _holds(path: Path, identity: Mapping[str, Any], lengths: dict[str, int]) -> bool:
     """Whether a file holds just the states of these examples, from a job told the same."""
     try:
-        with safe_open(path, "pt") as shard:
-            names = shard.keys()
-            found = {name: shard.get_slice(name).get_shape()[0] for name in names}
-            return found == lengths and shard.metadata() == {"spec": identity}
-    except (SafetensorError, OSError):
+        shard = TensorFile(path, "a file of a teacher's states")
+        shard.check(identity)
+        return {name: shard.shape(name)[0] for name in shard.names} == lengths
+    except UserError:
         return False
 
 

@@ -33,6 +33,7 @@ from mend.cli import parser
 from mend.configuration.specs.run import MethodSource
 from mend.configuration.specs.teacher import TeacherSpec
 from mend.errors import UserError
+from mend.models.fingerprint import as_bytes
 from mend.progress import logger
 
 #: A job of a tiny run takes less than a second or two.
@@ -61,7 +62,7 @@ class Workshop:
         specs = {
             "pretrain": spec,
             "finetune": finetune,
-            "predict": prediction(finetune),
+            "predict": prediction(finetune, stage="finetune"),
             "zero-shot": plain,
             "teacher": teacher,
         }
@@ -100,7 +101,7 @@ class Workshop:
         at, name = self.folder, "pretrain" if job in ("resume", "taught") else job
         output = at / f"{name}.out"
         if job == "resume":
-            shutil.copytree(at / "checkpoint", at / "pretrain.out.checkpoint", symlinks=True)
+            (at / "checkpoint").rename(at / "pretrain.out.checkpoint")
         inputs = {
             "pretrain": {"chunks": at / "chunks.parquet"},
             "teacher": {"chunks": at / "chunks.parquet"},
@@ -145,7 +146,7 @@ def _results(output: Path) -> object:
 
 
 def _tensors(path: Path) -> dict[str, bytes]:
-    return {key: value.numpy().tobytes() for key, value in load_file(path).items()}
+    return {key: bytes(as_bytes(value)) for key, value in load_file(path).items()}
 
 
 @dataclass(frozen=True)
@@ -299,8 +300,12 @@ def _rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> N
 
 
 def _needed(tensors: dict[str, torch.Tensor]) -> list[str]:
-    """The names of tensors; a distiller has no use for its file's head."""
-    return sorted(name for name in tensors if not name.startswith("lm_head"))
+    """The names of tensors that jobs read: no distiller's head, and a teacher's first examples."""
+    return sorted(
+        name
+        for name in tensors
+        if not name.startswith("lm_head") and (not name.isdigit() or int(name) < 8)
+    )
 
 
 def _of_one(change: Callable[[torch.Tensor, random.Random], torch.Tensor]) -> Callable:
@@ -650,6 +655,13 @@ def _teacher_of(part: str, **values) -> Callable:
     return apply
 
 
+def _set_in(part: str, **values) -> Callable:
+    def apply(path: Path, draw: random.Random) -> None:
+        _edit(path, lambda content: content[part].update(values))
+
+    return apply
+
+
 def _no_shards(shop: Workshop, folder: Path, draw: random.Random) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -828,7 +840,6 @@ def _damages() -> Iterator[Damage]:
         "of another llm": _teacher_of("llm", path="other"),
         "of another dtype": _teacher_of("llm", dtype="bfloat16"),
         "of too few": _teacher_of("teacher", examples=3),
-        "of none": _teacher_of("teacher", examples=0),
         "of another order": _teacher_of("teacher", seed=5),
         "of another beta": _teacher_of("teacher", beta=0.5),
         "empty folder": _no_shards,
@@ -839,6 +850,8 @@ def _damages() -> Iterator[Damage]:
     }
     for name, change in others.items():
         yield Damage("teacher", name, "taught", "refused", _in("teacher", change))
+    none = _set_in("teacher", examples=0)
+    yield Damage("teacher", "of none", "teacher", "refused", _on("teacher.json", none))
     state = "checkpoint/state.pt"
     for change in (*UNREADABLE, flip_anywhere, flip_anywhere, flip_anywhere):
         yield Damage("checkpoint", _named(change), "resume", "same", _on(state, change))
@@ -869,7 +882,7 @@ def _damages() -> Iterator[Damage]:
     }.items():
         yield Damage("checkpoint", name, "resume", "same", _in("checkpoint", change))
     metrics = "checkpoint/metrics.jsonl"
-    for change in (remove, empty, garbage, folder_instead):
+    for change in (remove, empty, garbage, folder_instead, fifo_instead):
         yield Damage("metrics", _named(change), "resume", "same", _on(metrics, change))
 
 

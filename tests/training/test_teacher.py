@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.jobs import changed, pretraining, specification, write_data
 from helpers.models import OBJECTIVE, READING
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mend.configuration.specs.teacher import TeacherExamples, TeacherSpec
 from mend.configuration.specs.training import Losses, TrainingSpec
@@ -20,10 +20,11 @@ from mend.data.template import Template
 from mend.errors import UserError
 from mend.methods.built import build_method
 from mend.models.loading import load_llm
+from mend.models.tensor_files import TensorFile, save_tensors
 from mend.training import teacher
 from mend.training.job import run_training
 from mend.training.losses import example_losses, teacher_states
-from mend.training.teacher import TeacherStates, write_teacher_states
+from mend.training.teacher import TaughtExamples, TeacherStates, write_teacher_states
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +70,14 @@ def test_kept_states_give_the_losses_and_gradients_of_a_running_teacher(
 
     def learnt(teacher: TeacherStates | None) -> tuple[float, list[torch.Tensor]]:
         limits = dict(READING.longest_context)
-        examples = EpisodeExamples(
-            inputs["episodes"], inputs["tasks"], template, limits, teacher=teacher
-        )
+        examples = EpisodeExamples(inputs["episodes"], inputs["tasks"], template, limits)
+        examples = TaughtExamples(examples, teacher) if teacher else examples
         batch = [examples[index] for index in range(len(examples))]
         losses = example_losses(llm, method, batch, Losses(distill=1.0), "finetune", OBJECTIVE)
         loss = losses["distill"]
         return loss.item(), torch.autograd.grad(loss, list(method.parameters()))
 
-    loss, gradients = learnt(TeacherStates(kept))
+    loss, gradients = learnt(TeacherStates(kept, llm))
     running_loss, running_gradients = learnt(None)
     assert loss == pytest.approx(running_loss, rel=1e-4)
     for gradient, running in zip(gradients, running_gradients, strict=True):
@@ -94,7 +94,8 @@ def test_finetuning_reads_kept_states(data: Path, tmp_path: Path) -> None:
     assert_same_metrics(metrics(tmp_path, "reading", spec, **inputs, teacher=kept), running)
     # The states matter: with others the losses are others.
     [shard] = kept.iterdir()
-    save_file({key: -value for key, value in load_file(shard).items()}, shard)
+    identity = TensorFile(shard, "states").identity
+    save_tensors({key: -value for key, value in load_file(shard).items()}, shard, identity)
     other = metrics(tmp_path, "other", spec, **inputs, teacher=kept)
     assert other[-1]["distill"] != pytest.approx(running[-1]["distill"], rel=1e-3)
 
@@ -106,7 +107,7 @@ def test_pretraining_reads_kept_states(data: Path, tmp_path: Path, dtype: str) -
     kept = tmp_path / "states"
     chunks = {"chunks": tmp_path / "chunks.parquet"}
     write_teacher_states(of_chunks(spec), kept, **chunks)
-    states = TeacherStates(kept)
+    states = TeacherStates(kept, load_llm(spec.llm))
     examples = ChunkExamples(chunks["chunks"], 0.75, dict(spec.reading.longest_context), 0, 96)
     assert len(states) == len(examples) < 60
     assert states[0].shape == (4, 16)
@@ -143,11 +144,12 @@ def test_a_killed_job_goes_on_from_the_first_missing_shard(
     partial = tmp_path / ".states.partial"
     (partial / "000002.safetensors").write_bytes(b"half of a shard")
     write_teacher_states(of_chunks(spec), output, chunks)
-    examples = len(TeacherStates(output))
+    llm = load_llm(spec.llm)
+    examples = len(TeacherStates(output, llm))
     assert sum(computed[3:]) == examples - 8
     assert contents(output) == contents(whole)
     assert not partial.exists()
-    states = TeacherStates(output)
+    states = TeacherStates(output, llm)
     assert torch.equal(states[5], load_file(output / "000001.safetensors")["5"])
 
     # What another job left is not gone on from.
@@ -191,7 +193,8 @@ def test_fewer_at_once_where_memory_runs_out(
     monkeypatch.setattr(teacher, "teacher_states", with_little_memory)
     write_teacher_states(of_chunks(spec), tmp_path / "small", chunks)
     assert sizes[:4] == [16, 8, 4, 2]
-    usual, small = TeacherStates(tmp_path / "usual"), TeacherStates(tmp_path / "small")
+    llm = load_llm(spec.llm)
+    usual, small = (TeacherStates(tmp_path / name, llm) for name in ("usual", "small"))
     for index in range(len(usual)):
         torch.testing.assert_close(small[index], usual[index], atol=1e-5, rtol=1e-4)
 

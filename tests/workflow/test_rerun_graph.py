@@ -53,9 +53,9 @@ TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
 LLM = names("configuration.positions data.pretrained methods.base methods.built") | names(
-    "architecture causal compilation decoder_only devices encoder_decoder frozen_llm kernels"
-    " kernels.activations kernels.cross_attention loading padding pretrained sharding"
-    " verification",
+    "architecture causal compilation decoder_only devices encoder_decoder fingerprint frozen_llm"
+    " kernels kernels.activations kernels.cross_attention loading padding pretrained sharding"
+    " tensor_files verification",
     "models.",
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")

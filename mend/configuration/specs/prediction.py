@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mend.configuration.choices import Stage
 from mend.configuration.conditions import Perturbation
 from mend.configuration.settings import Count, Seed, Settings
 from mend.configuration.specs.run import RunSpec, ScoringSettings
@@ -18,6 +19,9 @@ class PredictionSettings(Settings):
 
     variant: str
     """What differs from the method's configuration in training."""
+
+    stage: Stage | None = None
+    """The stage whose weights are asked for, as the workflow does; null: of any, by hand."""
 
     condition: str
     """How the run is evaluated, as its path says it."""
