@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _tasks(values: ConfigurationValues) -> Iterator[str]:
         yield from _required(tasks, "benchmark.tasks", "repository", "revision")
     else:
         yield from _required(tasks, "benchmark.tasks", "folder")
-        if tasks.folder and not Path(tasks.folder).is_dir():
+        if tasks.folder and not os.path.isdir(tasks.folder):
             yield (
                 f"benchmark.tasks.folder: there is no folder {tasks.folder}; name the one that "
                 "holds data/TASK/TASK_16_SEED_SPLIT.jsonl in the configuration file, or with "
@@ -125,7 +126,7 @@ def _dense(values: ConfigurationValues) -> Iterator[str]:
 
 
 def _folder(key: str, path: str | None) -> Iterator[str]:
-    if path and not Path(path).is_dir():
+    if path and not os.path.isdir(path):
         yield f"{key}: there is no folder {path}"
 
 
@@ -270,8 +271,8 @@ def _llm(
     key, small = f"llms.{name}.path", f"llms.{name}.distiller.path"
     try:
         config, small_config = (
-            _config(values, key, llm.path),
-            _config(values, small, llm.distiller.path),
+            _config(values, key, llm.path, llm.local_files_only),
+            _config(values, small, llm.distiller.path, llm.local_files_only),
         )
         positions = _positions(key, llm.path, config)
         distiller = _positions(small, llm.distiller.path, small_config)
@@ -287,7 +288,7 @@ def _llm(
                 f"llms.{name}.{setting}: {chosen} is for encoder-decoder models, and this one is "
                 "none; leave it out"
             )
-    yield from _bos(name, llm.prefix, Path(llm.path) / "tokenizer_config.json")
+    yield from _special_tokens(values, name)
     yield from _tokenizers(name, Path(llm.path), Path(llm.distiller.path))
     if positions is None:
         # No limit, or one that is on the hub; a distiller may have one all the same.
@@ -316,19 +317,31 @@ def _llm(
             yield str(error)
 
 
-def _bos(name: str, prefix: str, tokenizer: Path) -> Iterator[str]:
-    """Check that a tokenizer whose beginning-of-sequence token is asked for has one."""
-    if prefix != "bos" or not tokenizer.is_file():
+def _special_tokens(values: ConfigurationValues, name: str) -> Iterator[str]:
+    """Check that an LLM's tokenizer has the special tokens that are asked for."""
+    llm = values.llms[name]
+    wanted = {}
+    if llm.prefix == "bos":
+        wanted["bos_token"] = (
+            f"llms.{name}.prefix: bos, but",
+            "write none, auto, or the text that is to stand before every context",
+        )
+    pretrained = any(values.methods[method].pretrain for method in values.methods.names())
+    if pretrained and values.protocol.pretraining_chunks == "fixed-windows":
+        wanted["eos_token"] = (
+            "protocol.pretraining_chunks: fixed-windows, but",
+            "write per-document, which needs none",
+        )
+    tokenizer = Path(llm.path) / "tokenizer_config.json"
+    if not wanted or not os.path.isfile(tokenizer):
         return  # a tokenizer of the hub says it in the job
     try:
         settings = json.loads(read_small_text(tokenizer))
     except (UserError, ValueError, RecursionError):
         return  # told as a broken tokenizer where it is loaded
-    if not (isinstance(settings, dict) and settings.get("bos_token")):
-        yield (
-            f"llms.{name}.prefix: bos, but {tokenizer} names no bos_token; write none, auto, or "
-            "the text that is to stand before every context"
-        )
+    for token, (before, after) in wanted.items():
+        if not (isinstance(settings, dict) and settings.get(token)):
+            yield f"{before} {tokenizer} names no {token}; {after}"
 
 
 def _tokenizers(name: str, llm: Path, distiller: Path) -> Iterator[str]:
@@ -347,9 +360,12 @@ def _tokenizers(name: str, llm: Path, distiller: Path) -> Iterator[str]:
         )
 
 
-def _config(values: ConfigurationValues, key: str, path: str) -> dict[str, Any] | None:
+def _config(
+    values: ConfigurationValues, key: str, path: str, local: bool = False
+) -> dict[str, Any] | None:
     """Return a model's config.json; None if the model is on the hub.
 
+    local: what is on the hub must have been downloaded before.
     Raises UserError, naming the key, if there can be no such model.
     """
     made = f"{values.results.rstrip('/')}/local-models/"
@@ -360,10 +376,15 @@ def _config(values: ConfigurationValues, key: str, path: str) -> dict[str, Any] 
             raise UserError(f"{key}: {made} has {' and '.join(LOCAL_MODELS)}, not {path}")
         return {"model_type": "gpt2", "n_positions": values.local_models.positions}
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         # Hub names are `name` or `owner/name`; anything else is meant as a folder.
-        if folder.exists() or hub_name_problem(path):
+        if os.path.lexists(folder) or hub_name_problem(path):
             raise UserError(f"{key}: there is no folder {path}")
+        if local and not os.path.isdir(_hub_cache() / f"models--{path.replace('/', '--')}"):
+            raise UserError(
+                f"{key}: there is no folder {path}, and local_files_only keeps from looking for it "
+                "on the Hugging Face hub; it was not downloaded before"
+            )
         return None
     try:
         config = json.loads(read_small_text(folder / "config.json"))
@@ -374,6 +395,13 @@ def _config(values: ConfigurationValues, key: str, path: str) -> dict[str, Any] 
     if not isinstance(config, dict):
         raise UserError(f"{key}: {folder}/config.json cannot be read: it holds no JSON object")
     return config
+
+
+def _hub_cache() -> Path:
+    """Return where the hub's client keeps what it downloaded, as that client finds it."""
+    caches = os.getenv("XDG_CACHE_HOME", "~/.cache")
+    home = os.getenv("HF_HOME", f"{caches}/huggingface")
+    return Path(os.getenv("HF_HUB_CACHE", f"{home}/hub")).expanduser()
 
 
 def _positions(key: str, path: str, config: dict[str, Any] | None) -> int | None:
@@ -393,7 +421,8 @@ def _no_language_model(config: dict[str, Any]) -> str | None:
     """Return why a model cannot predict text here, as far as its config.json says so."""
     if config.get("is_encoder_decoder") and config.get("model_type") not in ENCODER_DECODERS:
         return f"and of encoder-decoder models only {listed(ENCODER_DECODERS)} are supported"
-    heads = config.get("architectures") or ()
+    heads = config.get("architectures")
+    heads = heads if isinstance(heads, list) else ()
     if not config.get("is_decoder") and any(str(name).endswith("ForMaskedLM") for name in heads):
         return "which reads in both directions and predicts no next token; choose a causal model"
     return None

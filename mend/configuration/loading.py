@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mend.configuration.checks import check_values
-from mend.configuration.files import read_small_text
-from mend.configuration.messages import cut, located, readable, validated
+from mend.configuration.files import read_yaml
+from mend.configuration.messages import located, readable, validated
 from mend.configuration.plain import unusable_values
 from mend.configuration.presets import with_preset
 from mend.configuration.schema import ConfigurationValues, configuration_type
@@ -80,6 +79,8 @@ def load_configuration(
     """
     files = [str(file) for file in files]
     try:
+        for file in filter(os.path.isfile, files):
+            read_yaml(file)  # Snakemake, which read it, takes the last of two equal keys
         if unusable := located(unusable_values(values), values, files):
             raise UserError("\n".join(unusable))
         typed = validated(configuration_type(), with_preset(values), files)
@@ -124,7 +125,7 @@ def check_data_files(configuration: Configuration) -> None:
         if not files:
             raise UserError(f"benchmark.{key}.files: no file has such a name")
         for file in files:
-            if not Path(file).is_file():
+            if not os.path.isfile(file):
                 raise UserError(f"benchmark.{key}.files: there is no file {file}")
 
 
@@ -140,13 +141,7 @@ def read_values(*files: str | Path) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for file in files:
-        try:
-            found = yaml.safe_load(read_small_text(file))
-        except (ValueError, yaml.YAMLError) as error:
-            problem = cut(" ".join(str(error).split()), 300)
-            raise UserError(f"{file}: cannot be read: {problem}") from None
-        except RecursionError:
-            raise UserError(f"{file}: cannot be read: it is nested too deeply") from None
+        found = read_yaml(file)
         if not isinstance(found, dict):
             raise UserError(f"{file}: not a configuration: it has no keys")
         _merge(values, found)

@@ -10,11 +10,10 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mend.configuration.files import read_small_text
+from mend.configuration.files import read_yaml
 from mend.configuration.methods import method_names
 from mend.configuration.schema import NAME, run_settings
 from mend.errors import UserError
@@ -299,6 +298,6 @@ def _shown(value: Any) -> str:
 
 def _read_yaml(file: Any) -> Any:
     try:
-        return yaml.safe_load(read_small_text(file))
-    except (UserError, yaml.YAMLError, ValueError, RecursionError):
+        return read_yaml(file)
+    except UserError:
         return None  # where a key comes from is told as far as it can be

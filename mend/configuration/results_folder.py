@@ -50,11 +50,11 @@ def _problem_there(values: ConfigurationValues, folder: Path) -> Iterator[str]:
     there = folder
     while not os.path.lexists(there):
         there = there.parent
-    if not there.is_dir():
+    if not os.path.isdir(there):
         yield f"{there} is no folder; choose another name"
     elif not os.access(there, os.W_OK | os.X_OK):
         yield f"{there} cannot be written to; choose another folder, or ask for its permission"
-    elif there == folder and not (folder / "logs").is_dir():
+    elif there == folder and not os.path.isdir(folder / "logs"):
         others = [*folder.glob("[!.]*.*"), *folder.glob("data/*/")]
         if found := sorted(str(path) for path in others if path.is_file() or path.parent != folder):
             yield (

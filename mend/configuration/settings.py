@@ -30,18 +30,25 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 """As large as a column of seeds holds."""
 
 
-def _readable_path(path: str) -> str:
+def path_problem(path: str) -> str | None:
+    """Return why the workflow cannot name a file or a folder so; None if it can."""
     if path != path.strip() or not path.isprintable():
-        raise ValueError("it has white space around it, or letters that cannot be seen")
+        return "it has white space around it, or letters that cannot be seen"
     if "{" in path or "}" in path:
-        raise ValueError("it has braces, which the workflow reads as wildcards")
+        return "it has braces, which the workflow reads as wildcards"
     if path.startswith("-"):
-        raise ValueError("it begins with a dash, as options do; write ./ before it")
+        return "it begins with a dash, as options do; write ./ before it"
     parts = path.split("/")
     if any(part.startswith("~") for part in parts):
-        raise ValueError("~ stands for nothing here; write the folder out")
+        return "~ stands for nothing here; write the folder out"
     if len(path.encode()) > 1000 or any(len(part.encode()) > 255 for part in parts):
-        raise ValueError("it is too long: 255 bytes between two slashes, and 1000 in all, at most")
+        return "it is too long: 255 bytes between two slashes, and 1000 in all, at most"
+    return None
+
+
+def _readable_path(path: str) -> str:
+    if problem := path_problem(path):
+        raise ValueError(problem)
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mend.configuration.choices import PARTITIONS, TASK_TYPES
 from mend.configuration.files import read_small_text
+from mend.configuration.settings import path_problem
 from mend.errors import UserError
 
 METAICL_TASK_LIST = Path(__file__).parents[1] / "data/metaicl_tasks.csv"
@@ -73,8 +74,8 @@ def read_task_list(path: str | Path) -> dict[str, Task]:
 
 def _read_task(cells: Mapping[str, str], where: str) -> Task:
     name, type_ = cells["task"].strip(), cells["type"].strip()
-    if not name or "/" in name or name.startswith("."):
-        raise UserError(f"{where}: {name!r} cannot be a task's name (it also names its files)")
+    if not name or "/" in name or name.startswith(".") or len(name) > 200 or path_problem(name):
+        raise UserError(f"{where}: {name[:80]!r} cannot be a task's name (it also names its files)")
     if type_ not in TASK_TYPES:
         raise UserError(f"{where}: type is {type_!r}, not one of {', '.join(TASK_TYPES)}")
     options: Any = []

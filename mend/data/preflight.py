@@ -6,13 +6,14 @@ The Snakefile imports this module while it is parsed: no pyarrow here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mend.atomic_io import write_json
+from mend.configuration.checks import stopping_settings
 from mend.configuration.task_list import Task
 from mend.data.layout import READER_RULES, BenchmarkFile, benchmark_files, read_rows
 from mend.errors import UserError
@@ -20,6 +21,7 @@ from mend.progress import Progress, logger
 
 if TYPE_CHECKING:
     from mend.configuration.loading import Configuration
+    from mend.configuration.schema import ConfigurationValues
     from mend.configuration.specs.evaluation_episodes import DenseRetrieval
 
 
@@ -50,16 +52,36 @@ def with_present_tasks(configuration: Configuration) -> Configuration:
     if gone := [name for name in listed if name not in needs]:
         names = ", ".join(gone)
         logger.warning("partitions without any meta-train or meta-test task: %s", names)
+    for key, partitions in _partitions_needed(values):
+        if not set(partitions) & set(needs):
+            raise UserError(
+                f"{key}: {', '.join(partitions)} is not among the partitions that can run, "
+                f"{', '.join(needs)}"
+            )
     for study, content in values.studies.items():
         if not set(needs) & set(content.partitions):
             raise UserError(f"benchmark.missing_tasks: skip leaves no partition of studies.{study}")
-    stopping = values.training.pretrain.early_stopping
-    if stopping and stopping.partition not in needs:
-        raise UserError(
-            f"training.pretrain.early_stopping.partition: {stopping.partition} is not among the "
-            f"partitions that can run, {', '.join(needs)}"
-        )
     return replace(configuration, needs=needs)
+
+
+def _partitions_needed(values: ConfigurationValues) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield (key, partitions) where one of these must be left."""
+    for key, stage, stopping in stopping_settings(values):
+        if stage == "pretrain":
+            yield f"{key}.partition", [stopping.partition]
+    if values.attention:
+        yield "attention.partition", [values.attention.partition]
+    if values.efficiency:
+        yield "efficiency.partitions", values.efficiency.partitions
+
+
+def check_int8_library() -> None:
+    """Raise UserError if what loads an LLM in 8 bit is not here."""
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            "llms: int8: bitsandbytes is not installed, and a run that is asked for loads its LLM "
+            "in 8 bit; pip install -r envs/requirements-cuda.txt, which pins it, or set int8: false"
+        )
 
 
 def check_retrieval_library(dense: DenseRetrieval) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mend.configuration.files import read_small_text
 from mend.configuration.schema import ConfigurationValues
 from mend.errors import UserError
 
@@ -181,7 +182,7 @@ def find_architecture(values: ConfigurationValues, key: str, path: str) -> Archi
         return architecture(config)
     try:
         return architecture(_config(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a config.json may hold anything
         raise UserError(
             f"{key}: the sizes of {path} are not known without a download "
             f"({type(error).__name__}: {error}); put its config.json into a folder, or add it to "
@@ -192,7 +193,7 @@ def find_architecture(values: ConfigurationValues, key: str, path: str) -> Archi
 def _config(path: str) -> Mapping[str, Any]:
     folder = Path(path)
     if folder.is_dir():
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return json.loads(read_small_text(folder / "config.json"))
     known = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
     if path in known:
         return known[path]
@@ -200,5 +201,5 @@ def _config(path: str) -> Mapping[str, Any]:
 
     cached = try_to_load_from_cache(path, "config.json")
     if not isinstance(cached, str):
-        raise FileNotFoundError(f"it is neither in {KNOWN.name} nor downloaded")
-    return json.loads(Path(cached).read_text(encoding="utf-8"))
+        raise UserError(f"it is neither in {KNOWN.name} nor downloaded")
+    return json.loads(read_small_text(cached))

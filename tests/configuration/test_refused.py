@@ -396,3 +396,32 @@ def test_a_distiller_of_another_vocabulary_is_refused(values, tmp_path) -> None:
         content = json.dumps({"model": {"vocab": words}})
         (tmp_path / folder / "tokenizer.json").write_text(content)
     refused(values, "llms.pocket-gpt2.distiller.path: ", "has another vocabulary than")
+
+
+def test_a_key_that_is_there_twice_is_told_with_its_line(values, tmp_path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("results: a\nbenchmark:\n  shots: 1\n  shots: 2\n")
+    for read in (lambda: read_values(file), lambda: load_configuration(values, [file])):
+        with pytest.raises(UserError, match=f"{file}, line 4: .*the key shots is there twice"):
+            read()
+    file.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")
+    assert read_values(file)["b"] == {"x": 2}
+
+
+def test_what_local_files_only_keeps_from_downloading_must_be_there(values, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    values["llms"]["pocket-gpt2"]["path"] = "some/model"
+    refused(values, "llms.pocket-gpt2.path: there is no folder some/model, and local_files_only")
+    (tmp_path / "cache" / "models--some--model").mkdir(parents=True)
+    load_configuration(values)
+    values["llms"]["pocket-gpt2"]["path"] = "other/model"
+    load_configuration(put(values, "llms/pocket-gpt2/local_files_only", False))
+
+
+def test_documents_are_joined_only_by_a_token_that_there_is(values, tmp_path) -> None:
+    (tmp_path / "gpt2" / "tokenizer_config.json").write_text("{}")
+    refused(
+        put(values, "protocol/pretraining_chunks", "fixed-windows"),
+        "protocol.pretraining_chunks: fixed-windows, but",
+        "names no eos_token",
+    )

@@ -32,82 +32,31 @@ NUMBERS = (
     *(4.0, 1.5, 0.5, -0.5, 0.0, -0.0, 1.0e6, 1.0e300, 5e-324, 0.6666667, 0.66666671, 1.0000001e-5),
     *(NAN, INFINITY, -INFINITY),
 )
+
+
+def _words(*lines: str) -> list[str]:
+    return [word for line in lines for word in line.split()]
+
+
 TEXTS = (
-    *(
-        "",
-        " ",
-        "x",
-        "1",
-        "4.0",
-        "1e6",
-        "none",
-        "null",
-        "true",
-        "yes",
-        "no",
-        "nan",
-        "default",
-        "all",
+    *("", " ", "\n", "a\n", "a\nb", "\t", "a\0b", "\x1b[31m", "\ud800", "\u202e", "a b", "'; id"),
+    *("x" * 300, "x" * 200_000, "x/" * 3000, "$(touch hacked)", "é 日本語", "Vanilla ICL", "MEND"),
+    *_words(
+        'x A 1 4.0 1e6 none null true yes no nan default all -r --help {x} a{x}b { } * [a " # %',
+        ". .. ../.. ../out a/../b ./a a/ ~ ~/out ~root a/~ / // a//b a,b a=b a~b a:b length=4",
+        "/etc/passwd /dev/zero /dev/null /proc/self/mem /no/such a/b/c a--b/c a/b.git -a/b a@b/c",
+        "mend/data fifo unreadable empty folder list.csv big loop rows gpt2 openai-community/gpt2",
     ),
-    *("\n", "a\n", "a\nb", "\t", "a\0b", "\x1b[31m", "\ud800", "é", "日本語", "🙂", "\u202e"),
-    *("/", "/etc/passwd", "/dev/zero", "/dev/null", "/proc/self/mem", "/no/such", "//", "a//b"),
-    *(".", "..", "../..", "../out", "a/../b", "./a", "a/", "~", "~/out", "~root", "a/~", "-r"),
-    *(
-        "--help",
-        "{x}",
-        "a{x}b",
-        "{",
-        "}",
-        "$(touch hacked)",
-        "`id`",
-        "'; id",
-        '"',
-        "*",
-        "[a",
-        "a b",
-    ),
-    *("x" * 300, "x" * 200_000, "x/" * 3000, "a,b", "a=b", "a~b", "length=4", "a:b", "A", "Mend"),
-    *("mend", "mend/data", "fifo", "unreadable", "empty", "folder", "list.csv", "big", "loop"),
-    *("gpt2", "openai-community/gpt2", "a/b/c", "a--b/c", "a/b.git", "-a/b", "a/-b", "a@b/c"),
 )
-NAMES = (
-    *("mend", "zero-shot", "vanilla-icl", "prompt-tuning", "hypertuning", "MEND", "Vanilla ICL"),
-    *(
-        "pocket-gpt2",
-        "pocket-t5",
-        "local-gpt2",
-        "gpt2-large",
-        "gpt2-xl",
-        "pocket-gpt2-tiny-distiller",
-    ),
-    *(
-        "class_to_class",
-        "qa_to_qa",
-        "hr_to_lr",
-        "table2",
-        "table3",
-        "shots",
-        "length",
-        "beta",
-        "run",
-    ),
-    *(
-        "data",
-        "runs",
-        "logs",
-        "local-models",
-        "pocket-models",
-        "report",
-        "table1",
-        "figure3",
-        "plan",
-    ),
-    *("efficiency", "attention", "benchmarks", "newline", "sentence", "training.seed", "template"),
-    *("pretrain.beta", "finetune.learning_rate", "finetune.losses.distill", "pretrain", "finetune"),
-    *("selection", "longest_context", "group", "perturbation", "llm", "mean", "a.spec", "a.png"),
-    *("mend/pocket/models/gpt2", "mend/pocket/models/gpt2-small", "mend/pocket/models/t5"),
-    *("mend/pocket/models/t5-small", "results/local-models/gpt2", "results", "pocket", "hub"),
-    *("bm25", "dense", "pool", "no-label", "wrong-label", "metaicl", "paper", "authors-code"),
+NAMES = _words(
+    "mend zero-shot vanilla-icl prompt-tuning hypertuning pocket-gpt2 pocket-t5 local-gpt2",
+    "gpt2-large gpt2-xl pocket-gpt2-tiny-distiller class_to_class qa_to_qa hr_to_lr run llm",
+    "table1 table2 table3 figure3 report plan shots length beta data runs logs local-models",
+    "pocket-models efficiency attention benchmarks newline sentence training.seed template",
+    "pretrain.beta finetune.learning_rate finetune.losses.distill pretrain finetune mean",
+    "selection longest_context group perturbation a.spec a.png results pocket hub bm25 dense",
+    "pool no-label wrong-label metaicl paper authors-code results/local-models/gpt2",
+    "mend/pocket/models/gpt2 mend/pocket/models/gpt2-small mend/pocket/models/t5",
 )
 LISTS: tuple[Any, ...] = (
     *([], [[]], [[1, 2], [3, 4]], [None], [True], [NAN], [1, 1], [1, 1.0], [1, "1"], [{}], [0]),
@@ -142,21 +91,8 @@ VALUES = st.one_of(
     st.floats(allow_nan=True, width=64),
     st.text(max_size=12),
 )
-OPERATIONS = (
-    "replace",
-    "replace",
-    "replace",
-    "typed",
-    "typed",
-    "typed",
-    "remove",
-    "name",
-    "rename",
-    "case",
-    "swap",
-    "add",
-    "wrap",
-    "extend",
+OPERATIONS = _words(
+    "replace replace replace typed typed typed remove name rename case swap add wrap extend"
 )
 
 

@@ -117,6 +117,7 @@ def refuse(workflow, values: dict, *words: str, arguments: tuple[str, ...] = ())
     ("key", "value", "words"),
     [
         ("benchmark/test_rowz", 3, ["toy.yaml: benchmark.test_rowz", "did you mean test_rows"]),
+        ("results", "~/out", ["toy.yaml: results", "~ stands for nothing"]),
         ("benchmark/shots", "many", ["toy.yaml: benchmark.shots", '"many"', "a whole number"]),
         ("methods/mend/length", 5000, ["toy.yaml", "methods.mend", "length (l) is 5000"]),
         (

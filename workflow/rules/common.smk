@@ -24,7 +24,7 @@ from mend.configuration.runs import (
 from mend.configuration.study_specs import study_choices, study_stages
 from mend.configuration.teachers import teacher_of
 from mend.data.layout import benchmark_files
-from mend.data.preflight import check_retrieval_library, with_present_tasks
+from mend.data.preflight import check_int8_library, check_retrieval_library, with_present_tasks
 from mend.errors import UserError
 from snakemake.settings.types import DeploymentMethod
 
@@ -141,9 +141,23 @@ def model_files(path):
     return sorted(file for file in glob(f"{escape(path)}/*") if not file.endswith(".md"))
 
 
+def check_installed(check, *arguments):
+    """End with the line of a check of a library, unless conda is to install it."""
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        try:
+            check(*arguments)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+
 def run_models(wildcards):
-    """Return the files of the LLM of a run and, if its method uses it, of the distiller."""
+    """Return the files of the LLM of a run and, if its method uses it, of the distiller.
+
+    Asked before any job runs, so that a library that this needs and that is not there is told then.
+    """
     llm = VALUES.llms[wildcards.llm]
+    if llm.int8:
+        check_installed(check_int8_library)
     files = model_files(llm.path)
     if method_class(wildcards.method).distils:
         files += model_files(llm.distiller.path)
@@ -157,11 +171,7 @@ def retrieval_model(wildcards):
     """
     if "selection=dense" not in wildcards.sampling:
         return []
-    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
-        try:
-            check_retrieval_library(VALUES.benchmark.dense_retrieval)
-        except UserError as error:
-            sys.exit(f"error: {error}")
+    check_installed(check_retrieval_library, VALUES.benchmark.dense_retrieval)
     return model_files(VALUES.benchmark.dense_retrieval.model)
 
 
