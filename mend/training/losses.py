@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mend.configuration.choices import LOSSES
@@ -83,16 +82,12 @@ def _places(mask: Tensor) -> list[int]:
     return mask.flatten().nonzero()[:, 0].tolist()
 
 
-def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """Return KL(teacher || student) at each position: (n, vocabulary) twice to (n,)."""
-    teacher = functional.log_softmax(teacher_logits.float(), dim=-1)
-    student = functional.log_softmax(student_logits.float(), dim=-1)
+def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return KL(teacher || student) at each position.
+
+    teacher, student: log-probabilities, (n, vocabulary); the result is (n,).
+    """
     return (teacher.exp() * (teacher - student)).sum(-1)
-
-
-def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return -log P(target) at each position: (n, vocabulary) and (n,) to (n,)."""
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def example_losses(
@@ -195,12 +190,11 @@ def _sum_of_chunk(
     targets: Tensor,
     shares: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    logits = llm.logits(student)
-    values = {}
-    if "clm" in shares or "pred" in shares:
-        values = dict.fromkeys(("clm", "pred"), negative_log_likelihood(logits, targets))
+    logs = llm.logits(student).log_softmax(-1)
+    likelihood = -logs.gather(1, targets[:, None])[:, 0]
+    values = {"clm": likelihood, "pred": likelihood}
     if "distill" in shares:
         with torch.no_grad():
-            teacher_logits = llm.logits(teacher)
-        values["distill"] = kl_divergence(teacher_logits, logits)
+            taught = llm.logits(teacher).log_softmax(-1)
+        values["distill"] = kl_divergence(taught, logs)
     return {name: (values[name] * share).sum() for name, share in shares.items()}
