@@ -2,7 +2,7 @@
 
 They run on processors, where the same steps give the same bits.
 
-MEND_KILLS=20 asks for so many kills at random moments (3 otherwise).
+MEND_KILLS=20 asks for so many kills at random moments (3 otherwise), and so many power cuts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.damage import cut, empty, flip_anywhere, garbage
 from helpers.jobs import changed, pretraining, write_data
+from helpers.power import cut_power, record_syncs
 
 from mend.cli import main
 
@@ -31,8 +33,10 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["mend.cli", "mend.training.job"])
 
 
-def run_on_processors(arguments: list[str]) -> None:
+def run_on_processors(arguments: list[str], disk: Path | None = None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if disk:
+        record_syncs(disk)
     sys.exit(main(arguments))
 
 
@@ -40,7 +44,7 @@ class Job:
     """A job on disk, to be run as often as it takes."""
 
     def __init__(self, data: Path, folder: Path, **training) -> None:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         spec = pretraining(data, folder, **{"steps": 60, **training})
         # Dropout draws random numbers in each step: a job must go on with the next ones.
         spec = changed(spec, objective={"llm_dropout_in_training": True})
@@ -53,9 +57,9 @@ class Job:
         for name, value in options.items():
             self.arguments += [f"--{name}", str(value)]
 
-    def start(self) -> multiprocessing.process.BaseProcess:
+    def start(self, disk: Path | None = None) -> multiprocessing.process.BaseProcess:
         self.log.unlink(missing_ok=True)
-        process = processes.Process(target=run_on_processors, args=(self.arguments,))
+        process = processes.Process(target=run_on_processors, args=(self.arguments, disk))
         process.start()
         return process
 
@@ -157,3 +161,77 @@ def test_kills_at_random_moments_change_nothing(data: Path, tmp_path: Path, undi
             shutil.rmtree(job.output)
     job.finish()
     assert job.results() == undisturbed, moments
+
+
+def test_power_cuts_change_nothing(data: Path, tmp_path: Path, undisturbed) -> None:
+    """What was not synced is lost: a checkpoint is the one before, and a result whole or absent."""
+    job = Job(data, tmp_path / "job", checkpoint_every=1)
+    disk = tmp_path / "disk"
+    record_syncs_of(job, disk)
+    draw = random.Random(0)
+    cuts, lost, checkpoints = 0, 0, 0
+    while cuts < KILLS:
+        process = job.start(disk)
+        wait_for(lambda: job.checkpoint.exists() or job.output.exists())
+        process.join(draw.uniform(0, 1))
+        process.kill()
+        process.join()
+        cuts += 1
+        lost += cut_power(job.output.parent, disk, draw)
+        job.log.unlink(missing_ok=True)
+        if job.output.exists():
+            assert job.results() == undisturbed
+            shutil.rmtree(job.output)
+            shutil.rmtree(job.checkpoint.parent, ignore_errors=True)
+        elif job.checkpoint.exists():
+            checkpoints += 1
+        record_syncs_of(job, disk)
+    assert lost > 0
+    assert checkpoints > 0
+    job.finish()
+    assert job.results() == undisturbed
+    assert "cannot be read" not in job.log.read_text(encoding="utf-8")
+
+
+def record_syncs_of(job: Job, disk: Path) -> None:
+    """After a start of the machine all that there is, is on its disk."""
+    shutil.rmtree(disk, ignore_errors=True)
+    process = processes.Process(target=sync_all, args=(job.output.parent, disk))
+    process.start()
+    process.join()
+
+
+def sync_all(folder: Path, disk: Path) -> None:
+    record_syncs(disk)
+    for path in (folder, *folder.rglob("*")):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("damage", [empty, cut, flip_anywhere, garbage])
+def test_a_damaged_checkpoint_costs_its_stage_alone_and_is_told_once(
+    data: Path, tmp_path: Path, undisturbed, damage: Callable
+) -> None:
+    job = Job(data, tmp_path, checkpoint_every=10)
+    process = job.start()
+    wait_for(job.checkpoint.exists)
+    process.kill()
+    process.join()
+    damage(job.checkpoint, random.Random(0))
+    job.finish()
+    log = job.log.read_text(encoding="utf-8")
+    assert log.count("state.pt cannot be read") == 1
+    assert "starts from its beginning" in log
+    assert "going on from" not in log
+    assert job.results() == undisturbed
+
+
+def test_what_else_is_in_a_checkpoints_folder_stays(data: Path, tmp_path: Path) -> None:
+    job = Job(data, tmp_path, steps=2, checkpoint_every=1)
+    mine = job.checkpoint.with_name("notes.txt")
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    process = job.start()
+    process.join()
+    assert [path.name for path in mine.parent.iterdir()] == ["notes.txt"]
