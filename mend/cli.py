@@ -8,13 +8,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from mend.configuration.settings import read_spec
+from mend.door import advice, check_inputs, check_outputs, one_line, unexpected
 from mend.errors import UserError
 from mend.progress import logger, start_logging
+
+MOST = 1024
+"""Threads or processes of a command."""
 
 
 def pocket_world(options: argparse.Namespace) -> None:
@@ -103,6 +109,8 @@ def evaluation_episodes(options: argparse.Namespace) -> None:
 
         embed = None
         if spec.selection == "dense":
+            if not spec.dense:
+                raise UserError(f"{options.spec}: dense is missing, what embeds texts")
             from mend.models.text_embedding import load_embedder
 
             embed = load_embedder(spec.dense)
@@ -116,8 +124,10 @@ def teacher(options: argparse.Namespace) -> None:
     from mend.configuration.specs.teacher import TeacherSpec
     from mend.training.teacher import write_teacher_states
 
+    spec = read_spec(options.spec, TeacherSpec)
+    _check_examples(options, spec.teacher.stage)
     write_teacher_states(
-        read_spec(options.spec, TeacherSpec),
+        spec,
         options.output,
         chunks=options.chunks,
         episodes=options.episodes,
@@ -134,7 +144,8 @@ def train(options: argparse.Namespace) -> None:
     from mend.training.job import run_training
 
     spec, dev_score = read_spec(options.spec, TrainingSpec), None
-    if options.dev:
+    _check_examples(options, spec.training.stage, "dev" if spec.training.early_stopping else None)
+    if spec.training.early_stopping:
         from mend.training.dev_score import DevScore
 
         dev_score = partial(
@@ -166,8 +177,11 @@ def predict(options: argparse.Namespace) -> None:
     from mend.configuration.specs.prediction import PredictionSpec
     from mend.evaluation.predict import run_prediction
 
+    spec = read_spec(options.spec, PredictionSpec)
+    if not options.weights and _is_trained(spec.method.name):
+        raise UserError(f"--weights is missing; {spec.method.name} is a method that is trained")
     run_prediction(
-        read_spec(options.spec, PredictionSpec),
+        spec,
         options.episodes,
         options.tasks,
         options.output,
@@ -297,6 +311,22 @@ def plan(options: argparse.Namespace) -> None:
     print(plan_text(configuration, options.targets, options.device))
 
 
+def _is_trained(method: str) -> bool:
+    """Return whether a method trains anything."""
+    from mend.configuration.methods import method_class
+    from mend.methods.base import Method
+
+    return method_class(method).trained is not Method.trained
+
+
+def _check_examples(options: argparse.Namespace, stage: str, *more: str | None) -> None:
+    """Raise UserError unless a stage of training was given what it reads."""
+    needed = ["chunks"] if stage == "pretrain" else ["episodes", "tasks"]
+    for name in dict.fromkeys([*needed, *filter(None, more), *(["tasks"] if any(more) else [])]):
+        if getattr(options, name) is None:
+            raise UserError(f"--{name} is missing, which the stage {stage} of {options.spec} reads")
+
+
 def _start_processes(number: int) -> None:
     """Become torchrun, which starts this same command in `number` processes that train as one."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -311,105 +341,182 @@ def _limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like those of commands."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{self.prog}: {message} (--help lists what it takes)")
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text)
+
+
+def _number(most: int) -> Callable[[str], int]:
+    """Return what parses a whole number from 1 to `most`."""
+
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
+        return int(text)
+
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
-    root = argparse.ArgumentParser(prog="python -m mend", description=__doc__)
+    """Return the parser of every command.
+
+    What is parsed has `reads` and `read_folders`, the options that are inputs, and `writes`, the
+    form of each output (`mend.door`).
+    """
+    root = _Parser(prog="python -m mend", description=__doc__, allow_abbrev=False)
     subparsers = root.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(run: Callable, *, spec: bool = True) -> argparse.ArgumentParser:
+    def command(run: Callable, *, spec: bool = True, **writes: str) -> argparse.ArgumentParser:
+        """Add a command; writes: the form of each output."""
         name = run.__name__.replace("_", "-")
-        sub = subparsers.add_parser(name, help=run.__doc__, description=run.__doc__)
-        sub.set_defaults(run=run)
-        sub.add_argument("--log", type=Path, help="also write progress to this file")
+        sub = subparsers.add_parser(
+            name, help=run.__doc__, description=run.__doc__, allow_abbrev=False
+        )
+        sub.set_defaults(run=run, reads=[], read_folders=[], writes={"log": "log", **writes})
+        sub.add_argument("--log", type=_path, help="also write progress to this file")
+        for option in writes:
+            sub.add_argument(f"--{option}", type=_path, required=True)
         if spec:
-            sub.add_argument("--spec", type=Path, required=True, help="the job's settings, JSON")
+            reads(sub, "spec", help="the job's settings, JSON")
         return sub
 
-    def paths(sub: argparse.ArgumentParser, *names: str, required: bool = True) -> None:
+    def reads(sub: argparse.ArgumentParser, *names: str, folder: bool = False, **options) -> None:
+        """Add inputs, files or folders."""
+        known = "read_folders" if folder else "reads"
         for name in names:
-            sub.add_argument(f"--{name}", type=Path, required=required)
+            sub.add_argument(f"--{name}", type=_path, **{"required": True, **options})
+            sub.set_defaults(**{known: [*sub.get_default(known), name]})
 
     def threads(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--threads", type=int, default=1)
+        sub.add_argument("--threads", type=_number(MOST), default=1)
 
-    paths(command(pocket_world), "output")
-    sub = command(pocket_models, spec=False)
-    paths(sub, "output")
-    sub.add_argument("--steps", type=int, help="stop early: a test of the recipe")
-    paths(command(download_benchmark), "output")
-    paths(command(download_files), "output")
-    paths(command(local_models), "folder", "output")
-    sub = command(pool)
+    optional = {"required": False}
+    command(pocket_world, output="folder")
+    sub = command(pocket_models, spec=False, output="models")
+    sub.add_argument("--steps", type=_number(10**8), help="stop early: a test of the recipe")
+    command(download_benchmark, output="folder")
+    command(download_files, output="folder")
+    reads(command(local_models, output="models"), "folder", folder=True)
+    sub = command(pool, output="folder")
     sub.add_argument("--files", nargs="+", required=True)
-    paths(sub, "output")
-    sub = command(tasks)
-    paths(sub, "folder", "output")
-    paths(sub, "pool", required=False)
-    sub = command(chunks)
-    sub.add_argument("--files", type=Path, nargs="+", required=True)
-    paths(sub, "output")
-    paths(command(train_episodes), "tasks", "output")
-    sub = command(evaluation_episodes)
+    sub = command(tasks, output="folder")
+    reads(sub, "folder", folder=True)
+    reads(sub, "pool", folder=True, **optional)
+    sub = command(chunks, output="parquet")
+    sub.add_argument("--files", type=_path, nargs="+", required=True)
+    reads(command(train_episodes, output="parquet"), "tasks", folder=True)
+    sub = command(evaluation_episodes, output="parquet")
     sub.add_argument("--split", choices=("dev", "test"), required=True)
-    paths(sub, "tasks", "output")
-    sub = command(teacher)
-    paths(sub, "output")
-    paths(sub, "chunks", "episodes", "tasks", required=False)
+    reads(sub, "tasks", folder=True)
+    sub = command(teacher, output="folder")
+    reads(sub, "chunks", "episodes", **optional)
+    reads(sub, "tasks", folder=True, **optional)
     threads(sub)
-    sub = command(train)
-    paths(sub, "output")
-    paths(sub, "chunks", "episodes", "tasks", "initial", "dev", "teacher", required=False)
+    sub = command(train, output="folder")
+    reads(sub, "chunks", "episodes", "dev", **optional)
+    reads(sub, "tasks", "initial", "teacher", folder=True, **optional)
     threads(sub)
     sub.add_argument(
-        "--processes", type=int, default=1, help="train data-parallel in so many processes"
+        "--processes",
+        type=_number(MOST),
+        default=1,
+        help="train data-parallel in so many processes",
     )
-    sub = command(choose)
-    sub.add_argument(
-        "--candidates", type=Path, nargs="+", required=True, help="folders of trainings"
-    )
-    paths(sub, "output")
-    sub = command(predict)
-    paths(sub, "episodes", "tasks", "output")
-    paths(sub, "weights", required=False)
+    sub = command(choose, output="folder")
+    reads(sub, "candidates", folder=True, nargs="+", help="folders of trainings")
+    sub = command(predict, output="parquet")
+    reads(sub, "episodes")
+    reads(sub, "tasks", folder=True)
+    reads(sub, "weights", folder=True, **optional)
     threads(sub)
-    paths(command(efficiency), "episodes", "tasks", "output")
-    sub = command(attention)
-    paths(sub, "episodes", "tasks", "weights", "output")
+    sub = command(efficiency, output="parquet")
+    reads(sub, "episodes")
+    reads(sub, "tasks", folder=True)
+    sub = command(attention, output="parquet")
+    reads(sub, "episodes")
+    reads(sub, "tasks", "weights", folder=True)
     threads(sub)
-    sub = command(study)
-    sub.add_argument("--predictions", type=Path, nargs="+", required=True)
-    for name in ("records", "choices"):
-        sub.add_argument(f"--{name}", type=Path, nargs="*", default=[])
-    paths(sub, "csv", "parquet", "html", "details")
-    paths(command(table1), "tasks", "csv", "parquet", "html")
-    paths(command(table5), "csv", "parquet", "html")
-    paths(command(report), "output")
-    sub = command(figure, spec=False)
-    for name in ("specs", "tables"):
-        sub.add_argument(f"--{name}", type=Path, nargs="+", required=True)
-    paths(sub, "png")
-    paths(sub, "parquet", required=False)
+    table = {"csv": "csv", "parquet": "parquet", "html": "html"}
+    sub = command(study, **table, details="details")
+    reads(sub, "predictions", nargs="+")
+    reads(sub, "records", "choices", nargs="*", default=[], **optional)
+    reads(command(table1, **table), "tasks", folder=True)
+    command(table5, **table)
+    command(report, output="html")
+    sub = command(figure, spec=False, png="png")
+    reads(sub, "specs", "tables", nargs="+")
+    sub.add_argument("--parquet", type=_path)
+    sub.set_defaults(writes={**sub.get_default("writes"), "parquet": "parquet"})
     for run in (figure3, figure5, figure8):
-        sub = command(run, spec=False)
-        sub.add_argument("--parquets", type=Path, nargs="+", required=True)
-        paths(sub, "png", "parquet")
-    paths(command(tensorboard, spec=False), "results", "output")
+        reads(command(run, spec=False, png="png", parquet="parquet"), "parquets", nargs="+")
+    reads(command(tensorboard, spec=False, output="folder"), "results", folder=True)
     sub = command(plan, spec=False)
     sub.add_argument("targets", nargs="*", help="tables; all if none is named")
-    sub.add_argument("--configfile", type=Path, nargs="+", default=[Path("config.yaml")])
+    sub.add_argument("--configfile", type=_path, nargs="+", default=[Path("config.yaml")])
     sub.add_argument("--device", default="h100", help="the GPU to plan for")
     return root
 
 
+def _check_paths(options: argparse.Namespace) -> None:
+    """Raise UserError for inputs that are not there and outputs that are not ours, before any work.
+
+    Of several processes that train together the first alone looks.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+
+    def given(names: Iterable[str]) -> dict[str, list[Path]]:
+        found = {name: getattr(options, name) for name in names}
+        return {k: v if isinstance(v, list) else [v] for k, v in found.items() if v is not None}
+
+    inputs = given([*options.reads, *options.read_folders])
+    outputs = given(options.writes)
+    check_inputs(inputs, options.read_folders)
+    check_outputs(
+        {name: (path, options.writes[name]) for name, (path,) in outputs.items()},
+        [*chain(*inputs.values()), *getattr(options, "files", [])],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 2 after one clear line about what is wrong."""
-    options = parser().parse_args(arguments)
+    """Run one command; return 0, or after one clear line about what is wrong 2.
+
+    1 stands for an error that is a fault of the program, whose traceback is saved, 130 for Ctrl-C.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    start_logging(options.log)
+    log = None
     try:
+        try:
+            options = parser().parse_args(arguments)
+            if options.log:
+                check_outputs({"log": (options.log, "log")})
+            log = options.log
+        finally:
+            start_logging(log)
+        _check_paths(options)
         options.run(options)
+        sys.stdout.flush()
     except UserError as error:
-        logger.error("error: %s", error)
+        logger.error("error: %s", one_line(str(error)))
         return 2
+    except KeyboardInterrupt:
+        logger.error("error: interrupted; start again, and what is done is kept")
+        return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            # Python would try once more to write what is left when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        told = advice(error)
+        logger.error("error: %s", one_line(told or unexpected(error, log)))
+        return 2 if told else 1
     return 0

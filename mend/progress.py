@@ -27,7 +27,7 @@ def start_logging(log: str | Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log and first:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(LogFile(log, mode="w", encoding="utf-8"))
+        handlers.append(LogFile(log, mode="w", encoding="utf-8", errors="backslashreplace"))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     logger.setLevel(logging.INFO if first else logging.ERROR)
 

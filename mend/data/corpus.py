@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mend.atomic_io import atomic_file
+from mend.atomic_io import PARQUET, atomic_file, check_file, made_by
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.data.pretrained import Pretrained
 from mend.errors import UserError
@@ -54,8 +55,7 @@ def read_documents(files: Iterable[str | Path], column: str = "text") -> Iterato
             raise UserError(
                 f"{path}: a corpus file's name must end in {', '.join(_JSON_LINES + _TEXT)}"
             )
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+        check_file(path)
         number = 0
         try:
             for number, line in enumerate(_lines(path), start=1):  # noqa: B007 (used below)
@@ -92,7 +92,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _expand(files: Iterable[str | Path]) -> Iterator[Path]:
     for name in files:
-        if "*" not in str(name) or Path(name).exists():
+        if "*" not in str(name) or os.path.exists(name):
             yield Path(name)
             continue
         matches = sorted(glob.glob(str(name)))
@@ -151,13 +151,14 @@ def write_chunks(spec: ChunksSpec, files: Sequence[str | Path], output: str | Pa
             ("chunk", pyarrow.int32()),
             ("document", pyarrow.int32()),
             ("input_ids", pyarrow.list_(pyarrow.int32())),
-        ]
+        ],
+        metadata=made_by(),
     )
     batches = _tokenize(tokenizer, documents, spec.documents)
     cut = _cut_documents if per_document else _pack_windows
     with (
         atomic_file(output) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        pyarrow.parquet.ParquetWriter(temporary, schema, **PARQUET) as writer,
     ):
         chunks = _write(writer, cut(batches, spec.window, tokenizer.eos_token_id))
         if not chunks:

@@ -18,6 +18,7 @@ from mend.data.seeding import generator
 from mend.data.tasks import count_rows, load_rows, row_lists
 from mend.errors import UserError
 from mend.progress import Progress, logger
+from mend.provenance import checksums
 
 if TYPE_CHECKING:
     import numpy
@@ -104,7 +105,8 @@ def write_evaluation_episodes(
     if spec.selection != "train":
         selections = [spec.selection] * len(columns["row"])
         columns["selection"] = pyarrow.array(selections, pyarrow.string())
-    write_parquet(pyarrow.table(columns), output)
+    files = [Path(tasks_folder) / f"{name}.parquet" for name in names]
+    write_parquet(pyarrow.table(columns), output, checksums(files, output))
 
 
 def _sizes(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy
 import pyarrow.compute
-import pyarrow.parquet
 
 from mend.data.cuts import CutCounts
+from mend.data.parquet import NUMBER, TEXT, check_row_numbers, read_columns
 from mend.data.tasks import load_rows
 from mend.data.template import Template
 from mend.errors import UserError
@@ -63,14 +63,19 @@ class ChunkExamples:
         included. vectors: how many it reads in place of D.
         Raises UserError if there is no chunk, or vectors and x do not fit the LLM.
         """
-        table = pyarrow.parquet.read_table(chunks, columns=["input_ids"])
+        if beta is None:
+            raise UserError("training.beta is missing, which says where a chunk is cut")
+        table = read_columns(chunks, {"input_ids": [NUMBER]}, "chunks")
         if not table.num_rows:
             raise UserError(f"{chunks}: no chunk; the corpus is shorter than one window")
+        lengths = pyarrow.compute.list_value_length(table["input_ids"])
+        if pyarrow.compute.min(lengths).as_py() < 2:
+            raise UserError(f"{chunks}: a chunk of fewer than two tokens; make the file again")
         # Lists of one Arrow column stay in Arrow: a chunk becomes Python numbers when it is read.
         self.ids = table["input_ids"].combine_chunks()
         self.beta, self.limits, self.positions = beta, limits, positions
         self.order = numpy.random.default_rng(seed).permutation(len(self.ids))
-        window = pyarrow.compute.max(pyarrow.compute.list_value_length(self.ids)).as_py()
+        window = pyarrow.compute.max(lengths).as_py()
         rest = window - self._cut(window)
         if rest + (vectors or 0) > positions:
             raise UserError(
@@ -126,16 +131,30 @@ class EpisodeExamples:
         Raises UserError if vectors, a query and its answer do not fit the LLM. Where a row could be
         that long, all are looked at, so that no training is stopped by one.
         """
-        table = pyarrow.parquet.read_table(episodes)
+        columns = {"task": TEXT, "demonstrations": [NUMBER], "queries": [NUMBER]}
+        table = read_columns(episodes, columns, "training episodes")
         self.task = table["task"].to_pylist()
+        if not self.task:
+            raise UserError(f"{episodes}: it has no episodes")
         self.demonstrations = table["demonstrations"]
         self.queries = table["queries"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
+        self._check_rows(episodes, table)
         self.template, self.limits = template, limits
         self.vectors = vectors
         if vectors and not template.fits_beside_any(vectors):
             for index in range(len(self)):
                 self[index]
+
+    def _check_rows(self, episodes: str | Path, table: pyarrow.Table) -> None:
+        """Raise UserError unless all rows that episodes name are there, and each has a query."""
+        if pyarrow.compute.min(pyarrow.compute.list_value_length(table["queries"])).as_py() < 1:
+            raise UserError(f"{episodes}: an episode has no query; make the file again")
+        for task, rows in self.rows.items():
+            own = table.filter(pyarrow.compute.equal(table["task"], task))
+            size = len(rows.rows("meta_train"))
+            for name in ("demonstrations", "queries"):
+                check_row_numbers(own[name], size, f"{episodes}: column {name} of task {task}")
 
     def __len__(self) -> int:
         """How many different examples there are."""

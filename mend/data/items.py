@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 
-from mend.configuration.conditions import RETRIEVED
+from mend.configuration.conditions import RETRIEVED, SELECTIONS
 from mend.data.cuts import add_cuts, log_cuts
 from mend.data.layout import source_split
+from mend.data.parquet import NUMBER, TEXT, check_row_numbers, read_columns
 from mend.data.perturbation import Demonstration, perturb_rows
 from mend.data.tasks import TaskRows, load_rows
 from mend.data.template import Shown, Template
@@ -145,21 +146,33 @@ def read_items(
     Raises UserError, naming the row, if nothing stands before its options, if an option leaves no
     room for its query, or if vectors, query and longest option do not fit the LLM.
     """
-    table = pyarrow.parquet.read_table(episodes)
+    table = read_columns(
+        episodes,
+        {"task": TEXT, "seed": NUMBER, "row": NUMBER, "demonstrations": [NUMBER]},
+        "evaluation episodes",
+        {"selection": TEXT},
+    )
     table = table.filter(pyarrow.compute.is_in(table["task"], pyarrow.array(list(only))))
     missing = sorted(set(only) - set(table["task"].to_pylist()))
     if missing:
         raise UserError(f"{episodes}: no rows of {', '.join(missing)}")
-    selection = table["selection"][0].as_py() if "selection" in table.column_names else "train"
+    selection = "train"
+    if "selection" in table.column_names:
+        selection, *others = table["selection"].unique().to_pylist()
+        if others or selection not in SELECTIONS:
+            raise UserError(f"{episodes}: column selection has other names than one of SELECTIONS")
     read = DemonstrationReader(template, selection, **settings)
     task_rows = {task: load_rows(tasks, task) for task in only}
+    if seeds is not None:
+        table = table.filter(pyarrow.compute.is_in(table["seed"], pyarrow.array(list(seeds))))
+    if not len(table):
+        raise UserError(f"{episodes}: no rows of the seeds {', '.join(map(str, seeds or []))}")
+    _check_rows(table, task_rows, split, source_split(selection), episodes)
     contexts: dict[tuple, int] = {}
     taken: dict[tuple[str, int], int] = {}
     rows, items, cuts = [], [], {}
     for record in table.to_pylist():
         task, seed = record["task"], record["seed"]
-        if seeds is not None and seed not in seeds:
-            continue
         taken[task, seed] = taken.get((task, seed), 0) + 1
         if rows_per_task is not None and taken[task, seed] > rows_per_task:
             continue
@@ -219,6 +232,25 @@ def read_items(
             limit,
         )
     return rows, items
+
+
+def _check_rows(
+    table: pyarrow.Table, tasks: Mapping[str, TaskRows], split: str, source: str, episodes: Any
+) -> None:
+    """Raise UserError unless every row that episodes name is there, and none is there twice."""
+    groups = table.group_by(["task", "seed"]).aggregate([]).to_pylist()
+    for group in groups:
+        task, seed = group["task"], group["seed"]
+        own = table.filter(
+            (pyarrow.compute.field("task") == task) & (pyarrow.compute.field("seed") == seed)
+        )
+        where = f"{episodes}: task {task}, seed {seed}: column"
+        check_row_numbers(own["row"], len(tasks[task].rows(split, seed)), f"{where} row")
+        if len(own["row"].unique()) < len(own):
+            raise UserError(f"{where} row names a row twice; make the file again")
+        if any(map(len, own["demonstrations"])):
+            size = len(tasks[task].rows(source, seed))
+            check_row_numbers(own["demonstrations"], size, f"{where} demonstrations")
 
 
 def _hashable(tokens: Sequence[int] | Sequence[Sequence[int]]) -> tuple:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mend.atomic_io import check_file
 from mend.errors import UserError
 
 META_TRAIN_SEED = 100
@@ -21,7 +22,7 @@ META_TRAIN_SEED = 100
 
 EVALUATION_SPLITS = ("train", "dev", "test")
 
-READER_RULES = 1
+READER_RULES = 2
 """Counts up when `read_rows` refuses more or less than before, so that old stamps do not count."""
 
 
@@ -89,6 +90,7 @@ def read_rows(path: str | Path, options_required: bool) -> Iterator[Row]:
             and output; if options is not a list of at least two strings with the output among them
             (with `options_required` false it may also be empty or absent); or if there is no row.
     """
+    check_file(path)
     empty = True
     number = 0
     try:
@@ -101,18 +103,24 @@ def read_rows(path: str | Path, options_required: bool) -> Iterator[Row]:
                     yield _read_row(line, options_required)
                 except ValueError as error:
                     raise UserError(f"{path}, line {number}: {error}") from None
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}, line {number + 1}: cannot be read ({error})") from None
     if empty:
         raise UserError(f"{path}: it has no rows")
 
 
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object; ValueError if it has a key twice, of which neither may be meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
 def _read_row(line: bytes, options_required: bool) -> Row:
     """Parse one line; ValueError says what is wrong with it."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
         if b"\\ud" in line or b"\\uD" in line:
             json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:

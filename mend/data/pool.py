@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mend.atomic_io import atomic_folder
+from mend.atomic_io import atomic_folder, check_file
 from mend.configuration.specs.pool import PoolSpec
 from mend.data.layout import benchmark_files
 from mend.errors import UserError
@@ -67,6 +67,7 @@ def _rows(files: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
         if not paths:
             raise UserError(f"{name}: no file of the pool has such a name")
         for path in map(Path, paths):
+            check_file(path, "file of a pool")
             yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
 
 
@@ -74,12 +75,16 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(f"{path}", file.schema_arrow.names)
             for batch in file.iter_batches(columns=list(COLUMNS)):
-                yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowInvalid) as error:
+                for row in batch.to_pylist():
+                    number += 1
+                    _check_row(row, f"{path}, row {number}")
+                    yield row
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({error})") from None
 
 
@@ -90,12 +95,23 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, start=1):
                 if not line.isspace():
                     row = json.loads(line)
-                    _check_columns(f"{path}, line {number}", row if isinstance(row, dict) else ())
+                    where = f"{path}, line {number}"
+                    _check_columns(where, row if isinstance(row, dict) else ())
+                    _check_row(row, where)
                     yield row
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+
+
+def _check_row(row: Mapping[str, Any], where: str) -> None:
+    """Raise UserError unless what says whose row it is has its type; `tasks` reads the rest."""
+    for name in ("task", "split"):
+        if type(row[name]) is not str:
+            raise UserError(f"{where}: {name} is not text")
+    if type(row["seed"]) not in (str, int):
+        raise UserError(f"{where}: seed is neither text nor a whole number")
 
 
 def _check_columns(where: str, columns: Iterable[str]) -> None:

@@ -159,7 +159,7 @@ def _check_rows(
         remembered = json.loads(stamp.read_text(encoding="utf-8"))
         if remembered["rules"] == READER_RULES:
             known = dict(remembered["files"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass  # without a readable stamp every file is read
     unread, size = [], 0
     for file in files:

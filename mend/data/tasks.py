@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mend.atomic_io import atomic_folder
+from mend.atomic_io import PARQUET, atomic_folder, made_by
 from mend.configuration.specs.tasks import TasksSpec
 from mend.data.layout import (
     META_TRAIN_SEED,
@@ -16,12 +16,18 @@ from mend.data.layout import (
     benchmark_files,
     read_rows,
 )
+from mend.data.parquet import NUMBER, TEXT, read_columns
 from mend.errors import UserError
 from mend.progress import Progress
+from mend.provenance import checksums
 
 if TYPE_CHECKING:
     import numpy
     import pyarrow
+
+COLUMNS = {"split": TEXT, "seed": NUMBER, "row": NUMBER, "input": TEXT, "output": TEXT}
+COLUMNS |= {"options": [TEXT]}
+WHAT = "rows of a task"
 
 _BATCH = 8192  # rows held in memory at once while a task is converted
 
@@ -64,18 +70,29 @@ def import_tasks(
             ("options", pyarrow.list_(pyarrow.string())),
         ]
     )
+    output_folder = Path(output_folder)
     files: dict[str, list[BenchmarkFile]] = {}
     for file in benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, spec.pool):
         files.setdefault(file.task, []).append(file)
     with atomic_folder(output_folder) as temporary:
         progress = Progress("tasks", len(files))
         for count, (task, task_files) in enumerate(files.items(), start=1):
-            path = temporary / f"{task}.parquet"
-            with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+            name = f"{task}.parquet"
+            sources = [_path(Path(folder), file, pool_folder) for file in task_files]
+            made_of = made_by(checksums(sources, output_folder / name))
+            writing = pyarrow.parquet.ParquetWriter(
+                temporary / name, schema.with_metadata(made_of), **PARQUET
+            )
+            with writing as writer:
                 for split, seed, rows in _splits(Path(folder), task_files, pool_folder):
                     for batch in _batches(rows, split, seed, schema):
                         writer.write_batch(batch)
             progress.update(count, task)
+
+
+def _path(folder: Path, file: BenchmarkFile, pool_folder: str | Path | None) -> Path:
+    """Return where a task's file is."""
+    return (Path(pool_folder) if pool_folder and file.split == "pool" else folder) / file.name
 
 
 def _splits(
@@ -84,7 +101,7 @@ def _splits(
     """Yield (split, seed, rows) of a task: its files as they are, then the pool of each seed."""
 
     def path(file: BenchmarkFile) -> Path:
-        return (Path(pool_folder) if pool_folder and file.split == "pool" else folder) / file.name
+        return _path(folder, file, pool_folder)
 
     def rows(file: BenchmarkFile) -> Iterator[Row]:
         return read_rows(path(file), options_required=file.split != "meta_train")
@@ -137,14 +154,8 @@ class TaskRows:
 
     def __init__(self, path: str | Path) -> None:
         """Read `TASK.parquet`; raises UserError if it is missing or no such file."""
-        import pyarrow
-        import pyarrow.parquet
-
         self.path = Path(path)
-        try:
-            self._table = pyarrow.parquet.read_table(self.path)
-        except (FileNotFoundError, pyarrow.ArrowInvalid) as error:
-            raise UserError(f"{path}: not a file that `mend tasks` wrote ({error})") from None
+        self._table = read_columns(self.path, COLUMNS, WHAT)
         self._rows: dict[tuple[str, int], list[Row]] = {}
 
     def rows(self, split: str, seed: int = META_TRAIN_SEED) -> list[Row]:
@@ -161,7 +172,14 @@ class TaskRows:
             if not len(table):
                 raise UserError(f"{self.path}: it has no rows of split {split}, seed {seed}")
             columns = (table[name].to_pylist() for name in Row._fields)
-            self._rows[split, seed] = list(map(Row, *columns))
+            rows = list(map(Row, *columns))
+            wrong = (row.options and row.output not in row.options for row in rows)
+            if any(wrong) or table["row"].to_pylist() != list(range(len(rows))):
+                raise UserError(
+                    f"{self.path}: the rows of split {split}, seed {seed}, are not as `mend tasks` "
+                    "wrote them; make it again"
+                )
+            self._rows[split, seed] = rows
         return self._rows[split, seed]
 
 
@@ -172,14 +190,8 @@ def load_rows(tasks_folder: str | Path, task: str) -> TaskRows:
 
 def count_rows(tasks_folder: str | Path, task: str) -> dict[tuple[str, int], int]:
     """How many rows of each (split, seed) a task has; UserError if it has no Parquet file."""
-    import pyarrow
-    import pyarrow.parquet
-
     path = Path(tasks_folder) / f"{task}.parquet"
-    try:
-        table = pyarrow.parquet.read_table(path, columns=["split", "seed"])
-    except (FileNotFoundError, pyarrow.ArrowInvalid) as error:
-        raise UserError(f"{path}: not a file that `mend tasks` wrote ({error})") from None
+    table = read_columns(path, {"split": TEXT, "seed": NUMBER}, WHAT)
     counts = table.group_by(["split", "seed"]).aggregate([([], "count_all")]).to_pylist()
     return {(row["split"], row["seed"]): row["count_all"] for row in counts}
 

@@ -15,6 +15,7 @@ from mend.data.seeding import generator
 from mend.data.tasks import count_rows, row_lists
 from mend.errors import UserError
 from mend.progress import Progress
+from mend.provenance import checksums
 
 
 def write_training_episodes(
@@ -67,4 +68,5 @@ def write_training_episodes(
         "demonstrations": row_lists(rows[:, :shots]),
         "queries": row_lists(rows[:, shots:]),
     }
-    write_parquet(pyarrow.table(columns), output)
+    files = [Path(tasks_folder) / f"{name}.parquet" for name in names]
+    write_parquet(pyarrow.table(columns), output, checksums(files, output))

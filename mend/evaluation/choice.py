@@ -6,11 +6,12 @@ The paper searches lambda like this "for each task split and MEND independently"
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mend.atomic_io import atomic_folder, read_json, write_json
+from mend.atomic_io import atomic_folder, check_file, read_json, write_json
 from mend.configuration.specs.choice import ChoiceSpec
 from mend.errors import UserError
 from mend.progress import logger
@@ -26,10 +27,26 @@ def choose(spec: ChoiceSpec, folders: Sequence[str | Path], output: str | Path) 
     candidates, [{variant, settings, dev_score, step (of the kept weights), steps}].
     Raises UserError for a training without a dev score.
     """
+    if len(folders) != len(spec.candidates):
+        raise UserError(
+            f"{len(spec.candidates)} candidates, and --candidates names {len(folders)} folders"
+        )
     candidates = []
     for candidate, folder in zip(spec.candidates, folders, strict=True):
+        check_file(Path(folder) / WEIGHTS)
         record = read_json(Path(folder) / RECORD)
-        if record.get("best_score") is None:
+        if not isinstance(record, dict):
+            raise UserError(f"{folder}/{RECORD}: not the record of a training run")
+        score, steps = record.get("best_score"), [record.get(key) for key in ("best_step", "steps")]
+        if score is not None and not (
+            type(score) in (int, float)
+            and math.isfinite(score)
+            and all(type(step) is int for step in steps)
+        ):
+            raise UserError(
+                f"{folder}/{RECORD}: best_score, best_step and steps are no numbers; train again"
+            )
+        if score is None:
             raise UserError(
                 f"{folder}/{RECORD}: no dev score (best_score) to choose by; set "
                 f"training.{record.get('stage', '*')}.early_stopping"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,12 +14,14 @@ from mend.configuration.specs.prediction import PredictionSpec
 from mend.configuration.specs.run import RunSpec
 from mend.data.items import MultipleChoiceItem, read_items
 from mend.data.template import Template
+from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.progress import Progress, logger
+from mend.provenance import checksums
 
 PREDICTION_SCHEMA = pyarrow.schema(
     [
@@ -43,6 +46,8 @@ PREDICTION_SCHEMA = pyarrow.schema(
 )
 
 
+WEIGHTS = "weights.safetensors"
+
 RunKind = TypeVar("RunKind", bound=RunSpec)
 
 
@@ -60,7 +65,8 @@ def run_prediction(
 
     weights: the folder that a training job, or `mend.evaluation.choice`, wrote; None for a method
     that trains nothing.
-    Raises UserError for a group where the method does not distil, or as `read_items`.
+    Raises UserError for a row that gets a score that is not finite, for a group where
+    the method does not distil, or as `read_items`.
     """
     spec = as_chosen(spec, weights) if weights else spec
     wanted = spec.predict
@@ -68,9 +74,7 @@ def run_prediction(
     method = build_method(llm, spec)
     if weights:
         of_partition = wanted.partition if wanted.stage == "finetune" else None
-        method.load(
-            Path(weights) / "weights.safetensors", stage=wanted.stage, partition=of_partition
-        )
+        method.load(Path(weights) / WEIGHTS, stage=wanted.stage, partition=of_partition)
     changes: dict[str, Any] = {}
     if wanted.perturbation:
         changes = {"perturbation": wanted.perturbation, "sampling_seed": wanted.seed}
@@ -97,6 +101,8 @@ def run_prediction(
         "condition": wanted.condition,
         "partition": wanted.partition,
     }
+    for row, values in zip(rows, scores, strict=True):
+        check_finite(values, row["task"], row["seed"], row["row"])
     records = [
         {
             **same,
@@ -109,7 +115,20 @@ def run_prediction(
     ]
     if ties := sum(record["tied"] for record in records):
         logger.info("%s: in %d rows several options are the best; the first counts", name, ties)
-    write_parquet(pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA), output)
+    inputs = [episodes, *(Path(tasks) / f"{task}.parquet" for task in wanted.tasks)]
+    inputs.append(Path(weights) / WEIGHTS if weights else None)
+    table = pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA)
+    write_parquet(table, output, checksums(inputs, output))
+
+
+def check_finite(scores: Sequence[float], task: str, seed: int, row: int) -> None:
+    """Raise UserError, naming the row, unless all of its options' scores are finite numbers."""
+    if not all(map(math.isfinite, scores)):
+        raise UserError(
+            f"task {task}, seed {seed}, row {row}: an option's score is not finite "
+            f"({', '.join(map(str, scores[:5]))}); the LLM's or the method's weights, or their "
+            "precision (llms.NAME.dtype), cannot score this row"
+        )
 
 
 def as_chosen(spec: RunKind, weights: str | Path) -> RunKind:

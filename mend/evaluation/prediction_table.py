@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 
+from mend.data.parquet import NUMBER, REAL, TEXT, read_columns
 from mend.errors import UserError
 
 RUN = ("llm", "method", "variant", "condition")
 """What names a run, but for its partition."""
 
-COLUMNS = (*RUN, "partition", "task", "seed", "row", "context_length", "gold", "options", "scores")
+COLUMNS = dict.fromkeys([*RUN, "partition", "task"], TEXT)
+COLUMNS |= dict.fromkeys(["seed", "row", "context_length", "gold"], NUMBER)
+COLUMNS |= {"options": [TEXT], "scores": [REAL]}
+"""The columns of predictions that are read, and their kinds."""
+
 IDENTITY = [*RUN, "partition", "task", "seed", "row"]
 
 
@@ -28,7 +32,7 @@ def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
     seed, row, context_length (positions that the LLM read before the query), gold and predicted
     (option indices), gold_text and predicted_text. Raises UserError for a file that is not Parquet,
     a missing column, a row without options, a number of scores other than the number of options, a
-    gold index out of range, a score that is not a number, or a row that is there twice.
+    gold index out of range, a score that is not finite, or a row that is there twice.
     """
     frames = [_read_file(path) for path in dict.fromkeys(map(Path, files))]
     if not frames:
@@ -105,22 +109,9 @@ def _check_complete(part: pd.DataFrame, name: str, tasks: Sequence[str], seeds: 
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except pyarrow.ArrowInvalid:
-        raise UserError(f"{path}: not a Parquet file of predictions") from None
-    with file:
-        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
-        if missing:
-            raise UserError(f"{path}: predictions lack the columns {', '.join(missing)}")
-        table = file.read(columns=list(COLUMNS))
+    table = read_columns(path, COLUMNS, "predictions")
     if table.num_rows == 0:
         raise UserError(f"{path}: holds no predictions")
-    for name in COLUMNS:
-        if table[name].null_count:
-            raise UserError(f"{path}: column {name} has empty cells")
     return chosen_options(table, path)
 
 
@@ -130,7 +121,7 @@ def chosen_options(table: pyarrow.Table, source: str | Path) -> pd.DataFrame:
     `table` has R rows with gold (an option's index) and the lists options and scores, of C_r items
     each. Returns it without the lists, and with predicted (index), gold_text and predicted_text.
     Raises UserError, naming `source`, for a row without options, a number of scores other than the
-    number of options, a gold index out of range, or a score that is not a number.
+    number of options, a gold index out of range, or a score that is not finite.
     """
     frame = table.drop_columns(["options", "scores"]).to_pandas()
     options, scores = table["options"].combine_chunks(), table["scores"].combine_chunks()
@@ -148,7 +139,8 @@ def chosen_options(table: pyarrow.Table, source: str | Path) -> pd.DataFrame:
     refuse_where((gold < 0) | (gold >= counts), "gold is not the index of an option")
     starts = np.cumsum(counts) - counts
     values = scores.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-    refuse_where(np.logical_or.reduceat(np.isnan(values), starts), "a score is not a number (NaN)")
+    infinite = np.logical_or.reduceat(~np.isfinite(values), starts)
+    refuse_where(infinite, "a score is not a finite number (NaN or infinite)")
     best = np.repeat(np.maximum.reduceat(values, starts), counts)
     index = np.arange(len(values)) - np.repeat(starts, counts)
     # The first of equal scores: options that are not the best get an index past the end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from mend.progress import logger
 
 # Locks are held by open files, so that they vanish with the process, however it ends.
 _held: list[int] = []
+
+_OTHER_FOLDER = "set TMPDIR to a folder of your own"
 
 
 @cache
@@ -59,9 +62,28 @@ def gpu_names() -> list[str]:
 
 
 def lock_folder() -> Path:
-    """Return this user's folder of locks, which is made if it is not there."""
-    folder = Path(tempfile.gettempdir()) / f"mend-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """Return this user's folder of locks, which is made if it is not there.
+
+    Below XDG_RUNTIME_DIR, which is the user's own, or else in the temporary folder. Another user
+    could have made that one first, to hold a lock for ever or to lead it elsewhere: raises
+    UserError unless it is a folder, no link, and this user's alone.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    within = Path(runtime) if os.path.isabs(runtime) and os.access(runtime, os.W_OK) else None
+    name = f"mend-gpus-{os.getuid()}"
+    folder = (within or Path(tempfile.gettempdir())) / name
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no folder of locks for GPUs ({error.strerror}); {_OTHER_FOLDER}"
+        ) from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise UserError(
+            f"{folder}: it is a link, another user's, or others may write in it, so that locks in "
+            f"it are not safe; {_OTHER_FOLDER}"
+        )
     return folder
 
 
@@ -88,7 +110,14 @@ def take_free(names: Sequence[str], folder: Path, share: bool = False, every: fl
 
 def _lock(path: Path) -> bool:
     """Try to lock a file for as long as this process lives."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise UserError(f"{path}: no lock can be had there ({error.strerror}); remove it") from None
+    if os.fstat(descriptor).st_uid != os.getuid():
+        os.close(descriptor)
+        raise UserError(f"{path}: this lock is another user's; {_OTHER_FOLDER}")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mend.atomic_io import atomic_folder
+from mend.atomic_io import atomic_folder, check_replaceable
 from mend.configuration.specs.local_models import LocalModelsSpec, ModelSize
 from mend.data.layout import benchmark_files, read_rows
 from mend.errors import UserError
@@ -27,6 +27,8 @@ def train_local_models(spec: LocalModelsSpec, folder: str | Path, output: str | 
 
     folder: the tasks, in MetaICL's published layout.
     """
+    for name in ("gpt2", "gpt2-small"):
+        check_replaceable(Path(output) / name)
     torch.manual_seed(spec.seed)
     texts = list(_texts(spec, Path(folder)))
     tokenizer = train_tokenizer(texts, spec.vocabulary)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from mend.atomic_io import check_replaceable
 from mend.pocket import pretrain_gpt2, pretrain_t5
 from mend.pocket.fitting import save
 
@@ -28,6 +29,8 @@ def pretrain_models(output_folder: str | Path, steps: int | None = None) -> None
         output_folder: gets one folder for each model, with weights, tokenizer and README.md.
         steps: instead of each model's own number of steps.
     """
+    for _, architecture in MODELS:
+        check_replaceable(Path(output_folder) / architecture.name)
     for family, architecture in MODELS:
         pretrain_model(family, architecture, Path(output_folder), steps)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet
 
 from mend.configuration.display_names import stage_display_name
 from mend.data.cuts import CUT_COUNTS
+from mend.data.parquet import NUMBER, TEXT, YES_NO, read_columns
 from mend.evaluation.prediction_table import RUN
 from mend.reporting.training_costs import Record
 
@@ -35,9 +35,12 @@ def prediction_cuts(files: Iterable[str | Path]) -> list[dict[str, Any]]:
     found = []
     for path in dict.fromkeys(map(Path, files)):
         keys = [*RUN, "partition", "task"]
-        if not {*columns.values()} <= {*pyarrow.parquet.read_schema(path).names}:
+        kinds = dict.fromkeys(columns.values(), NUMBER)
+        kinds |= {"query_cut": YES_NO, "tied": YES_NO}
+        table = read_columns(path, dict.fromkeys(keys, TEXT), "predictions", kinds)
+        if not {*kinds} <= {*table.column_names}:
             continue
-        rows = pyarrow.parquet.read_table(path, columns=[*keys, *columns.values()]).to_pandas()
+        rows = table.to_pandas()
         counts = rows.groupby(keys)[list(columns.values())].sum()
         counts.columns = list(columns)
         counts.insert(0, "queries", rows.groupby(keys).size())

@@ -6,12 +6,12 @@ that training needs no TensorBoard and a run that was killed has no line twice.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mend.atomic_io import atomic_folder
 from mend.errors import UserError
 from mend.progress import logger
+from mend.reporting.metrics import read_metrics
 
 
 def write_events(results: str | Path, output: str | Path) -> None:
@@ -49,14 +49,3 @@ def find_metrics(results: str | Path) -> dict[str, Path]:
         if not any(part.endswith(".partial") for part in run.parts):
             found[str(run).removesuffix(".checkpoint")] = file
     return found
-
-
-def read_metrics(file: Path) -> list[dict]:
-    """Return a run's metrics; raises UserError naming the line that is not JSON."""
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {number}: not JSON ({error.msg})") from None
-    return rows

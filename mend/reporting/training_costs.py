@@ -14,13 +14,32 @@ from mend.errors import UserError
 
 Record = Mapping[str, Any]
 
+KINDS = dict.fromkeys(["llm", "method", "stage", "variant", "partition", "device"], (str,))
+KINDS |= dict.fromkeys(["steps", "examples", "parameters_trained", "peak_memory_bytes"], (int,))
+KINDS |= dict.fromkeys(["seconds", "flops", "utilisation", "best_score"], (int, float))
+KINDS |= {"seed": (int,), "best_step": (int,), "versions": (dict,), "cuts": (dict,)}
+KINDS |= {"made_of": (dict,), "candidates": (list,)}
+"""What the values of a record are, as far as they are read; any may be missing."""
+
 
 def read_record(path: str | Path) -> Record:
     """The record of a training run; raises UserError if it does not say whose it is."""
     record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: not the record of a training run")
     missing = [key for key in ("llm", "method", "stage") if not record.get(key)]
     if missing:
         raise UserError(f"{path}: the record of a training run lacks {', '.join(missing)}")
+    for key, kinds in KINDS.items():
+        value = record.get(key)
+        if not (value is None or type(value) in kinds) or value != value:
+            raise UserError(f"{path}: {key} of the record is {str(value)[:60]!r}; train again")
+    counts = record.get("cuts") or {}
+    if not all(
+        isinstance(of_task, dict) and all(type(count) is int for count in of_task.values())
+        for of_task in counts.values()
+    ):
+        raise UserError(f"{path}: cuts of the record are no counts; train again")
     return record
 
 

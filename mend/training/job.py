@@ -25,6 +25,7 @@ from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.models.operations import measured_peak
 from mend.progress import logger
+from mend.provenance import checksums
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes, joined_processes
 from mend.training.gradients import float32_products
@@ -86,7 +87,9 @@ def run_training(
                 raise SystemExit(stopped.exit_status) from None
             speed = _speed(result, precision, peak)
             if processes.is_first:
-                _write_results(spec, llm, method, result, speed, processes, output)
+                inputs = [chunks, episodes, initial and Path(initial) / "weights.safetensors"]
+                made_of = checksums(inputs, Path(output) / "record.json")
+                _write_results(spec, llm, method, result, speed, processes, made_of, output)
                 log_cuts(name, result.cuts)
                 checkpoint.remove()
         logger.info(
@@ -183,6 +186,7 @@ def _write_results(
     result: TrainingResult,
     speed: Mapping[str, Any],
     processes: Processes,
+    made_of: Mapping[str, str],
     output: str | Path,
 ) -> None:
     """Write the folder that a training job makes, all of it or nothing."""
@@ -204,6 +208,7 @@ def _write_results(
         "seed": training.seed,
         "cuts": result.cuts,
         "processes": processes.count,
+        "made_of": made_of,
         **provenance(llm),
     }
     with atomic_folder(output) as folder:

@@ -19,6 +19,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from mend.atomic_io import MADE
 from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.data.hub import download_benchmark, download_files
 from mend.data.tasks import import_tasks, load_rows
@@ -127,13 +128,18 @@ def corpus(*files: str, revision: str = "main") -> FilesDownload:
 
 
 def files_of(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return files - {MADE}
 
 
 def test_a_benchmark_becomes_a_local_folder(mirror, tmp_path):
     output = tmp_path / "out" / "benchmark"
-    output.mkdir(parents=True)
-    (output / "old").write_text("replaced")
+    download_benchmark(SPEC, output)
+    (output / "mine").write_text("the user's")
+    with pytest.raises(UserError, match="benchmark: mine is in it"):
+        download_benchmark(SPEC, output)
+    assert (output / "mine").read_text() == "the user's"
+    (output / "mine").unlink()
     download_benchmark(SPEC, output)
     wanted = ["data/free/free_16384_100_train.jsonl"]
     wanted += [f"data/kind:one/kind:one_16_13_{split}.jsonl" for split in ("train", "dev", "test")]

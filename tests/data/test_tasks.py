@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from helpers.rows import GOOD, write_rows
 
+from mend.atomic_io import MADE
 from mend.configuration.choices import PARTITIONS
 from mend.configuration.specs.tasks import TasksSpec
 from mend.configuration.task_list import partition_needs, read_task_list
@@ -166,6 +167,7 @@ def test_import_writes_the_schema(world, tmp_path):
     output = tmp_path / "tasks"
     import_tasks(spec, folder, output)
     assert sorted(path.name for path in output.iterdir()) == [
+        MADE,
         "choice.parquet",
         "free.parquet",
         "kind:one.parquet",

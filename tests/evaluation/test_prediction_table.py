@@ -44,7 +44,7 @@ def test_the_highest_score_is_chosen_and_of_equal_ones_the_first(write):
         {},
         {"row": 1, "scores": [-1.0, -2.0, -1.0]},
         {"row": 2, "scores": [-5.0, -4.0, -4.0]},
-        {"row": 3, "options": ["up", "down"], "scores": [float("-inf"), -9.0], "gold": 0},
+        {"row": 3, "options": ["up", "down"], "scores": [-1e300, -9.0], "gold": 0},
         {"row": 4, "options": ["up", "down"], "scores": [0.0, 0.0]},
     )
     table = read_predictions([path])
@@ -60,6 +60,9 @@ def test_the_highest_score_is_chosen_and_of_equal_ones_the_first(write):
             {"scores": [0.0, float("nan"), 1.0]},
             "NaN.*mend with small on qa_to_qa .default, shots=16., task boats",
         ),
+        ({"scores": [0.0, float("-inf"), 1.0]}, "not a finite number .*seed 13, row 1"),
+        ({"scores": [0.0, float("inf"), 1.0]}, "not a finite number .*seed 13, row 1"),
+        ({"scores": [0.0, None, 1.0]}, "column scores has lists with empty items"),
         ({"scores": [0.0, 1.0]}, "one score for each option"),
         ({"options": [], "scores": []}, "no options"),
         ({"gold": 3}, "not the index of an option"),

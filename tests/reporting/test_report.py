@@ -176,7 +176,7 @@ def test_only_training_and_only_table_2_is_enough(tmp_path):
 def test_a_file_that_is_missing_is_named(tmp_path):
     spec = write_results(tmp_path)
     (tmp_path / "table4.parquet").write_text("half a table")
-    with pytest.raises(UserError, match=r"table4\.parquet: not a table"):
+    with pytest.raises(UserError, match=r"table4\.parquet: not a Parquet file of a study"):
         write_report(spec, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

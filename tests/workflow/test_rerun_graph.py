@@ -49,7 +49,7 @@ def names(text: str, under: str = "") -> frozenset[str]:
 
 
 JOB = names("atomic_io errors progress configuration.settings")
-TASKS = JOB | names("configuration.specs.tasks data.layout data.tasks")
+TASKS = JOB | names("configuration.specs.tasks data.layout data.parquet data.tasks provenance")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
 LLM = names("configuration.positions data.pretrained methods.base methods.built") | names(
@@ -73,18 +73,18 @@ PAGE = (RUN | {"atomic_io", "errors"}) | names("configuration.display_names")
 TABLE = PAGE | names("configuration.claims configuration.specs.chunks paper reporting.pages")
 TABLE |= names("configuration.specs.reporting evaluation.statistics")
 STUDY = TABLE | names("evaluation.metrics evaluation.prediction_table")
-STUDY |= names("data.cuts progress reporting.cuts")
+STUDY |= names("data.cuts data.parquet progress provenance reporting.cuts")
 STUDY |= names("claims studies studies.names studies.numbers", "reporting.")
 STUDY |= names("reporting.studies.section reporting.training_costs")
 STYLES = names("reporting.figures.styles")
 TABLE1 = TABLE | ROWS | names("data.corpus data.pretrained reporting.tables.table1")
-TABLE5 = TABLE | names("reporting.tables.table5")
+TABLE5 = TABLE | names("data.parquet reporting.tables.table5")
 
 REACHED = {
     "pocket_world": POCKET | names("data.layout pocket.world"),
-    "download_benchmark": TASKS - names("data.tasks progress")
+    "download_benchmark": TASKS - names("data.parquet data.tasks progress provenance")
     | names("configuration.specs.hub data.hub"),
-    "pool": TASKS - names("configuration.specs.tasks data.tasks")
+    "pool": TASKS - names("configuration.specs.tasks data.parquet data.tasks provenance")
     | names("configuration.specs.pool data.pool"),
     "tasks": TASKS,
     "chunks": JOB | names("configuration.specs.chunks data.corpus data.pretrained"),
@@ -111,14 +111,16 @@ REACHED = {
     "table1": TABLE1,
     "table5": TABLE5,
     "study": STUDY,
-    "figure": STUDY | STYLES | names("reporting.figures.study"),
-    "figure3": PAGE | STYLES | names("reporting.figures.efficiency"),
-    "attention_figure": PAGE | STYLES | names("reporting.figures.attention"),
+    "figure": STUDY | STYLES | names("reporting.figures.study reporting.studies.table"),
+    "figure3": PAGE | STYLES | names("data.parquet reporting.figures.efficiency"),
+    "attention_figure": PAGE | STYLES | names("data.parquet reporting.figures.attention"),
     "report_page": STUDY
     | TABLE1
     | TABLE5
     | STYLES
-    | names("figures.curves report report.pictures report.runs", "reporting."),
+    | names(
+        "figures.curves metrics report report.pictures report.runs studies.table", "reporting."
+    ),
 }
 REACHED["download_corpus"] = REACHED["download_pool"] = REACHED["download_benchmark"]
 REACHED["finetuning_teacher"] = REACHED["pretraining_teacher"]

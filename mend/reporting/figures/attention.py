@@ -13,8 +13,12 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from mend.configuration.display_names import method_display_name, partition_display_name
+from mend.data.parquet import NUMBER, REAL, TEXT, read_columns
 from mend.errors import UserError
 from mend.reporting.figures.styles import write_picture
+
+COLUMNS = dict.fromkeys(["llm", "partition", "kind", "task", "method", "region", "token"], TEXT)
+COLUMNS |= dict.fromkeys(["rows", "layer", "head", "position"], NUMBER) | {"value": REAL}
 
 #: Perceptually uniform, and rising in lightness: it reads in grey print.
 COLOURS = "viridis"
@@ -178,7 +182,11 @@ def _best(grid: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def _read(parquets: Iterable[str | Path]) -> pd.DataFrame:
-    table = pd.concat([pd.read_parquet(path) for path in parquets], ignore_index=True)
+    tables = [
+        read_columns(path, COLUMNS, "heads", None, COLUMNS.keys() - {"llm", "kind"})
+        for path in parquets
+    ]
+    table = pd.concat([one.to_pandas() for one in tables], ignore_index=True)
     if table.empty:
         raise UserError("figures 5 and 8: no attention was recorded; name an LLM")
     return table

@@ -15,8 +15,13 @@ from matplotlib.patches import Patch
 
 from mend.configuration.choices import PARTITIONS
 from mend.configuration.display_names import method_display_name, partition_display_name
+from mend.data.parquet import REAL, TEXT, read_columns
 from mend.errors import UserError
 from mend.reporting.figures.styles import line_styles, write_picture
+
+KEYS = ("llm", "partition", "method", "part", "device")
+COLUMNS = dict.fromkeys(KEYS, TEXT) | {"task": TEXT, "context_tokens": REAL, "queries": REAL}
+COLUMNS |= dict.fromkeys(["flops", "peak_memory_bytes", "seconds"], REAL)
 
 METHODS = ("vanilla-icl", "prompt-tuning", "mend")
 _STYLES = line_styles([])
@@ -45,7 +50,11 @@ def draw_efficiency(parquets: Iterable[str | Path], png: str | Path, parquet: st
     columns: llm, panel, partition, method, part, queries, value (operations, bytes, seconds).
     Raises UserError if nothing was measured.
     """
-    table = pd.concat([pd.read_parquet(path) for path in parquets], ignore_index=True)
+    tables = [
+        read_columns(path, COLUMNS, "measurements", None, COLUMNS.keys() - set(KEYS))
+        for path in parquets
+    ]
+    table = pd.concat([one.to_pandas() for one in tables], ignore_index=True)
     table = table.drop_duplicates(["llm", "partition", "method", "part", "queries", "device"])
     if table.empty:
         raise UserError("figure 3: nothing was measured; name an LLM and a partition")

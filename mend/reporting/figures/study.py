@@ -24,6 +24,7 @@ from mend.errors import UserError
 from mend.reporting.figures.styles import line_styles, write_picture
 from mend.reporting.studies.names import axis_display_name, is_number, point_text, value_text
 from mend.reporting.studies.numbers import points_of
+from mend.reporting.studies.table import read_study_table
 
 PANEL = (3.2, 2.5)
 """Width and height of a panel, in inches; more than `NAMES` names make it wider."""
@@ -50,8 +51,11 @@ def write_figure(
     last), run, axis, value, position (on the x axis), and score, low, high in per cent, or the
     average rank without low and high. Raises UserError for a study that varies nothing.
     """
+    specs, tables = list(specs), list(tables)
+    if len(specs) != len(tables):
+        raise UserError(f"{len(specs)} specifications and {len(tables)} tables; each has one")
     studies = [
-        (read_spec(spec, StudySpec), pd.read_parquet(table))
+        (study := read_spec(spec, StudySpec), read_study_table(study, table))
         for spec, table in zip(specs, tables, strict=True)
     ]
     draw(studies, png, parquet)

@@ -54,7 +54,7 @@ def write_picture(
 ) -> None:
     """Write a figure, the same bytes each time, and what is drawn (if asked for); close it."""
     with atomic_file(png) as temporary:
-        figure.savefig(temporary, dpi=300, format="png", metadata={"Software": None})
+        figure.savefig(temporary, dpi=300, format="png", metadata={"Software": "mend"})
     pyplot.close(figure)
     if parquet is not None:
         write_parquet(pyarrow.Table.from_pandas(drawn, preserve_index=False), parquet)

@@ -23,7 +23,10 @@ from mend.configuration.specs.reporting import (
     Table1Spec,
     Table5Spec,
 )
+from mend.data.parquet import REAL, TEXT, read_columns
 from mend.errors import UserError
+from mend.progress import logger
+from mend.provenance import changed_inputs, replaced_text
 from mend.reporting.claims import (
     BEYOND,
     NOT_JUDGED,
@@ -39,7 +42,10 @@ from mend.reporting.pages import render
 from mend.reporting.report.pictures import embedded
 from mend.reporting.report.runs import read_benchmarks, read_runs, rule_times, totals, warnings
 from mend.reporting.studies.section import claim_blocks, partition_grid, study_section
+from mend.reporting.studies.table import read_study_table
+from mend.reporting.tables.table1 import COLUMNS as TABLE1_COLUMNS
 from mend.reporting.tables.table1 import table1_section
+from mend.reporting.tables.table5 import COLUMNS as TABLE5_COLUMNS
 from mend.reporting.tables.table5 import table5_section
 from mend.reporting.training_costs import Record, commits, read_record, training_costs, versions
 
@@ -76,8 +82,8 @@ CAPTIONS = {
 
 
 SECTIONS = {
-    "table1": (Table1Spec, table1_section),
-    "table5": (Table5Spec, table5_section),
+    "table1": (Table1Spec, TABLE1_COLUMNS, table1_section),
+    "table5": (Table5Spec, TABLE5_COLUMNS, table5_section),
 }
 """Tables that are no studies."""
 
@@ -118,8 +124,12 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
     claims = judged_claims(spec, tables)
     curves = list(draw_curves(runs))
     budget = PICTURE_BYTES // max(1, len(curves) + sum(len(part.pictures) for part in spec.parts))
+    changed = changed_inputs(results / f"{name}.details.json" for name in tables)
+    if changed:
+        logger.warning("%s", replaced_text(changed))
     page = render(
         "report.html.j2",
+        replaced=replaced_text(changed) if changed else None,
         title="MEND: results",
         spec=spec,
         anchors={*tables, *(part.name for part in spec.parts)},
@@ -158,7 +168,10 @@ def judged_claims(spec: ReportSpec, tables: Mapping[str, ShownTable]) -> list[Ju
     pictures = [name for part in spec.parts for name in part.pictures]
     found = [claim for table in tables.values() for claim in table.judgements]
     if "figure3" in pictures:
-        drawn = pd.read_parquet(Path(spec.results, "figure3.parquet"))
+        file = Path(spec.results, "figure3.parquet")
+        keys = dict.fromkeys(["llm", "panel", "partition", "method", "part"], TEXT)
+        columns = {**keys, "value": REAL}
+        drawn = read_columns(file, columns, "numbers of figure 3", None, ["value"]).to_pandas()
         names = {llm.name: llm.paper_llm for llm in tables["table2"].spec.llms}
         found += cost_judgements(spec.cost_claims, drawn, names)
     return paper_claims(found, pictures)
@@ -188,14 +201,14 @@ def _read_table(
     results: Path, name: str, records: Sequence[Record], choices: Sequence[Record]
 ) -> ShownTable:
     file, parquet = results / f"{name}.spec.json", results / f"{name}.parquet"
-    try:
-        table = pd.read_parquet(parquet)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{parquet}: not a table ({error}); delete it to make it again") from None
     if name in SECTIONS:
-        kind, section = SECTIONS[name]
-        return ShownTable(partial(section, read_spec(file, kind), table), title=name)
-    spec, details = read_spec(file, StudySpec), read_json(results / f"{name}.details.json")
+        kind, columns, section = SECTIONS[name]
+        table = read_columns(
+            parquet, columns, "a table's numbers", None, ["length", "length_uncut"]
+        )
+        return ShownTable(partial(section, read_spec(file, kind), table.to_pandas()), title=name)
+    spec = read_spec(file, StudySpec)
+    table, details = read_study_table(spec, parquet), _read_details(results, name)
     return ShownTable(
         section=partial(study_section, spec, table, details, records, choices),
         title=spec.title,
@@ -204,6 +217,17 @@ def _read_table(
         claims=details["claims"],
         cuts=details.get("cuts", ()),
     )
+
+
+def _read_details(results: Path, name: str) -> Mapping[str, Any]:
+    """Read what else a study's job wrote; raises UserError if it is something else."""
+    file = results / f"{name}.details.json"
+    details = read_json(file)
+    if not isinstance(details, dict) or not all(
+        isinstance(details.get(key, []), list) for key in ("claims", "other_mean", "cuts")
+    ):
+        raise UserError(f"{file}: not a study's details; delete it to make it again")
+    return {"claims": [], "other_mean": [], **details}
 
 
 def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:

@@ -26,7 +26,13 @@ def embedded(source: str | Path | bytes, most_bytes: int) -> dict[str, Any]:
     try:
         whole = Image.open(BytesIO(source) if isinstance(source, bytes) else source)
         picture = whole.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        ValueError,
+        SyntaxError,
+    ) as error:
         raise UserError(f"{source}: not a picture ({error}); delete it to make it again") from None
     inches = picture.width / float(whole.info.get("dpi", (DPI,))[0])
     width = min(picture.width, WIDEST)

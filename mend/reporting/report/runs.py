@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mend.configuration.choices import STAGES
 from mend.configuration.display_names import stage_display_name
+from mend.errors import UserError
+from mend.reporting.metrics import read_lines, read_metrics
 from mend.reporting.training_costs import Record, commits, read_record, versions
 
 
@@ -16,9 +17,8 @@ def read_runs(results: str | Path, folders: Iterable[str]) -> list[tuple[Record,
     """The record and the metrics of the training runs in these folders below `results`."""
     runs = []
     for folder in folders:
-        lines = Path(results, folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         record = read_record(Path(results, folder, "record.json"))
-        runs.append((record, [json.loads(line) for line in lines]))
+        runs.append((record, read_metrics(Path(results, folder, "metrics.jsonl"))))
     return runs
 
 
@@ -49,9 +49,10 @@ def read_benchmarks(results: str | Path) -> list[dict[str, Any]]:
     root = Path(results, "benchmarks")
     found = []
     for file in sorted(root.rglob("*.jsonl")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        if lines:
-            job = json.loads(lines[-1])
+        if rows := read_lines(file):
+            job = rows[-1]
+            if not isinstance(job.get("s"), (int, float)):
+                raise UserError(f"{file}: it does not say how long a job took (s); delete it")
             # Without `benchmark-extended` a file's name is all there is.
             job["rule"] = job.get("rule_name") or file.stem
             job["folder"] = file.relative_to(root).with_suffix("").as_posix()

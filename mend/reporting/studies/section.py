@@ -14,6 +14,7 @@ from mend.configuration.specs.reporting import StudyRun, StudySpec
 from mend.errors import UserError
 from mend.evaluation.statistics import AVERAGE, BOOTSTRAP_SAMPLES
 from mend.paper import paper_llms, paper_table
+from mend.provenance import replaced_text
 from mend.reporting.pages import (
     drawing_scale,
     marks,
@@ -41,6 +42,7 @@ def study_section(
     records: Sequence[Mapping[str, Any]] = (),
     choices: Sequence[Mapping[str, Any]] = (),
     level: int = 2,
+    changed: Sequence[str] = (),
 ) -> Markup:
     """The markup of a study: its table, differences, claims, and what was run.
 
@@ -48,7 +50,7 @@ def study_section(
     the last axis' values, rows the runs with the values of the axes between, and cells averages
     over the partitions, with each partition's numbers in a second table. `table` and `details` are
     what `write_study` wrote, `records` are of the training runs, `choices` of what dev scores chose
-    among them; `level` is that of the heading.
+    among them; `level` is that of the heading; `changed` are inputs that were replaced since.
     Raises UserError for a `paper_llm` that the paper does not have.
     """
     axes, values = spec.axis_values, _by_place(spec, table)
@@ -78,6 +80,8 @@ def study_section(
         axis=axis_display_name(last) if between else None,
         partitions=[name for name in partitions if name != AVERAGE],
         reference=reference_text(spec.reference),
+        replaced=replaced_text(changed) if changed else None,
+        conditions=unlike_conditions(spec),
         paper_shown=bool(_paper(spec, table)),
         blocks=claim_blocks(spec, table, details["claims"]),
         other_mean=_other_mean(spec, values, details["other_mean"]),
@@ -89,6 +93,25 @@ def study_section(
         commits=commits(records),
         versions=versions(records),
     )
+
+
+def unlike_conditions(spec: StudySpec) -> dict[str, list[str]]:
+    """Return how rows were evaluated, with their names, where they stand side by side unlike.
+
+    Those that differ in another axis than `run` are labelled by it. Empty if all are alike.
+    """
+    groups: dict[tuple, dict[str, list[str]]] = {}
+    for run in spec.runs:
+        place = tuple(str(v) for axis, v in run.values.items() if axis != "run")
+        names = groups.setdefault(place, {}).setdefault(run.condition, [])
+        if (name := str(run.values["run"])) not in names:
+            names.append(name)
+    found: dict[str, list[str]] = {}
+    for conditions in groups.values():
+        if len(conditions) > 1:
+            for condition, names in conditions.items():
+                found[condition] = list(dict.fromkeys([*found.get(condition, []), *names]))
+    return found
 
 
 def _runs(spec: StudySpec) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from mend.configuration.display_names import partition_display_name
 from mend.configuration.specs.reporting import CountedLLM, Table1Spec
 from mend.data.corpus import load_tokenizer
+from mend.data.parquet import NUMBER, REAL, TEXT
 from mend.data.tasks import load_rows
 from mend.data.template import Template
 from mend.paper import paper_table
@@ -25,7 +26,8 @@ ROWS = 500
 """Rows of a task whose length is measured, at most; they are spread evenly over the task."""
 
 SPLITS = {"train": "meta-train", "test": "meta-test"}
-COLUMNS = ["split", "setting", "llm", "tasks", "rows", "length", "length_uncut"]
+COLUMNS = dict.fromkeys(["split", "setting", "llm"], TEXT)
+COLUMNS |= {"tasks": NUMBER, "rows": NUMBER, "length": REAL, "length_uncut": REAL}
 
 
 def write_table1(
@@ -56,7 +58,7 @@ def write_table1(
             means = found[:, 1:].mean(axis=0).round(4)
             row = (SPLITS[split], setting, llm.name, len(names), int(found[:, 0].sum()), *means)
             parts.append(row)
-    table = pd.DataFrame(parts, columns=COLUMNS)
+    table = pd.DataFrame(parts, columns=list(COLUMNS))
     write_table(table, page(TITLE, table1_section(spec, table, level=1)), csv, parquet, html)
 
 

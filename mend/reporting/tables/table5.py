@@ -11,12 +11,13 @@ from markupsafe import Markup
 from mend.configuration.choices import STAGES
 from mend.configuration.display_names import method_display_name
 from mend.configuration.specs.reporting import StageSettings, Table5Spec
+from mend.data.parquet import TEXT
 from mend.errors import UserError
 from mend.paper import paper_table
 from mend.reporting.pages import page, render, write_table
 
 TITLE = "Table 5: hyperparameters"
-COLUMNS = ["source", "stage", "llm", "method", "hyperparameter", "value"]
+COLUMNS = dict.fromkeys(["source", "stage", "llm", "method", "hyperparameter", "value"], TEXT)
 DISPLAY_NAMES = {
     "length": "length (l)",
     "beta": "beta (β)",
@@ -40,7 +41,8 @@ def write_table5(spec: Table5Spec, csv: str | Path, parquet: str | Path, html: s
     if not rows:
         raise UserError("table 5: none of the methods of studies.table2 is trained; add one")
     paper = paper_table("table5").assign(source="paper", method="")
-    table = pd.concat([pd.DataFrame(rows, columns=COLUMNS), paper[COLUMNS]], ignore_index=True)
+    ours = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.concat([ours, paper[list(COLUMNS)]], ignore_index=True)
     write_table(table, page(TITLE, table5_section(spec, table, level=1)), csv, parquet, html)
 
 
