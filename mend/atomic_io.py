@@ -32,8 +32,11 @@ def check_replaceable(folder: str | Path) -> None:
         return
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder}: there is a file or a link; remove it, or name another folder")
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()}
+    found = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
     ours = {MADE}
     if (folder / MADE).is_file() and not (folder / MADE).is_symlink():
         ours |= set((folder / MADE).read_text("utf-8", "replace").splitlines())

@@ -9,6 +9,7 @@ run that distils the same LLM on the same examples reads the same states (lambda
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -162,9 +163,14 @@ def write_teacher_states(
 
 
 def _whole_shards(partial: Path, identity: Mapping[str, Any], lengths: Sequence[int]) -> list[Path]:
-    """Return the first shards of a job that was killed; whatever else is there is removed."""
+    """Return the first shards of a job that was killed; other shards there are removed.
+
+    Raises UserError for a file that no such job wrote.
+    """
     shards: list[Path] = []
     for path in sorted(partial.iterdir()):
+        if not re.fullmatch(r"\d{6}\.safetensors|\..+\.partial", path.name):
+            raise UserError(f"{path}: no teacher's states; remove it or name another --output")
         start = len(shards) * SHARD
         expected = {str(start + i): one for i, one in enumerate(lengths[start : start + SHARD])}
         if expected and _holds(path, identity, expected):
