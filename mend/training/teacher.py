@@ -169,7 +169,7 @@ def _whole_shards(partial: Path, identity: Mapping[str, Any], lengths: Sequence[
     """
     shards: list[Path] = []
     for path in sorted(partial.iterdir()):
-        if not re.fullmatch(r"\d{6}\.safetensors|\..+\.partial", path.name):
+        if not re.fullmatch(r"\d{6}\.safetensors|\..+", path.name):
             raise UserError(f"{path}: no teacher's states; remove it or name another --output")
         start = len(shards) * SHARD
         expected = {str(start + i): one for i, one in enumerate(lengths[start : start + SHARD])}

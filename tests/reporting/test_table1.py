@@ -97,6 +97,6 @@ def test_what_cannot_be_read_is_named(world):
         write(world, spec)
     spec = json.loads(json.dumps(specification(world)))
     spec["llms"][0]["path"] = str(world / "nowhere")
-    with pytest.raises(UserError, match="nowhere: its tokenizer"):
+    with pytest.raises(UserError, match="nowhere': its tokenizer"):
         write(world, spec)
     assert not (world / "table1.csv").exists()
