@@ -87,6 +87,6 @@ rule plan:
     conda:
         ENVIRONMENT
     params:
-        text=lambda wildcards: plan_text(CONFIGURATION),
+        text=lambda wildcards: told(plan_text, CONFIGURATION),
     shell:
         "printf '%s\n' {params.text:q} | tee {log:q}"

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mend.configuration.paths import JobPath
-from mend.configuration.runs import MethodSetup, candidates, method_setup, study_points
+from mend.configuration.runs import (
+    MethodSetup,
+    candidates,
+    method_setup,
+    study_points,
+    usual_variant,
+)
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.teacher import TeacherExamples
 
@@ -37,22 +43,28 @@ def teacher_examples(values: ConfigurationValues, job: JobPath) -> TeacherExampl
         own = (job.beta, seed)
         setups = [one for one in setups if (one.stages["pretrain"].beta, one.seed) == own]
     stages = [setup.stages[job.stage] for setup in setups]
-    examples = max((stage.steps * stage.batch_size for stage in stages), default=0)
+    examples = max(stage.steps * stage.batch_size for stage in stages)
     if job.stage == "pretrain":
         return TeacherExamples(stage="pretrain", examples=examples, beta=job.beta, seed=seed)
     return TeacherExamples(stage="finetune", examples=examples, partition=job.partition)
 
 
 def _distilling(values: ConfigurationValues, llm: str, stage: str) -> Iterator[MethodSetup]:
-    """Yield the methods of every run of the studies that distils an LLM in a stage."""
-    points = {
-        (point.method, candidate)
+    """Yield the methods of every run that distils an LLM in a stage: of studies, and figure 5's."""
+    runs = {
+        (point.method, point.variant)
         for study in values.studies
         for point in study_points(values, study)
         if point.llm == llm
-        for candidate in candidates(values, llm, point.method, point.variant)
     }
-    for method, variant in sorted(points):
+    if values.attention and llm in values.attention.llms:
+        runs.add(("mend", usual_variant(values, llm, "mend")))
+    found = {
+        (method, candidate)
+        for method, variant in runs
+        for candidate in candidates(values, llm, method, variant)
+    }
+    for method, variant in sorted(found):
         setup = method_setup(values, llm, method, variant)
         if stage in setup.stages and setup.stages[stage].losses.distill:
             yield setup

@@ -201,5 +201,5 @@ def _config(path: str) -> Mapping[str, Any]:
 
     cached = try_to_load_from_cache(path, "config.json")
     if not isinstance(cached, str):
-        raise UserError(f"it is neither in {KNOWN.name} nor downloaded")
+        raise FileNotFoundError(f"it is neither in {KNOWN.name} nor downloaded")
     return json.loads(read_small_text(cached))

@@ -377,3 +377,14 @@ def test_values_of_an_axis_are_text_unless_all_are_numbers(values) -> None:
     spec = specification(load_configuration(study), "mine")
     assert spec.axis_values["pass"] == ["one", "2"]
     assert spec.axis_values["shots"] == [4, 16]
+
+
+def test_a_teacher_has_the_examples_of_an_llm_that_figure_5_alone_is_of(values) -> None:
+    values["llms"]["other"] = values["llms"][LLM]
+    values["attention"] = {"llms": ["other"], "partition": "qa_to_qa"}
+    configuration = load_configuration(values)
+    job = JobPath("train", "other", "mend", "default", stage="pretrain")
+    teacher = teacher_of(configuration.values, job)
+    training = values["training"]["pretrain"]
+    examples = specification(configuration, str(teacher)).teacher.examples
+    assert examples == training["steps"] * training["batch_size"]

@@ -103,4 +103,9 @@ def checked_specifications(configuration: Configuration) -> dict[str, Settings]:
         text.encode()
         assert type(spec).model_validate(json.loads(text)) == spec
         found[path] = spec
+    for path, spec in found.items():
+        job = parse_job_path(path)
+        if job.kind == "train" and (teacher := teacher_of(configuration.values, job)):
+            trained = spec.training.steps * spec.training.batch_size
+            assert found[str(teacher)].teacher.examples >= trained, path
     return found

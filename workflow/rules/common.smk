@@ -28,13 +28,17 @@ from mend.data.preflight import check_int8_library, check_retrieval_library, wit
 from mend.errors import UserError
 from snakemake.settings.types import DeploymentMethod
 
-try:
-    CONFIGURATION = with_present_tasks(
-        load_configuration(config, map(os.path.relpath, workflow.configfiles))
-    )
-except UserError as error:
-    sys.exit(f"error: {error}")
 
+def told(function, *arguments):
+    """Return what a function returns, or end with the lines that say what is wrong."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+CONFIGURATION = told(load_configuration, config, map(os.path.relpath, workflow.configfiles))
+CONFIGURATION = told(with_present_tasks, CONFIGURATION)
 R = CONFIGURATION.results
 LOCAL_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 VALUES = CONFIGURATION.values
@@ -144,10 +148,7 @@ def model_files(path):
 def check_installed(check, *arguments):
     """End with the line of a check of a library, unless conda is to install it."""
     if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
-        try:
-            check(*arguments)
-        except UserError as error:
-            sys.exit(f"error: {error}")
+        told(check, *arguments)
 
 
 def run_models(wildcards):

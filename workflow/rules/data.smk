@@ -13,7 +13,7 @@ rule spec:
     conda:
         ENVIRONMENT
     params:
-        spec=lambda wildcards: specification_json(CONFIGURATION, wildcards.path),
+        spec=lambda wildcards: told(specification_json, CONFIGURATION, wildcards.path),
     message:
         "settings: {wildcards.path}"
     shell:

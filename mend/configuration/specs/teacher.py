@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mend.configuration.choices import Stage
-from mend.configuration.settings import Seed, Settings
+from mend.configuration.settings import Count, Seed, Settings
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import LLMSource
 
@@ -18,7 +18,7 @@ class TeacherExamples(Settings):
     stage: Stage
     """Chunks (pretrain) or episodes (finetune)."""
 
-    examples: Annotated[int, Field(ge=0)]
+    examples: Count
     """How many examples the longest training reads."""
 
     beta: Annotated[float, Field(gt=0, lt=1)] | None = None
