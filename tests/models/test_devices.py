@@ -119,3 +119,48 @@ def test_without_a_gpu_there_is_the_cpu(monkeypatch) -> None:
     devices.choose_device.cache_clear()
     assert devices.choose_device() == torch.device("cpu")
     devices.choose_device.cache_clear()
+
+
+def test_locks_are_in_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder = devices.lock_folder()
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert devices.lock_folder() == folder
+    for absent in ("", "relative", str(tmp_path / "none")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", absent)
+        monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path / "temporary"))
+        (tmp_path / "temporary").mkdir(exist_ok=True)
+        assert devices.lock_folder().parent == tmp_path / "temporary"
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to others", "another user's"])
+def test_a_folder_of_locks_that_somebody_else_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"mend-gpus-{os.getuid()}"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if kind == "open to others" else 0o700)
+    if kind == "another user's":
+        user = os.getuid() + 1
+        folder.rename(tmp_path / f"mend-gpus-{user}")
+        monkeypatch.setattr(devices.os, "getuid", lambda: user)
+    with pytest.raises(UserError, match=r"mend-gpus-\d+: .*set TMPDIR to a folder of your own"):
+        devices.lock_folder()
+
+
+def test_a_lock_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "GPU-a.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match=r"GPU-a\.lock: no lock can be had there"):
+        devices.take_free(["GPU-a"], tmp_path)
+    assert not (tmp_path / "precious").exists()
+    os.mkfifo(tmp_path / "GPU-b.lock")
+    assert devices.take_free(["GPU-b"], tmp_path) == 0

@@ -1,7 +1,10 @@
 """Table 2, a study with the layout `matrix`, from prediction files to its page."""
 
+import copy
 import json
+import os
 import re
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +13,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from mend.atomic_io import write_parquet
 from mend.configuration.display_names import method_display_name
 from mend.configuration.specs.reporting import StudySpec
 from mend.errors import UserError
 from mend.evaluation.statistics import verdict
+from mend.provenance import checksums
 from mend.reporting.pages import marks
 from mend.reporting.studies import write_study
 
@@ -309,3 +314,48 @@ def test_the_paper_line_is_absent_without_a_paper_llm(study):
     assert "paper’s own number" not in page
     assert "46.92" not in page
     assert np.isfinite(pd.read_csv(study.write().csv)["mean"]).all()
+
+
+def test_the_details_say_which_predictions_the_table_was_made_of(study, tmp_path):
+    found = json.loads(study.write().details.read_text())["made_of"]
+    files = [*study.predictions, *study.records]
+    assert found == {f"../{path.name}": sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_inputs_that_were_replaced_under_an_old_time_are_told(study, tmp_path, caplog):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("as they were")
+    path = study.predictions[0]
+    table = pyarrow.parquet.read_table(path)
+    write_parquet(table, path, checksums([rows], path))
+    assert "Replaced inputs" not in study.write().html.read_text()
+    before = rows.stat()
+    rows.write_text("others")
+    os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns - 10**12))
+    page = study.write().html.read_text()
+    assert re.search(r"Replaced inputs.*rows\.jsonl: replaced by another .*`touch` it", page)
+    assert "table2: " in caplog.text
+    assert "rows.jsonl: replaced by another file" in caplog.text
+
+
+def test_rows_that_were_not_evaluated_alike_are_labelled(study, tmp_path):
+    alike = study.write()
+    assert "condition" not in pd.read_csv(alike.csv)
+    assert "Not evaluated alike" not in alike.html.read_text()
+    spec = copy.deepcopy(study.spec)
+    run = next(run for run in spec["runs"] if run["method"] == "vanilla-icl")
+    place = next(i for i, p in enumerate(study.predictions) if p.name.startswith("vanilla-icl"))
+    table = pyarrow.parquet.read_table(study.predictions[place])
+    column = table.column_names.index("condition")
+    four = pyarrow.array(["shots=4"] * len(table))
+    other = tmp_path / "four.parquet"
+    pyarrow.parquet.write_table(table.set_column(column, "condition", four), other)
+    run["condition"] = "shots=4"
+    predictions = [other if i == place else p for i, p in enumerate(study.predictions)]
+    out = study.write("four", spec=spec, predictions=predictions)
+    labels = pd.read_csv(out.csv).dropna(subset="condition").groupby("method")["condition"]
+    assert labels.unique().str[0].to_dict() == {
+        method: "shots=4" if method == "vanilla-icl" else "shots=16" for method in METHODS
+    }
+    page = out.html.read_text()
+    assert re.search(r"Not evaluated alike:.*<code>shots=4</code> for Vanilla ICL", page)

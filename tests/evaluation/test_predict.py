@@ -1,0 +1,52 @@
+"""The prediction job: what it refuses, and what its file says that it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from helpers.jobs import prediction, specification
+
+from mend.configuration.specs.prediction import PredictionSpec
+from mend.configuration.specs.run import MethodSource
+from mend.errors import UserError
+from mend.evaluation import predict
+from mend.evaluation.predict import run_prediction
+
+
+@pytest.fixture
+def spec(data: Path, tmp_path: Path) -> PredictionSpec:
+    """What a job of zero-shot is told."""
+    told = prediction(specification(tmp_path, "gpt2", "mend", stage="finetune"))
+    return told.model_copy(update={"method": MethodSource(name="zero-shot"), "distiller": None})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_is_refused_where_it_is_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: PredictionSpec, value: float
+) -> None:
+    def scores(llm, method, items, *others, **more) -> list[list[float]]:
+        return [[-1.0, value if number == 2 else -2.0] for number, _ in enumerate(items)]
+
+    monkeypatch.setattr(predict, "score_items", scores)
+    output = tmp_path / "predictions.parquet"
+    with pytest.raises(
+        UserError, match="task parity, seed 13, row 2: an option's score is not fin"
+    ):
+        run_prediction(spec, data / "test.parquet", data / "tasks", output, None)
+    assert not output.exists()
+
+
+def test_predictions_say_what_they_were_made_of(
+    data: Path, tmp_path: Path, spec: PredictionSpec
+) -> None:
+    output = tmp_path / "predictions.parquet"
+    run_prediction(spec, data / "test.parquet", data / "tasks", output, None)
+    found = json.loads(pyarrow.parquet.read_metadata(output).metadata[b"mend"])
+    files = {data / "test.parquet", data / "tasks/parity.parquet"}
+    sums = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert set(found.values()) == sums
+    assert {(tmp_path / name).resolve() for name in found} == {file.resolve() for file in files}
