@@ -171,6 +171,8 @@ def advice(error: BaseException) -> str | None:
         what = "network"
     elif "No space left" in text:
         what = "disk"
+    elif isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}; choose another file or folder"
     return what and f"{_ADVICE[what]} ({type(error).__name__}: {_first(text)})"
 
 

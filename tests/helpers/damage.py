@@ -669,14 +669,14 @@ def _no_shards(shop: Workshop, folder: Path, draw: random.Random) -> None:
 
 def _shard_of(name: str) -> Callable:
     def apply(shop: Workshop, folder: Path, draw: random.Random) -> None:
-        [shard] = folder.iterdir()
+        [shard] = folder.glob("*.safetensors")
         shutil.copy(shop.folder / name, shard)
 
     return apply
 
 
 def _extra_shard(shop: Workshop, folder: Path, draw: random.Random) -> None:
-    [shard] = folder.iterdir()
+    [shard] = folder.glob("*.safetensors")
     shutil.copy(shard, folder / "000001.safetensors")
 
 

@@ -39,6 +39,8 @@ def draw_heads(parquets: Iterable[str | Path], png: str | Path, parquet: str | P
     """
     table = _read(parquets)
     table = table[table["kind"] == "induction"]
+    if table.empty:
+        raise UserError("figure 8: no head's induction score was recorded; name an LLM")
     grids = {
         llm: rows.pivot(index="layer", columns="head", values="value")
         for llm, rows in table.groupby("llm", sort=False)

@@ -44,6 +44,6 @@ def read_study_table(spec: StudySpec, path: str | Path) -> pd.DataFrame:
     partitions = set(table["partition"])
     whole = table.groupby(["llm", *names])["partition"].apply(set)
     twice = table.duplicated(["llm", *names, "partition"]).any()
-    if twice or not np.isfinite(table["mean"]).all() or any(one != partitions for one in whole):
+    if twice or not (np.abs(table["mean"]) <= 100).all() or any(one != partitions for one in whole):
         raise UserError(f"{path}: {WHAT} are not whole; delete it to make it again")
     return table
