@@ -165,8 +165,6 @@ def read_items(
     task_rows = {task: load_rows(tasks, task) for task in only}
     if seeds is not None:
         table = table.filter(pyarrow.compute.is_in(table["seed"], pyarrow.array(list(seeds))))
-    if not len(table):
-        raise UserError(f"{episodes}: no rows of the seeds {', '.join(map(str, seeds or []))}")
     _check_rows(table, task_rows, split, source_split(selection), episodes)
     contexts: dict[tuple, int] = {}
     taken: dict[tuple[str, int], int] = {}

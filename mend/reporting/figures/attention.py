@@ -39,8 +39,6 @@ def draw_heads(parquets: Iterable[str | Path], png: str | Path, parquet: str | P
     """
     table = _read(parquets)
     table = table[table["kind"] == "induction"]
-    if table.empty:
-        raise UserError("figure 8: no head's induction score was recorded; name an LLM")
     grids = {
         llm: rows.pivot(index="layer", columns="head", values="value")
         for llm, rows in table.groupby("llm", sort=False)
@@ -191,4 +189,11 @@ def _read(parquets: Iterable[str | Path]) -> pd.DataFrame:
     table = pd.concat([one.to_pandas() for one in tables], ignore_index=True)
     if table.empty:
         raise UserError("figures 5 and 8: no attention was recorded; name an LLM")
+    wanted = {("example", method) for method in METHODS} | {("mean", method) for method in METHODS}
+    for llm, rows in table.groupby("llm"):
+        found = set(zip(rows["kind"], rows["method"], strict=True))
+        heads = rows[rows["kind"] == "induction"]
+        twice = heads.duplicated(["layer", "head"]).any()
+        if wanted - found or heads.empty or twice or rows["value"].isna().any():
+            raise UserError(f"figures 5 and 8: {llm} is not whole; record its attention again")
     return table
