@@ -12,17 +12,18 @@ from mend.configuration.choices import ENCODER_DECODERS, POCKET_SEEDS, STAGES
 from mend.configuration.files import read_small_text
 from mend.configuration.messages import closest, listed
 from mend.configuration.methods import method_class
-from mend.configuration.paths import DEFAULT
+from mend.configuration.paths import DEFAULT, parse_settings
 from mend.configuration.positions import max_positions
 from mend.configuration.results_folder import results_problem
 from mend.configuration.room import check_room
-from mend.configuration.runs import has_setting, method_setup
+from mend.configuration.runs import attention_runs, has_setting, method_setup, study_points
 from mend.configuration.schema import ConfigurationValues, Settings, StageSettings, given
 from mend.configuration.settings import hub_name_problem
 from mend.configuration.study_checks import (
     VectorsRead,
     most_read,
     name_problems,
+    run_problem,
     stage_problem,
     study_problems,
 )
@@ -50,7 +51,14 @@ def check_values(values: ConfigurationValues) -> None:
     parts = list(_parts(values))
     problems += parts
     usable = [] if of_studies or methods else studies
-    read = most_read(values, usable)
+    runs = [point[:4] for study in usable for point in study_points(values, study)]
+    if usable and not parts:
+        for run in attention_runs(values):
+            if problem := run_problem(values, *run[:3], parse_settings(run[3])):
+                problems.append(f"attention: {problem}")
+            else:
+                runs.append(run)
+    read = most_read(values, runs)
     used = [name for study in studies for name in values.studies[study].llms]
     for part in (values.efficiency, values.attention):
         used += part.llms if part and not parts else []

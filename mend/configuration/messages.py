@@ -84,7 +84,7 @@ def cut(text: str, letters: int) -> str:
 
 def listed(names: Iterable[Any]) -> str:
     """Return names with commas between them, the first ones alone if they are many."""
-    names = [cut(str(name), 80) for name in names]
+    names = [cut(" ".join(str(name).split()), 80) for name in names]
     text = ", ".join(names)
     if len(text) > LONGEST_LIST:
         shown = text[:LONGEST_LIST].split(", ")[:-1]

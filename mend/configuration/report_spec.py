@@ -7,7 +7,7 @@ from typing import Any
 
 from mend.configuration.loading import Configuration
 from mend.configuration.presets import fidelity, preset_value
-from mend.configuration.runs import trained_stages, usual_variant
+from mend.configuration.runs import attention_runs, trained_stages
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reporting import ReportPart, ReportSpec
 from mend.configuration.study_specs import command, study_choices, study_stages
@@ -83,9 +83,8 @@ def report_stages(configuration: Configuration) -> list[str]:
         for stage in study_stages(configuration, name)
     ]
     values = configuration.values
-    for llm in values.attention.llms if values.attention else ():
-        variant = usual_variant(values, llm, "mend")
-        stages += trained_stages(values, llm, "mend", variant, values.attention.partition)
+    for llm, method, variant, _ in attention_runs(values):
+        stages += trained_stages(values, llm, method, variant, values.attention.partition)
     return list(dict.fromkeys(stages))
 
 

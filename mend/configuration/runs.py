@@ -215,6 +215,13 @@ def default_condition(values: ConfigurationValues) -> str:
     return settings_text({"shots": values.benchmark.shots})
 
 
+def attention_runs(values: ConfigurationValues) -> list[tuple[str, str, str, str]]:
+    """Return (LLM, method, variant, condition) of each run that figures 5 and 8 look at."""
+    llms = values.attention.llms if values.attention else ()
+    condition = default_condition(values)
+    return [(llm, "mend", usual_variant(values, llm, "mend"), condition) for llm in llms]
+
+
 def trained_stages(
     values: ConfigurationValues, llm: str, method: str, variant: str, partition: str
 ) -> list[str]:

@@ -310,7 +310,8 @@ class LLM(LLMLoading):
 
 
 def _is_axis_value(value: Any) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    named = not isinstance(value, str) or value.strip()
+    return named and isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
 def _point_value(value: Any) -> Any:
@@ -369,7 +370,7 @@ class Study(Settings):
     partitions: Partitions
     vary: Annotated[
         dict[
-            str,
+            Text,
             Annotated[
                 Any,
                 AfterValidator(_axis_points),
@@ -631,7 +632,7 @@ def configuration_type() -> type[ConfigurationValues]:
         "Study",
         __base__=Study,
         __doc__=Study.__doc__,
-        runs=(dict[str, run] | None, Field(None, min_length=1, description=described)),
+        runs=(dict[Text, run] | None, Field(None, min_length=1, description=described)),
         set=(settings, Field(settings(), description=settings.__doc__)),
         select=select,
     )

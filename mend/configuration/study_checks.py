@@ -113,16 +113,15 @@ def name_problems(values: ConfigurationValues) -> Iterator[str]:
 
 
 def most_read(
-    values: ConfigurationValues, studies: Iterable[str]
+    values: ConfigurationValues, runs: Iterable[tuple[str, str, str, str]]
 ) -> dict[tuple[str, str], VectorsRead]:
     """Return what an LLM reads at the most with a method, by (LLM, method).
 
-    studies: those without problems.
+    runs: (LLM, method, variant, condition) of each, without problems.
     """
     most: dict[tuple[str, str], VectorsRead] = {}
-    points = (point for study in studies for point in study_points(values, study))
     window = values.benchmark.corpus.window
-    for llm, method, variant, condition in dict.fromkeys(point[:4] for point in points):
+    for llm, method, variant, condition in dict.fromkeys(runs):
         how, before = parse_settings(condition), most.get((llm, method), VectorsRead())
         for candidate in candidates(values, llm, method, variant):
             setup = method_setup(values, llm, method, candidate)
@@ -304,14 +303,15 @@ def _runs(values: ConfigurationValues, study: str) -> Iterator[str]:
                 f"name of its folder ({LONGEST_FOLDER} at most); vary or select fewer at once"
             )
             return
-        if problem := _run_problem(values, llm, method, variant, parse_settings(condition)):
+        if problem := run_problem(values, llm, method, variant, parse_settings(condition)):
             yield f": {problem}"
             return
 
 
-def _run_problem(
+def run_problem(
     values: ConfigurationValues, llm: str, method: str, variant: str, condition: Mapping[str, Any]
 ) -> str | None:
+    """Return why a run cannot be made; None if it can."""
     template, selection = condition.get("template"), condition.get("selection", "train")
     if template and template not in values.templates:
         known = listed(values.templates)

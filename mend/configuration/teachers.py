@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from mend.configuration.paths import JobPath
 from mend.configuration.runs import (
     MethodSetup,
+    attention_runs,
     candidates,
     method_setup,
     study_points,
-    usual_variant,
 )
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.teacher import TeacherExamples
@@ -57,8 +57,7 @@ def _distilling(values: ConfigurationValues, llm: str, stage: str) -> Iterator[M
         for point in study_points(values, study)
         if point.llm == llm
     }
-    if values.attention and llm in values.attention.llms:
-        runs.add(("mend", usual_variant(values, llm, "mend")))
+    runs |= {run[1:3] for run in attention_runs(values) if run[0] == llm}
     found = {
         (method, candidate)
         for method, variant in runs

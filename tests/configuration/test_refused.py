@@ -425,3 +425,22 @@ def test_documents_are_joined_only_by_a_token_that_there_is(values, tmp_path) ->
         "protocol.pretraining_chunks: fixed-windows, but",
         "names no eos_token",
     )
+
+
+def test_an_llm_that_figure_5_alone_is_of_is_checked_as_those_of_studies(values) -> None:
+    values["llms"]["other"] = {**values["llms"]["pocket-gpt2"], "training": {}}
+    values["llms"]["other"]["training"]["pretrain"] = {"beta": 0.01}
+    values["attention"] = {"llms": ["other"], "partition": "qa_to_qa"}
+    refused(values, "llms.other, methods.mend: pretrain.beta")
+    values["llms"]["other"]["training"] = {"finetune": {"early_stopping": None}}
+    values["methods"]["mend"]["select"] = {"finetune.learning_rate": [1e-5, 1e-4]}
+    refused(values, "attention: dev scores are to choose finetune.learning_rate")
+
+
+@pytest.mark.parametrize(
+    "content", [{"vary": {"": {"a": {}}}}, {"vary": {"a": {" ": {}}}}, {"runs": {"": {}}}]
+)
+def test_what_tables_show_has_a_name(values, content) -> None:
+    study = {"llms": ["pocket-gpt2"], "methods": ["mend"], "partitions": ["qa_to_qa"]}
+    values["studies"]["mine"] = {**study, **content}
+    refused(values, "studies.mine.")
