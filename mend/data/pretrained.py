@@ -7,6 +7,7 @@ library raises at what is damaged becomes one line that names it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,17 +92,24 @@ class Pretrained:
                 raise self.refuse(file.name, "it is no regular file")
         config = folder / "config.json"
         if config.is_file():
-            _check_layers(self, json.loads(config.read_text(encoding="utf-8")))
+            _check_numbers(self, json.loads(config.read_text(encoding="utf-8")))
 
 
-def _check_layers(source: Pretrained, content: Any) -> None:
-    """Raise UserError for a configuration of an endless number of layers, in any part of it."""
+def _check_numbers(source: Pretrained, content: Any) -> None:
+    """Raise UserError for an endless number of layers, or a dropout that is no share, in any part.
+
+    Architectures find that late: as they are built, or in a training's first step.
+    """
     if not isinstance(content, Mapping):
         raise source.refuse("config.json", "it is no JSON object")
     for key, value in content.items():
         if isinstance(value, Mapping):
-            _check_layers(source, value)
+            _check_numbers(source, value)
             continue
-        of_blocks = "layer" in key or "expert" in key
-        if of_blocks and isinstance(value, int | float) and value > MOST_LAYERS:
+        least, most = -math.inf, math.inf
+        if "drop" in key:
+            least, most = 0, 1
+        elif "layer" in key or "expert" in key:
+            most = MOST_LAYERS
+        if isinstance(value, int | float) and not least <= value <= most:
             raise source.refuse("config.json", f"{key} is {value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,9 +136,13 @@ def as_chosen(spec: RunKind, weights: str | Path) -> RunKind:
     """Return a run's specification with the method's own settings that were chosen.
 
     weights: a folder that `mend.evaluation.choice` wrote; that of a training changes nothing.
+    Raises UserError if its record.json is none of them.
     """
     record = Path(weights) / "record.json"
-    chosen = read_json(record).get("settings", {}) if record.exists() else {}
+    content = read_json(record) if os.path.lexists(record) else {}
+    chosen = content.get("settings", {}) if isinstance(content, dict) else None
+    if not isinstance(chosen, dict):
+        raise UserError(f"{record}: not the record of a training or a choice")
     own = {key: value for key, value in chosen.items() if "." not in key}
     method = spec.method.model_copy(update={"settings": {**spec.method.settings, **own}})
     return spec.model_copy(update={"method": method})

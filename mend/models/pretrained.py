@@ -84,9 +84,9 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.numel():
             names.append(name)
-            sizes.append(torch.stack(torch.aminmax(tensor.detach())).float().abs().max().cpu())
-    bad = [name for name, size in zip(names, sizes, strict=True) if not size.isfinite()]
-    return bad[0] if bad else None
+            sizes.append(torch.stack(torch.aminmax(tensor.detach())).double().abs().max())
+    finite = torch.stack(sizes).isfinite().tolist() if sizes else []
+    return next((name for name, good in zip(names, finite, strict=True) if not good), None)
 
 
 def _is_of_a_head(model: torch.nn.Module, name: str) -> bool:

@@ -134,7 +134,7 @@ def write_teacher_states(
         examples = EpisodeExamples(episodes, tasks, template, limits)
     number = min(wanted.examples, len(examples))
     if not number:
-        raise UserError(f"{output}: the states of no example are asked for (teacher.examples)")
+        raise UserError(f"{output}: there is no example to keep the states of")
     lengths = [_predicted_tokens(llm, examples[i], wanted.stage) for i in range(number)]
     size = sum(lengths) * llm.width * llm.embedding.weight.element_size()
 

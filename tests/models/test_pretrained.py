@@ -185,3 +185,15 @@ def test_endless_layers_are_refused_before_they_are_built(tmp_path: Path) -> Non
     config.write_text(json.dumps(content | {"num_hidden_layers": 10**11}), encoding="utf-8")
     with pytest.raises(UserError, match="num_hidden_layers is 100000000000"):
         load(folder)
+
+
+@pytest.mark.parametrize("value", [-1, 2, float("nan")])
+def test_a_dropout_that_is_no_share_is_refused_before_a_training_meets_it(
+    tmp_path: Path, value: float
+) -> None:
+    folder = saved(tmp_path / "llm")
+    config = folder / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(content | {"attention_dropout": value}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"config.json: attention_dropout is {value}$"):
+        load(folder)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mend.errors import UserError
 from mend.models.tensor_files import TensorFile, save_tensors
 
-OF_RUNS = [one for one in DAMAGES if not one.kind.startswith(("llm", "distiller", "records"))]
+OF_RUNS = [one for one in DAMAGES if not one.kind.startswith(("llm", "distiller"))]
 BY_NAME = {f"{one.kind}: {one.name} ({one.job})": one for one in OF_RUNS}
 
 
@@ -63,7 +63,7 @@ def test_damage_is_one_line_or_changes_nothing(
         ("teacher: of another order (taught)", "example 0 has other tokens here"),
         ("teacher: of another beta (taught)", "example 0 has other tokens here"),
         ("teacher: of too few (taught)", "states of 3 examples, and 8 are trained on"),
-        ("teacher: of none (teacher)", "the states of no example are asked for"),
+        ("teacher: of none (teacher)", "teacher.examples: input should be greater"),
         ("teacher: empty folder (taught)", "not a folder of a teacher's states, or of no example"),
         ("teacher: one shard twice (taught)", "it is not number 1"),
     ],
