@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mend.configuration.choices import ENCODER_DECODERS, POCKET_SEEDS, STAGES
+from mend.configuration.choices import ENCODER_DECODERS, POCKET_SEEDS, POCKET_TRAIN_ROWS, STAGES
 from mend.configuration.files import read_small_text
 from mend.configuration.messages import closest, listed
 from mend.configuration.methods import method_class
@@ -78,6 +78,12 @@ def _tasks(values: ConfigurationValues) -> Iterator[str]:
                 f"benchmark.seeds: the pocket tasks have the seeds {listed(POCKET_SEEDS)}, "
                 f"not {listed(unknown)}"
             )
+        rows = values.benchmark.shots + values.training.finetune.queries_per_episode
+        if rows > POCKET_TRAIN_ROWS:
+            yield (
+                f"training.finetune.queries_per_episode: an episode would have {rows} rows, and "
+                f"some pocket tasks have {POCKET_TRAIN_ROWS}"
+            )
     elif tasks.source == "hub":
         yield from _required(tasks, "benchmark.tasks", "repository", "revision")
     else:
@@ -118,7 +124,10 @@ def _corpus(values: ConfigurationValues) -> Iterator[str]:
         yield from _required(corpus, "benchmark.corpus", "files")
         if tasks.source != "folder":
             yield from _required(corpus, "benchmark.corpus", "folder")
-    elif tasks.source != "pocket":
+    elif tasks.source == "pocket":
+        if corpus.column != "text":
+            yield f"benchmark.corpus.column: the pocket corpus has text, and no {corpus.column}"
+    else:
         yield (
             "benchmark.corpus.source: the pocket corpus comes with the pocket tasks only "
             "(benchmark.tasks.source: pocket)"
@@ -259,6 +268,9 @@ def _parts(values: ConfigurationValues) -> Iterator[str]:
         for name in needed:
             if name not in methods:
                 yield f"{part}: it measures {name}, which is not in methods; add it to them"
+        for number, claim in enumerate(getattr(content, "claims", ())):
+            if claim.higher == claim.lower:
+                yield f"{part}.claims[{number}]: it compares {claim.lower} with itself"
         found = getattr(content, wanted)
         for name in [found] if isinstance(found, str) else found:
             if name not in partitions:

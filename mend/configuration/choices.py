@@ -49,5 +49,8 @@ TRAIN_ROWS = 16
 POCKET_SEEDS = (13, 21, 42, 87, 100)
 """Seeds of the pocket tasks: MetaICL's."""
 
+POCKET_TRAIN_ROWS = 100
+"""Rows of the smallest meta-train tasks of the pocket world."""
+
 ENCODER_DECODERS = ("t5", "mt5", "umt5")
 """Encoder-decoder architectures whose numbers are right: those with relative positions."""

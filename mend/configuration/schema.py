@@ -67,7 +67,8 @@ Names = Annotated[list[str], Field(min_length=1), Distinct]
 Partitions = Annotated[
     list[Partition], Field(min_length=1, description="Partitions (MetaICL's names)."), Distinct
 ]
-LARGEST_WINDOW = 1_000_000
+LARGEST_WINDOW, MOST_TRAIN_ROWS = 1_000_000, 16_384
+"""Tokens of a chunk, and rows of a meta-train task (MetaICL's files say it in their names)."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -229,7 +230,7 @@ class StageSettings(Settings):
 class Episodes(Settings):
     """What finetuning alone has."""
 
-    queries_per_episode: Count
+    queries_per_episode: Annotated[int, Field(ge=1, le=MOST_TRAIN_ROWS)]
     """Queries asked after the same demonstrations."""
 
 

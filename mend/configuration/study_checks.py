@@ -212,6 +212,8 @@ def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
             yield f".{key}: {error}"
             continue
         for higher, lower in pairs:
+            if higher == lower:
+                yield f".{key}: it compares a point with itself; higher and lower must differ"
             named += [(f"{key}.higher", higher), (f"{key}.lower", lower)]
     axes = {name: list(points) for name, points in study_axes(values, study).items()}
     # A claim about a method that the study leaves out is not judged.

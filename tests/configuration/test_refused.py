@@ -10,9 +10,11 @@ import pytest
 import yaml
 from helpers.configurations import ROOT, default_values, put
 
+from mend.configuration.choices import POCKET_TRAIN_ROWS
 from mend.configuration.loading import load_configuration, read_values
 from mend.configuration.paths import JobPath, parse_job_path, parse_settings, settings_text
 from mend.errors import UserError
+from mend.pocket.universe import LOW_RESOURCE_ROWS
 
 STOPPING = {"every": 2, "patience": 2, "rows_per_task": 1, "seed": 13}
 
@@ -444,3 +446,23 @@ def test_what_tables_show_has_a_name(values, content) -> None:
     study = {"llms": ["pocket-gpt2"], "methods": ["mend"], "partitions": ["qa_to_qa"]}
     values["studies"]["mine"] = {**study, **content}
     refused(values, "studies.mine.")
+
+
+def test_no_claim_compares_a_thing_with_itself(values) -> None:
+    point = {"run": "MEND"}
+    claim = {"text": "MEND is above itself", "higher": point, "lower": point}
+    refused(put(values, "studies/table2/claims", [claim]), "studies.table2.claims[0]: it compares")
+    cost = {"text": "MEND costs less", "quantity": "flops", "lower": "mend", "higher": "mend"}
+    values["efficiency"] = {"llms": ["pocket-gpt2"], "partitions": ["qa_to_qa"], "claims": [cost]}
+    refused(values, "efficiency.claims[0]: it compares mend with itself")
+
+
+def test_the_pocket_corpus_has_one_column(values) -> None:
+    refused(put(values, "benchmark/corpus/column", "input"), "benchmark.corpus.column: the pocket")
+
+
+def test_an_episode_is_no_longer_than_its_task(values) -> None:
+    assert POCKET_TRAIN_ROWS == LOW_RESOURCE_ROWS
+    most = POCKET_TRAIN_ROWS - values["benchmark"]["shots"]
+    load_configuration(put(values, "training/finetune/queries_per_episode", most))
+    refused(put(values, "training/finetune/queries_per_episode", most + 1), "queries_per_episode")
