@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -16,8 +17,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from helpers.fuzzing import fuzzed, within
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mend import cli
+from mend.progress import logger
 
 
 def table5(folder: Path) -> list[str]:
@@ -263,3 +268,56 @@ def test_every_input_is_there_before_anything_starts(
         caplog.clear()
         assert cli.main([*arguments, f"--{name}", str(tmp_path / "none")]) == 2
         assert f"no such folder (--{name})" in caplog.text
+
+
+ODD = ["", "/", ".", "..", "~", "{x}", "-1", "a\0b", "x" * 300, "y/" * 3000, "nowhere", "-", "*"]
+ODD += ["\udcff", "/dev/null", "/dev/zero", "thesis", "thesis/chapter", "link", "pipe", "text/x"]
+
+
+@fuzzed(120)
+@given(
+    command=st.sampled_from(sorted(WRITES)),
+    changes=st.lists(
+        st.tuples(st.integers(0, 20), st.sampled_from(["value", "drop", "add", "twice"])),
+        min_size=1,
+        max_size=3,
+    ),
+    values=st.lists(st.sampled_from(ODD) | st.text(max_size=5), min_size=3, max_size=3),
+)
+def test_calls_that_are_made_up_are_refused_in_one_line_and_touch_nothing(
+    tmp_path_factory, command: str, changes: list[tuple[int, str]], values: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("call")
+    (folder / "thesis").mkdir()
+    (folder / "thesis/chapter").write_text("years of work")
+    (folder / "text").write_text("years of work")
+    (folder / "link").symlink_to("thesis")
+    os.mkfifo(folder / "pipe")
+    arguments = arguments_of(command, folder)
+    for (place, kind), value in zip(changes, values, strict=False):
+        at = 1 + place % max(1, len(arguments) - 1)
+        if kind == "value":
+            arguments[at : at + 1] = [value]
+        elif kind == "drop":
+            del arguments[at : at + 1]
+        elif kind == "add":
+            arguments.insert(at, value)
+        else:
+            arguments += arguments[at : at + 2]
+    if command == "pocket-models" or "--help" in arguments or "-h" in arguments:
+        return  # it needs no input, and would begin
+    before, said = tree(folder), io.StringIO()
+    handler = logging.StreamHandler(said)
+    logger.addHandler(handler)
+    current = Path.cwd()
+    os.chdir(folder)
+    try:
+        with within(20):
+            status = cli.main(arguments)
+    finally:
+        os.chdir(current)
+        logger.removeHandler(handler)
+    (line,) = said.getvalue().splitlines()
+    assert (status, line[:7]) == (2, "error: "), line
+    assert "unexpected" not in line
+    assert tree(folder) == before

@@ -15,6 +15,7 @@ from mend.atomic_io import atomic_folder, check_file, read_json, write_json
 from mend.configuration.specs.choice import ChoiceSpec
 from mend.errors import UserError
 from mend.progress import logger
+from mend.provenance import checksums
 
 WEIGHTS, RECORD = "weights.safetensors", "record.json"
 
@@ -63,6 +64,10 @@ def choose(spec: ChoiceSpec, folders: Sequence[str | Path], output: str | Path) 
         "chosen": candidates[best]["variant"],
         "settings": candidates[best]["settings"],
         "candidates": candidates,
+        "made_of": checksums(
+            [Path(folder) / name for folder in folders for name in (WEIGHTS, RECORD)],
+            Path(output) / RECORD,
+        ),
     }
     with atomic_folder(output) as folder:
         shutil.copyfile(Path(folders[best]) / WEIGHTS, folder / WEIGHTS)

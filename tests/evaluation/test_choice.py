@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet
@@ -17,6 +18,7 @@ from mend.errors import UserError
 from mend.evaluation.choice import choose
 from mend.evaluation.predict import run_prediction
 from mend.methods.built import build_method
+from mend.provenance import changed_inputs
 
 
 def write_training(folder: Path, score: float | None, weight: float, step: int = 4) -> Path:
@@ -70,6 +72,31 @@ def test_the_best_dev_score_is_chosen_and_of_equal_ones_the_first(tmp_path, scor
         }
         for number, (name, score) in enumerate(zip(names, scores, strict=True))
     ]
+
+
+def test_a_candidate_that_was_replaced_under_an_old_time_is_found(tmp_path) -> None:
+    folders = [write_training(tmp_path / name, 1.0, 0) for name in ("first", "second")]
+    choose(choice_of("first", "second"), folders, tmp_path / "runs/chosen")
+    chosen = tmp_path / "runs/chosen/weights.safetensors"
+    assert changed_inputs([chosen]) == []
+    weights = folders[1] / "weights.safetensors"
+    before = weights.stat()
+    save_file({"prompt": torch.tensor([3.0])}, weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns - 10**12))
+    assert changed_inputs([chosen]) == [str(weights)]
+
+
+@pytest.mark.parametrize("score", ["10", float("nan"), float("inf"), True, [1.0]])
+def test_a_dev_score_that_is_no_number_is_told(tmp_path, score) -> None:
+    folders = [write_training(tmp_path / name, score, 0) for name in ("first", "second")]
+    with pytest.raises(UserError, match="first/record.json: best_score, .* are no numbers"):
+        choose(choice_of("first", "second"), folders, tmp_path / "chosen")
+
+
+def test_every_candidate_has_a_folder(tmp_path) -> None:
+    folders = [write_training(tmp_path / "first", 1.0, 0)]
+    with pytest.raises(UserError, match="2 candidates, and --candidates names 1 folders"):
+        choose(choice_of("first", "second"), folders, tmp_path / "chosen")
 
 
 def test_a_candidate_without_a_dev_score_is_told(tmp_path) -> None:

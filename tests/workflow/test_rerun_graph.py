@@ -97,7 +97,7 @@ REACHED = {
     | names("pocket.pretrain_t5 pocket.tokenizer"),
     "pretraining_teacher": TEACHER,
     "pretrain": TRAINING,
-    "choose": JOB | names("configuration.specs.choice evaluation.choice"),
+    "choose": JOB | names("configuration.specs.choice evaluation.choice provenance"),
     "predict": SCORING,
     "attention": SCORING
     | DISTILLER
