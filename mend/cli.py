@@ -350,7 +350,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _path(text: str) -> Path:
-    if not text or "\0" in text:
+    if not text or any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
         raise argparse.ArgumentTypeError(f"{text!r} names no file")
     return Path(text)
 

@@ -109,6 +109,7 @@ def test_a_reader_that_has_gone_is_one_line() -> None:
         (["nothing"], "invalid choice: 'nothing'"),
         (["train", "--spec", ""], "argument --spec: '' names no file"),
         (["train", "--spec", "a\0b"], "names no file"),
+        (["train", "--spec", "a\udcff"], "names no file"),
         *(
             (["train", "--spec", "s", "--output", "o", "--threads", number], "--threads: '")
             for number in ("0", "-1", "1.5", "1e3", str(10**9), "9" * 30, "nan", "")
@@ -270,8 +271,8 @@ def test_every_input_is_there_before_anything_starts(
         assert f"no such folder (--{name})" in caplog.text
 
 
-ODD = ["", "/", ".", "..", "~", "{x}", "-1", "a\0b", "x" * 300, "y/" * 3000, "nowhere", "-", "*"]
-ODD += ["\udcff", "/dev/null", "/dev/zero", "thesis", "thesis/chapter", "link", "pipe", "text/x"]
+ODD = ["", ".", "..", "~", "{x}", "-1", "a\0b", "x" * 300, "y/" * 3000, "nowhere", "-", "*"]
+ODD += ["\udcff", "thesis", "thesis/chapter", "link", "pipe", "text/x"]
 
 
 @fuzzed(120)

@@ -121,6 +121,8 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
     costs = training_costs(all_records, PAPER_METHODS)
     jobs = read_benchmarks(results)
     tables = read_tables(spec, records)
+    if "table2" not in tables or tables["table2"].spec is None:
+        raise UserError("report: parts has no table2, which the report begins with")
     claims = judged_claims(spec, tables)
     curves = list(draw_curves(runs))
     budget = PICTURE_BYTES // max(1, len(curves) + sum(len(part.pictures) for part in spec.parts))

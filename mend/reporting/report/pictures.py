@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from mend.atomic_io import check_file
 from mend.errors import UserError
 
 WIDEST, NARROWEST = 1800, 300
@@ -23,6 +24,8 @@ def embedded(source: str | Path | bytes, most_bytes: int) -> dict[str, Any]:
     It is scaled down, and its colours are reduced to a palette, until it takes at most `most_bytes`
     as text or is 300 pixels wide. Raises UserError, naming the file, if it is not a picture.
     """
+    if not isinstance(source, bytes):
+        check_file(source, "picture")
     try:
         whole = Image.open(BytesIO(source) if isinstance(source, bytes) else source)
         picture = whole.convert("RGB")
