@@ -407,7 +407,7 @@ def parser() -> argparse.ArgumentParser:
     command(download_files, output="folder")
     reads(command(local_models, output="models"), "folder", folder=True)
     sub = command(pool, output="folder")
-    sub.add_argument("--files", nargs="+", required=True)
+    sub.add_argument("--files", type=_path, nargs="+", required=True)
     sub = command(tasks, output="folder")
     reads(sub, "folder", folder=True)
     reads(sub, "pool", folder=True, **optional)
