@@ -18,6 +18,9 @@ from mend.errors import UserError, first_line
 
 #: No model has more layers, or experts in one: each would be built before weights are looked at.
 MOST_LAYERS = 10_000
+#: No side of a tensor is longer: one that a file lacks would be filled with random numbers first.
+LARGEST_SIZE = 10**8
+_NO_SIZES = ("theta", "position", "length", "base", "id")
 INDEX = "model.safetensors.index.json"
 
 
@@ -96,7 +99,7 @@ class Pretrained:
 
 
 def _check_numbers(source: Pretrained, content: Any) -> None:
-    """Raise UserError for an endless number of layers, or a dropout that is no share, in any part.
+    """Raise UserError for endless layers or sizes, or a dropout that is no share, in any part.
 
     Architectures find that late: as they are built, or in a training's first step.
     """
@@ -111,5 +114,7 @@ def _check_numbers(source: Pretrained, content: Any) -> None:
             least, most = 0, 1
         elif "layer" in key or "expert" in key:
             most = MOST_LAYERS
+        elif isinstance(value, int) and not any(part in key for part in _NO_SIZES):
+            most = LARGEST_SIZE
         if isinstance(value, int | float) and not least <= value <= most:
             raise source.refuse("config.json", f"{key} is {value}")

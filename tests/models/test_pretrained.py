@@ -187,6 +187,15 @@ def test_endless_layers_are_refused_before_they_are_built(tmp_path: Path) -> Non
         load(folder)
 
 
+def test_endless_sizes_are_refused_before_they_are_filled(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "llm", "t5")
+    config = folder / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(content | {"num_heads": 10**9}), encoding="utf-8")
+    with pytest.raises(UserError, match="num_heads is 1000000000"):
+        load(folder)
+
+
 @pytest.mark.parametrize("value", [-1, 2, float("nan")])
 def test_a_dropout_that_is_no_share_is_refused_before_a_training_meets_it(
     tmp_path: Path, value: float
