@@ -52,7 +52,7 @@ def check_values(values: ConfigurationValues) -> None:
     problems += parts
     usable = [] if of_studies or methods else studies
     runs = [point[:4] for study in usable for point in study_points(values, study)]
-    if usable and not parts:
+    if "table2" in usable and not parts:  # whose runs figures 5 and 8 look at
         for run in attention_runs(values):
             if problem := run_problem(values, *run[:3], parse_settings(run[3])):
                 problems.append(f"attention: {problem}")

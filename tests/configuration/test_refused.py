@@ -466,3 +466,9 @@ def test_an_episode_is_no_longer_than_its_task(values) -> None:
     most = POCKET_TRAIN_ROWS - values["benchmark"]["shots"]
     load_configuration(put(values, "training/finetune/queries_per_episode", most))
     refused(put(values, "training/finetune/queries_per_episode", most + 1), "queries_per_episode")
+
+
+def test_figure_5_without_table_2_is_told(values) -> None:
+    values["attention"] = {"llms": ["pocket-gpt2"], "partition": "qa_to_qa"}
+    values["studies"] = {"mine": {**values["studies"]["table2"], "layout": "list"}}
+    refused(values, "studies.table2: missing")
