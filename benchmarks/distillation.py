@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from launches import count_launches
 from models import on_gpu, pair, paper_shape, random_tokens, without_kernels
-from safetensors.torch import save_file
 from side_by_side import Row, compare, show
 from torch import Tensor
 from torch.nn import functional
@@ -34,6 +33,7 @@ from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.operations import TrainingOperations
+from mend.models.tensor_files import save_tensors
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
 from mend.training.losses import teacher_states
@@ -295,8 +295,9 @@ def _compare(
 def cached_states(llm: FrozenLLM, batch: list[Example], folder: Path) -> TeacherStates:
     """Write the teacher's states of a batch as `mend.training.teacher` does, and open them."""
     states = [one.cpu() for one in teacher_states(llm, batch, "finetune")]
-    save_file({str(i): one for i, one in enumerate(states)}, folder / "000000.safetensors")
-    return TeacherStates(folder)
+    kept = {str(i): one for i, one in enumerate(states)}
+    save_tensors(kept, folder / "000000.safetensors", {"LLM": llm.fingerprint})
+    return TeacherStates(folder, llm)
 
 
 def step_launches() -> int:
