@@ -44,7 +44,9 @@ def _parts(model: torch.nn.Module, tokenizer: Any, others: tuple) -> Iterator[An
     for name, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
         yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
         yield as_bytes(tensor.reshape(-1)[:: max(1, tensor.numel() // _NUMBERS)])
-    words = sorted(tokenizer.get_vocab().items())
-    ids = list(tokenizer(_TEXT)["input_ids"])
+    words, ids = [], []
+    if tokenizer is not None:
+        words = sorted(tokenizer.get_vocab().items())
+        ids = list(tokenizer(_TEXT)["input_ids"])
     values = [settings_of(model.config), words, ids, others]
     yield json.dumps(values, sort_keys=True, default=str).encode()
