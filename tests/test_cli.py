@@ -313,7 +313,7 @@ def test_calls_that_are_made_up_are_refused_in_one_line_and_touch_nothing(
     current = Path.cwd()
     os.chdir(folder)
     try:
-        with within(20):
+        with within(60):
             status = cli.main(arguments)
     finally:
         os.chdir(current)

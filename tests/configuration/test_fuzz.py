@@ -25,7 +25,7 @@ from mend.data.preflight import with_present_tasks
 from mend.errors import UserError
 from mend.planning.plan import plan
 
-SECONDS, LONGEST_LINE = 10, 400
+SECONDS, LONGEST_LINE = 60, 400
 YAML_TEXTS = (
     *("[" * 5000, "- " * 5000, "&a [*a]", "*a", "!!python/object:os.system", "!!set {a}"),
     *("\t", "\0", "%", "@", "`", "|", ">", "---", "...", "? ", ": ", "<<: *partitions"),

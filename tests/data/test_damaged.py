@@ -32,7 +32,7 @@ from mend.data.tasks import import_tasks, load_rows
 from mend.data.training_episodes import write_training_episodes
 from mend.errors import UserError
 
-SECONDS = 10
+SECONDS = 60
 SEED = 13
 WORDS = st.sampled_from(
     ["yes", "no", "YES", "yes ", "", " ", "a\0b", "ü😀", "\u2028", "<b>", "../x"]

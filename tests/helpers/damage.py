@@ -37,7 +37,7 @@ from mend.models.fingerprint import as_bytes
 from mend.progress import logger
 
 #: A job of a tiny run takes less than a second or two.
-LONGEST_SECONDS = 20
+LONGEST_SECONDS = 60
 ARCHITECTURES = ("gpt2", "llama", "t5")
 
 
