@@ -14,7 +14,6 @@ import random
 import shutil
 import stat
 from pathlib import Path
-from urllib.parse import quote
 
 
 def record_syncs(disk: Path) -> None:
@@ -26,7 +25,7 @@ def record_syncs(disk: Path) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if stat.S_ISDIR(status.st_mode):
             names = {entry.name: _version(Path(entry.path)) for entry in os.scandir(path)}
-            _appear(disk / quote(str(path), safe=""), json.dumps(names).encode())
+            _appear(disk / _folder(path), json.dumps(names).encode())
         else:
             _appear(disk / _version(path), path.read_bytes())
 
@@ -37,6 +36,11 @@ def _appear(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"new-{os.getpid()}")
     temporary.write_bytes(content)
     temporary.rename(path)
+
+
+def _folder(path: Path) -> str:
+    """Which folder it is, whatever it is called: what it holds is synced before it has its name."""
+    return f"folder-{path.stat().st_ino}"
 
 
 def _version(path: Path) -> str:
@@ -50,7 +54,7 @@ def _version(path: Path) -> str:
 def cut_power(folder: Path, disk: Path, draw: random.Random) -> int:
     """Lose what was not synced of a folder, and of all in it; return how many things were lost."""
     lost = 0
-    known = disk / quote(str(folder), safe="")
+    known = disk / _folder(folder)
     before = json.loads(known.read_bytes()) if known.exists() else {}
     now = {path.name: _version(path) for path in folder.iterdir()}
     for name in sorted(before.keys() | now.keys()):
