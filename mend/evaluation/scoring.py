@@ -22,8 +22,6 @@ from mend.models.kernels.tree_attention import (
 from mend.models.padding import indices
 from mend.progress import Progress, logger
 
-#: Logits, states times vocabulary, that are in memory together: 256 MB of them.
-LOGITS_AT_ONCE = 2**26
 #: Contexts and items that are read at once, which memory may lower.
 AT_ONCE = (64, 128)
 #: A GPU computes more of them no longer than Python takes to start it. (Not of an encoder-decoder:
@@ -348,7 +346,7 @@ def _scores_of_rows(
 def _log_probabilities(llm: FrozenLLM, states: Tensor, state: Tensor, target: Tensor) -> Tensor:
     """Return log P(target[i]) after states[state[i]], logits a batch at a time."""
     found = torch.zeros(len(target), device=states.device)
-    size = max(1, LOGITS_AT_ONCE // llm.embedding.weight.shape[0])
+    size = llm.logits_batch_size
     for start in range(0, len(states), size):
         logs = llm.logits(states[start : start + size]).log_softmax(-1)
         place = state - start

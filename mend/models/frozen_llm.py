@@ -28,6 +28,9 @@ from mend.models.fingerprint import fingerprint
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import to_device
 
+#: Logits, positions times vocabulary, that are in memory together: 256 MB of them.
+LOGITS_AT_ONCE = 2**26
+
 
 @dataclass(frozen=True)
 class TokenContext:
@@ -119,6 +122,11 @@ class FrozenLLM:
         self.positions = max_positions(model.config)
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
+
+    @property
+    def logits_batch_size(self) -> int:
+        """How many positions have their logits in memory together."""
+        return max(1, LOGITS_AT_ONCE // self.embedding.weight.shape[0])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,9 +22,6 @@ from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.padding import indices, pad_right, to_device
 
-#: How many logits of the student exist together, and of the teacher.
-LOGITS = 2**26
-
 
 @dataclass(frozen=True)
 class QueryBatch:
@@ -165,7 +162,7 @@ def _summed(
     student, teacher: states, (positions, width); targets, shares: (positions,). The logits of many
     positions are made in chunks, and again for the gradient, so that those of all never exist.
     """
-    size = max(1, LOGITS // llm.embedding.weight.shape[0])
+    size = llm.logits_batch_size
     chunks = range(0, max(1, len(targets)), size)
     sums: dict[str, Tensor] = {}
     for start in chunks:

@@ -33,7 +33,7 @@ from mend.errors import UserError
 from mend.evaluation import scoring
 from mend.evaluation.scoring import score_items
 from mend.models.distiller import Distiller
-from mend.models.frozen_llm import Rows
+from mend.models.frozen_llm import LOGITS_AT_ONCE, Rows
 from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
 from mend.planning import jobs as plan_jobs
@@ -41,7 +41,7 @@ from mend.planning.architectures import architecture, find_architecture
 from mend.planning.costs import FRAGMENTED, QueryCosts, TokenCounts, Work
 from mend.planning.devices import DEVICES, UTILISATION, Device, Measured, Speed, find_speed
 from mend.planning.plan import Row, plan, plan_text
-from mend.training import gradients, losses
+from mend.training import gradients
 from mend.training.losses import example_losses
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +184,7 @@ def test_no_more_logits_are_held_than_exist_together():
 
 
 def test_sizes_are_those_of_training_and_scoring():
-    assert plan_costs.LOGITS == losses.LOGITS
+    assert plan_costs.LOGITS == LOGITS_AT_ONCE
     assert plan_jobs.COMPILED_STEPS == gradients.COMPILED_STEPS
     assert plan_costs.AT_ONCE == scoring.AT_ONCE
     assert plan_costs.AT_ONCE_ON_GPU == scoring.AT_ONCE_ON_GPU

@@ -23,7 +23,6 @@ from helpers.learning import (
 from helpers.models import OBJECTIVE
 
 from mend.errors import UserError
-from mend.training import losses
 
 
 @pytest.mark.parametrize("stage", EXAMPLES)
@@ -60,7 +59,7 @@ def test_what_losses_cover(name: str, change: dict) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "gemma 2", "t5"])
 def test_chunks_of_logits_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = prepared(CASES[name], torch.float64)
-    monkeypatch.setattr(losses, "LOGITS", 7 * ready.llm.vocabulary)
+    monkeypatch.setattr("mend.models.frozen_llm.LOGITS_AT_ONCE", 7 * ready.llm.vocabulary)
     right = expected(ready.references[torch.float64], "finetune")
     assert_equal(found(ready, "finetune"), right)
 

@@ -20,9 +20,9 @@ from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.methods.mend import Mend
 from mend.models.distiller import Distiller
+from mend.models.frozen_llm import LOGITS_AT_ONCE
 from mend.models.loading import frozen_llm
 from mend.models.padding import to_device
-from mend.training import losses
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
 
@@ -199,8 +199,8 @@ def test_the_logits_of_many_positions_never_exist_together(
     ready = prepared(CASES[name])
     predicted = sum(len(x) + len(y) for one in EXAMPLES["finetune"] for x, y in one.queries)
     counts = []
-    for limit in (losses.LOGITS, 7 * ready.llm.vocabulary):
-        monkeypatch.setattr(losses, "LOGITS", limit)
+    for limit in (LOGITS_AT_ONCE, 7 * ready.llm.vocabulary):
+        monkeypatch.setattr("mend.models.frozen_llm.LOGITS_AT_ONCE", limit)
         with Logits(ready.llm.vocabulary) as logits:
             found(ready, "finetune")
         counts.append(logits.most)
