@@ -30,3 +30,12 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def shops(data: Path, tmp_path_factory) -> dict:
+    """A workshop of each architecture, whose files a test damages."""
+    from helpers.damage import ARCHITECTURES, Workshop
+
+    folder = tmp_path_factory.mktemp("workshops")
+    return {name: Workshop(data, folder / name, name) for name in ARCHITECTURES}

@@ -37,12 +37,6 @@ from mend.models.loading import load_llm
 OF_MODELS = [damage for damage in DAMAGES if damage.kind.startswith(("llm", "distiller"))]
 
 
-@pytest.fixture(scope="module")
-def shops(data: Path, tmp_path_factory) -> dict[str, Workshop]:
-    folder = tmp_path_factory.mktemp("workshops")
-    return {name: Workshop(data, folder / name, name) for name in ARCHITECTURES}
-
-
 @fuzzed(60)
 @given(
     damage=st.sampled_from(OF_MODELS),

@@ -22,12 +22,6 @@ OF_RUNS = [one for one in DAMAGES if not one.kind.startswith(("llm", "distiller"
 BY_NAME = {f"{one.kind}: {one.name} ({one.job})": one for one in OF_RUNS}
 
 
-@pytest.fixture(scope="module")
-def shops(data: Path, tmp_path_factory) -> dict[str, Workshop]:
-    folder = tmp_path_factory.mktemp("workshops")
-    return {name: Workshop(data, folder / name, name) for name in ARCHITECTURES}
-
-
 @fuzzed(30)
 @given(
     damage=st.sampled_from(OF_RUNS),
