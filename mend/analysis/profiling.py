@@ -204,14 +204,15 @@ def _fake_distiller(
     padded_length: int | None,
 ) -> Distiller:
     backbone = AutoModel.from_config(config, attn_implementation="eager")
-    options = {}
+    options, part, layers = {}, None, None
     if source:
+        part, layers = source.part, source.layers
         options = {
             "projection": source.projection,
             "placeholder_position": source.placeholder_position,
         }
     distiller = Distiller(
-        distilling_part(backbone, source.part if source else None),
+        distilling_part(backbone, part, layers),
         length=length,
         llm_width=llm_width,
         padded_length=padded_length,

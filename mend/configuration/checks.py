@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ from mend.errors import UserError
 CORPUS_ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz")
 LOCAL_MODELS = ("gpt2", "gpt2-small")
 """What job local-models makes, below RESULTS/local-models."""
+
+
+_BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""The keys of a config.json that say how many blocks a model has."""
 
 
 def check_values(values: ConfigurationValues) -> None:
@@ -308,6 +312,8 @@ def _llm(
                 f"llms.{name}.{setting}: {chosen} is for encoder-decoder models, and this one is "
                 "none; leave it out"
             )
+    if problem := _layers(llm.distiller.layers, small_config or {}):
+        yield f"llms.{name}.distiller.layers: {problem}"
     yield from _special_tokens(values, name)
     yield from _tokenizers(name, Path(llm.path), Path(llm.distiller.path))
     if positions is None:
@@ -335,6 +341,14 @@ def _llm(
             )
         except UserError as error:
             yield str(error)
+
+
+def _layers(layers: list[int] | None, config: Mapping[str, Any]) -> str | None:
+    """Return why a model has not these blocks, as far as its config.json says how many it has."""
+    count = next((config[key] for key in _BLOCKS if isinstance(config.get(key), int)), None)
+    if layers and count is not None and layers[-1] >= count:
+        return f"the model has {count} blocks, 0 to {count - 1}, and none of number {layers[-1]}"
+    return None
 
 
 def _special_tokens(values: ConfigurationValues, name: str) -> Iterator[str]:

@@ -70,6 +70,7 @@ class BuiltMethod(nn.Module):
             "settings": self.method.model_dump(mode="json"),
             "LLM": self._llm.fingerprint,
             "distiller": distiller and distiller.subset(DistillerSettings).model_dump(mode="json"),
+            "distiller's layers": distiller and distiller.layers,
             "distiller's model": [settings_of(model.config) for model in models[:1]],
         }
         return json.loads(json.dumps(identity, default=str))

@@ -165,19 +165,54 @@ class Distiller(nn.Module):
         ).last_hidden_state
 
 
-def distilling_part(backbone: nn.Module, part: str | None) -> nn.Module:
+def distilling_part(
+    backbone: nn.Module, part: str | None, layers: Sequence[int] | None = None
+) -> nn.Module:
     """Return what of a base model distils: of an encoder-decoder its encoder, or all of it.
 
-    part: "encoder" (the default) or "decoder". Raises UserError if it is given for another model.
+    part: "encoder" (the default) or "decoder"; layers: the blocks that are kept, all by default
+    (`llms.*.distiller.layers`). Raises UserError if the model has no such part or blocks.
     """
     if backbone.config.is_encoder_decoder:
-        return backbone if part == "decoder" else backbone.get_encoder()
-    if part:
+        backbone = backbone if part == "decoder" else backbone.get_encoder()
+    elif part:
         raise UserError(
             f"llms: distiller.part: {part} is for encoder-decoder models; leave it out for "
             f"{backbone.config.model_type}"
         )
+    if layers is not None:
+        _keep_blocks(backbone, layers)
     return backbone
+
+
+def _keep_blocks(model: nn.Module, layers: Sequence[int]) -> None:
+    """Leave these blocks of a model alone, and of its configuration what says something of them."""
+    config, key = model.config, f"llms: distiller.layers: {list(layers)}"
+    count = getattr(config, "num_hidden_layers", None)
+    # Outer modules come first: a block's own lists, of experts say, after that of the blocks.
+    stacks = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    )
+    stack = next(stacks, None)
+    if stack is None or (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        raise UserError(
+            f"{key}: of this {config.model_type} no blocks can be chosen; leave it out, or choose "
+            "a decoder-only model or an encoder"
+        )
+    blocks = model.get_submodule(stack)
+    if layers[-1] >= count:
+        raise UserError(f"{key}: the distiller has {count} blocks, 0 to {count - 1}")
+    if config.is_encoder_decoder and layers[0] != 0:
+        raise UserError(f"{key}: block 0 of an encoder holds its position biases; begin with it")
+    model.set_submodule(stack, nn.ModuleList(blocks[index] for index in layers))
+    for setting, value in config.to_dict().items():
+        # What kind each block is, such as `layer_types`: with a window of attention, or without.
+        of_blocks = "layer" in setting or "block" in setting
+        if of_blocks and isinstance(value, list | tuple) and len(value) == count:
+            setattr(config, setting, [value[index] for index in layers])
+    config.num_hidden_layers = len(layers)
 
 
 def load_distiller(
@@ -191,7 +226,7 @@ def load_distiller(
     where = Pretrained(source.path, source.revision, source.local_files_only, "the distiller")
     where.config()
     backbone = load_model(where, AutoModel, head=False, dtype=torch.float32)
-    backbone = distilling_part(backbone, source.part)
+    backbone = distilling_part(backbone, source.part, source.layers)
     if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
         raise UserError(
             f"llms: the distiller {source.path!r} knows fewer tokens than the LLM's tokenizer; "

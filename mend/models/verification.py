@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mend.errors import UserError, first_line
-from mend.models.architecture import max_positions, rope_switch
+from mend.models.architecture import max_positions, rope_switch, takes
 from mend.models.causal import causal_states
 from mend.models.frozen_llm import Context, FrozenLLM, Rows
 from mend.progress import logger
@@ -185,8 +185,11 @@ def verify_distiller(backbone: torch.nn.Module) -> None:
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     lengths = [len(row) for row in rows]
 
+    # Blocks that were chosen of a model's keep their numbers, which a cache would look up.
+    options = {"use_cache": False} if takes(backbone, "use_cache") else {}
+
     def alone() -> list[Tensor]:
-        return [backbone(inputs_embeds=row[None]).last_hidden_state[0] for row in rows]
+        return [backbone(inputs_embeds=row[None], **options).last_hidden_state[0] for row in rows]
 
     try:
         problem = _compared(

@@ -16,7 +16,7 @@ from mend.configuration.methods import make_method
 from mend.configuration.paths import JobPath, parse_settings
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reading import ReadingSettings
-from mend.configuration.specs.run import DistillerSource, LLMSource, RunSpec
+from mend.configuration.specs.run import DistillerSource, LLMDistiller, LLMSource, RunSpec
 from mend.configuration.teachers import teacher_of
 from mend.planning.architectures import BYTES, Architecture, find_architecture
 from mend.planning.costs import QueryCosts, TokenCounts, Work, activation_bytes
@@ -205,11 +205,17 @@ def _query_costs(
     key = f"llms.{llm.name}"
     return QueryCosts(
         models(f"{key}.path", llm.path),
-        models(f"{key}.distiller.path", distiller.path) if distiller else None,
+        distiller_sizes(models, key, distiller) if distiller else None,
         tokens,
         "int8" if llm.int8 else llm.dtype,
         distiller.precision if distiller else "auto",
     )
+
+
+def distiller_sizes(models: Models, key: str, source: LLMDistiller) -> Architecture:
+    """Return the sizes of an LLM's distiller, of its chosen blocks; key: the LLM's."""
+    found = models(f"{key}.distiller.path", source.path)
+    return replace(found, layers=len(source.layers)) if source.layers else found
 
 
 def _per_seed(values: ConfigurationValues) -> bool:

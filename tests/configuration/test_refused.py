@@ -472,3 +472,13 @@ def test_figure_5_without_table_2_is_told(values) -> None:
     values["attention"] = {"llms": ["pocket-gpt2"], "partition": "qa_to_qa"}
     values["studies"] = {"mine": {**values["studies"]["table2"], "layout": "list"}}
     refused(values, "studies.table2: missing")
+
+
+@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [-1], [0.5], [True], "0-7", [0, 2]])
+def test_a_distillers_blocks_rise_and_are_there(values, tmp_path, layers) -> None:
+    file = tmp_path / "gpt2-small" / "config.json"
+    config = json.loads(file.read_text()) | {"n_layer": 2}
+    file.write_text(json.dumps(config))
+    key = "llms/pocket-gpt2/distiller/layers"
+    refused(put(values, key, layers), "llms.pocket-gpt2.distiller.layers")
+    load_configuration(put(values, key, [1]))

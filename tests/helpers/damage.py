@@ -807,6 +807,7 @@ def _damages() -> Iterator[Damage]:
             "of hypertuning": _by_method("hypertuning"),
             "of another length": _with_settings("method", settings={"length": 3}),
             "of another projection": _with_settings("distiller", projection="linear"),
+            "of other blocks": _with_settings("distiller", layers=[0]),
             "for another llm": _for_another_llm,
             "the llm changed": _llm_changed,
             "the tokenizers changed": _llm_tokenizer_changed,

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from helpers.models import CONFIGURATIONS, READING, random_distiller, random_llm, random_tokens
+from helpers.architectures import ARCHITECTURES, enlarge
+from helpers.models import (
+    CONFIGURATIONS,
+    READING,
+    random_distiller,
+    random_llm,
+    random_tokens,
+    t5_configuration,
+)
+from torch import nn
+from transformers import AutoModel
 
 from mend.configuration.specs.reading import LongestContext
+from mend.errors import UserError
+from mend.models.distiller import Distiller, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 
 
@@ -69,3 +83,81 @@ def test_demonstrations_and_placeholders_fit_its_positions(llm: FrozenLLM) -> No
         reading = READING.model_copy(update={"longest_context": longest})
         assert distiller.longest_context(reading) == limit
     assert distiller([random_tokens(90, 1)]).shape == (1, 6, llm.width)
+
+
+class Skipped(nn.Module):
+    """A block that hands on what it reads."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, states: torch.Tensor, *others, **more) -> torch.Tensor | tuple:
+        made = self.block(states, *others, **more)
+        return states if isinstance(made, torch.Tensor) else (states, *made[1:])
+
+
+def base_model(name: str, layers: int) -> nn.Module:
+    """Return a random model without a head, or the encoder of one, of so many blocks."""
+    torch.manual_seed(1)
+    if name == "t5":
+        config = t5_configuration(16)
+        config.num_layers = layers
+        model = AutoModel.from_config(config).get_encoder()
+    else:
+        config = ARCHITECTURES[name].configured()
+        config.num_hidden_layers = layers
+        if name == "gemma 3":
+            config.layer_types = [
+                f"{kind}_attention" for kind in ("sliding", "sliding", "full", "sliding")
+            ]
+        if name == "gpt-neo":
+            config.attention_layers = ["global", "global", "local", "global"]
+        model = AutoModel.from_config(config)
+    enlarge(model, 3)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "stack"),
+    [
+        ("gpt2", "h"),
+        ("gpt-neo", "h"),
+        ("opt", "decoder.layers"),
+        ("llama 3", "layers"),
+        ("gemma 3", "layers"),
+        ("mixtral", "layers"),
+        ("mpt", "blocks"),
+        ("t5", "block"),
+    ],
+)
+def test_chosen_blocks_compute_what_the_whole_model_does_without_the_others(
+    name: str, stack: str
+) -> None:
+    whole = base_model(name, layers=4)
+    words = torch.tensor([random_tokens(30, seed=1)])
+    chosen = distilling_part(copy.deepcopy(whole), None, layers=[0, 2])
+    all_of_it = whole(input_ids=words).last_hidden_state
+    blocks = whole.get_submodule(stack)
+    for index in (1, 3):
+        blocks[index] = Skipped(blocks[index])
+    options = {} if name == "t5" else {"use_cache": False}
+    expected = whole(input_ids=words, **options).last_hidden_state
+    found = chosen(input_ids=words, **options).last_hidden_state
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, all_of_it, atol=1e-2)
+    assert len(chosen.get_submodule(stack)) == chosen.config.num_hidden_layers == 2
+    if name == "gemma 3":
+        assert chosen.config.layer_types == ["sliding_attention", "full_attention"]
+    vectors = Distiller(chosen, 3, 16)([random_tokens(30, seed=1)])
+    assert vectors.shape == (1, 3, 16)
+
+
+def test_blocks_that_a_model_has_not_are_refused() -> None:
+    with pytest.raises(UserError, match=r"layers: \[0, 4\]: the distiller has 4 blocks, 0 to 3"):
+        distilling_part(base_model("llama 3", layers=4), None, layers=[0, 4])
+    whole = AutoModel.from_config(t5_configuration(16))
+    with pytest.raises(UserError, match="no blocks can be chosen"):
+        distilling_part(whole, "decoder", layers=[0])
+    with pytest.raises(UserError, match="block 0 of an encoder .*; begin with it"):
+        distilling_part(whole, "encoder", layers=[1])

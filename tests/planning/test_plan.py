@@ -26,6 +26,7 @@ from mend.configuration.loading import load_configuration, read_values
 from mend.configuration.presets import with_preset
 from mend.configuration.runs import study_runs, trained_stages
 from mend.configuration.schema import configuration_type
+from mend.configuration.specs.run import LLMDistiller
 from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
@@ -40,6 +41,7 @@ from mend.planning import jobs as plan_jobs
 from mend.planning.architectures import architecture, find_architecture
 from mend.planning.costs import FRAGMENTED, QueryCosts, TokenCounts, Work
 from mend.planning.devices import DEVICES, UTILISATION, Device, Measured, Speed, find_speed
+from mend.planning.jobs import Models, distiller_sizes
 from mend.planning.plan import Row, plan, plan_text
 from mend.training import gradients
 from mend.training.losses import example_losses
@@ -430,6 +432,18 @@ def test_local_models_have_the_sizes_that_they_are_made_with():
     assert [(size.layers, size.width) for size in sizes] == [
         (part.layers, part.width) for part in wanted
     ]
+
+
+def test_a_distiller_of_chosen_blocks_counts_these_alone():
+    values = configuration_type().model_validate(with_preset(read_values(ROOT / "config.yaml")))
+    path = values.llms["pocket-gpt2"].path
+    whole, first = (
+        distiller_sizes(Models(values), "llms.x", LLMDistiller(path=path, layers=layers))
+        for layers in (None, [0])
+    )
+    assert first.layers == 1 < whole.layers
+    assert first.encoder_parameters < whole.encoder_parameters
+    assert first.prefill(10).forward * whole.layers == whole.prefill(10).forward
 
 
 REFUSE = """

@@ -41,6 +41,10 @@ def test_damage_is_one_line_or_changes_nothing(
         ("weights: of prompt-tuning (predict)", 'its method is "prompt-tuning"'),
         ("weights: of another length (predict)", 'its settings is {"length": 3}'),
         ("weights: of another projection (predict)", 'its distiller is .*"linear"'),
+        (
+            "weights: of other blocks (predict)",
+            r"its distiller's layers is \[0\]",
+        ),
         ("weights: for another llm (predict)", "its LLM is "),
         ("weights: the llm changed (predict)", "its LLM is "),
         ("weights: the tokenizers changed (finetune)", "its LLM is "),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from mend.configuration.choices import Dtype
 from mend.configuration.settings import PathText, Revision, Settings, Text
 from mend.configuration.specs.reading import ReadingSettings
+
+
+def _rising(layers: list[int]) -> list[int]:
+    if any(after <= before for before, after in zip(layers, layers[1:], strict=False)):
+        raise ValueError("it is not rising; name each block once, in the model's own order")
+    return layers
+
+
+Blocks = Annotated[
+    list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=1), AfterValidator(_rising)
+]
+"""Some of a model's blocks, counted from 0."""
 
 
 class LLMLoading(Settings):
@@ -69,6 +83,10 @@ class LLMDistiller(Settings):
     part: Literal["encoder", "decoder"] | None = None
     """Of an encoder-decoder distiller: its encoder reads the demonstrations and the placeholders
     (encoder, the default), or its decoder reads the placeholders (decoder)."""
+
+    layers: Blocks | None = None
+    """Make it of these of the model's blocks alone, counted from 0; null is all. So an LLM without
+    a smaller sibling can be distilled by a part of itself."""
 
     revision: Revision | None = None
     """Commit or tag on the hub."""
