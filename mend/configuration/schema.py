@@ -402,8 +402,8 @@ class Study(Settings):
     """What its figure shows: the mean score, or the average rank of the last axis' values."""
 
     context_share_of: Text | None = None
-    """A run: the figure shows scores against how much the LLM reads before a query, in per cent of
-    this run's longest context."""
+    """A run: the figure shows scores against how much the LLM reads before a query, in positions
+    (tokens or vectors), and in per cent of this run's longest context."""
 
     claims: list[StudyClaim] = []
     """What the study is to show, each told to hold, not to hold, or not to be clear."""

@@ -14,8 +14,11 @@ import seaborn
 from matplotlib import pyplot
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from mend.configuration.claims import Point
 from mend.configuration.settings import read_spec
@@ -35,6 +38,9 @@ ABREAST = 4
 
 BAND = 0.15
 """How opaque the interval around a line is."""
+
+ASIDE = 0.07
+"""Between points of one place, in inches."""
 
 Study = tuple[StudySpec, pd.DataFrame]
 
@@ -69,9 +75,11 @@ def draw(
     Rows of panels for each LLM (or a panel for each LLM); a panel for each study and each value of
     the axes between `run` and the last one, which is along the bottom; panels of several studies
     have letters. Numbers are as far apart as on a log scale if the largest is 8 times the smallest
-    or more; names are apart alike, and not joined by lines. With `context_share_of` the study's
-    context_share is along the bottom instead. A run has the same colour, line and marker in all
-    panels. 300 dpi; the same bytes for the same numbers.
+    or more; names are apart alike, and not joined by lines. With `context_share_of` it is instead
+    what the LLM reads before a query: the table's context_length along the bottom, its
+    context_share along the top; a run that is at one place there is a point, and one that reads
+    nothing a level line. A run has the same colour, line and marker in all panels. 300 dpi; the
+    same bytes for the same numbers.
     """
     panels = []
     for spec, table in studies:
@@ -185,7 +193,7 @@ def _panel(
     rows = table[table["llm"] == llm].drop_duplicates(list(axes), keep="last")
     for key, value in place.items():
         rows = rows[rows[key] == value]
-    parts = []
+    parts: list[pd.DataFrame] = []
     for i, run in enumerate(axes["run"]):
         own = rows[rows["run"] == run].set_index(name).loc[values].reset_index()
         low, high = (own[key] if not ranked else np.nan for key in ("ci_low", "ci_high"))
@@ -197,7 +205,7 @@ def _panel(
                 "run": run,
                 "axis": name,
                 "value": [value_text(value) for value in values],
-                "position": own["context_share"] if by_share else places,
+                "position": own["context_length"] if by_share else places,
                 "score": own["average_rank" if ranked else "mean"],
                 "low": low,
                 "high": high,
@@ -206,7 +214,10 @@ def _panel(
         part = part.sort_values("position", kind="stable")
         parts.append(part)
         style = dict(styles[run])
-        if numbers or by_share:
+        if by_share and part["position"].nunique() == 1:
+            beside = sum(part["position"].iloc[0] in set(other["position"]) for other in parts[:-1])
+            _one_place(axis, part.iloc[0], style, beside)
+        elif numbers or by_share:
             axis.plot(part["position"], part["score"], **style)
             if not ranked:
                 ends = (part["position"], part["low"], part["high"])
@@ -221,8 +232,15 @@ def _panel(
             axis.errorbar(np.array(places) + aside, part["score"], reach, capsize=2, **style)
     drawn = pd.concat(parts, ignore_index=True)
     if by_share:
-        axis.set_xlabel(f"Context that is read (% of {spec.context_share_of}’s longest)")
-        _share_ticks(axis, drawn["position"])
+        axis.set_xlabel("Tokens or vectors that are read before a query")
+        _read_ticks(axis, axis, drawn)
+        longest = rows.loc[rows["run"] == spec.context_share_of, "context_length"].max()
+        above = axis.secondary_xaxis(
+            "top",
+            functions=(lambda read: 100 * read / longest, lambda share: share * longest / 100),
+        )
+        above.set_xlabel(f"% of {spec.context_share_of}’s longest context")
+        _read_ticks(axis, above, drawn, 100 / longest)
     else:
         axis.set_xlabel(axis_display_name(name))
         _ticks(axis, [value_text(value) for value in values], places, log)
@@ -259,16 +277,42 @@ def _ticks(axis: Axes, labels: Sequence[str], places: Sequence[float], log: bool
     axis.set_xticks(places, labels, **angle)
 
 
-def _share_ticks(axis: Axes, shares: pd.Series) -> None:
-    """Ticks at round shares; on a log scale, which is linear below the least share above 0."""
-    low, high = shares[shares > 0].min(), shares.max()
+def _one_place(axis: Axes, row: pd.Series, style: Mapping[str, Any], beside: int) -> None:
+    """Draw a run whose context is always as long: a point, or a level line if it reads nothing.
+
+    beside: how many are at the same place already; each stands a little to the right of the last.
+    """
+    ends = [row["low"], row["high"]]
+    ranked = np.isnan(ends).any()
+    if row["position"]:
+        reach = None if ranked else [[row["score"] - ends[0]], [ends[1] - row["score"]]]
+        aside = ScaledTranslation(beside * ASIDE, 0, axis.figure.dpi_scale_trans)
+        style = {**style, "linestyle": "", "transform": axis.transData + aside}
+        axis.errorbar([row["position"]], [row["score"]], reach, capsize=2, **style)
+        return
+    whole = {"transform": axis.get_yaxis_transform()}
+    axis.plot([0.03, 0.97], [row["score"]] * 2, **style, **whole)
+    if not ranked:
+        axis.fill_between([0, 1], *ends, color=style["color"], alpha=BAND, lw=0, **whole)
+
+
+def _read_ticks(axis: Axes, along: Axes | SecondaryAxis, drawn: pd.DataFrame, scale: float = 1):
+    """Ticks at round numbers of what is read, times `scale`; on a log scale from 8 times on.
+
+    That is linear below the least above 0, if a run reads nothing at one of several places.
+    """
+    by_run = drawn.groupby(["run"])["position"]
+    read = drawn.loc[(by_run.transform("nunique") > 1) | (drawn["position"] > 0), "position"]
+    low, high = read[read > 0].min(), read.max()
     if not high >= 8 * low:
         return
-    nothing = bool((shares == 0).any())
-    axis.set_xscale("symlog", linthresh=low) if nothing else axis.set_xscale("log")
-    axis.minorticks_off()
+    nothing = bool((read == 0).any())
+    if along is axis:
+        axis.set_xscale("symlog", linthresh=low) if nothing else axis.set_xscale("log")
+    along.xaxis.set_minor_locator(NullLocator())
+    low, high = low * scale, high * scale
     steps = (1,) if high >= 300 * low else (1, 2, 5)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**power for power in powers for step in steps]
     ticks = [0.0] * nothing + [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    along.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

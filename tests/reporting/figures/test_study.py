@@ -12,7 +12,10 @@ from matplotlib import pyplot
 from mend.errors import UserError
 from mend.reporting.figures import study as study_figure
 from mend.reporting.figures.study import write_figure
+from mend.reporting.figures.styles import line_styles
 from mend.reporting.studies.numbers import compute_study
+
+LOOKS = ("Vanilla ICL", "HyperTuning", "MEND")
 
 
 def table_of(spec):
@@ -109,30 +112,65 @@ def test_scores_by_what_is_read(tmp_path, figures):
     table = table_of(spec)
     # ICL reads 80.5 tokens at every length, here ever fewer: lines go from the least to the most.
     icl = table["run"] == "Vanilla ICL"
-    table.loc[icl, "context_share"] = [100.0, 50.0, 2.5]
+    table.loc[icl, "context_length"] = [160.0, 80.0, 4.0]
     other = study(name="other", llms=spec["llms"], runs=spec["runs"])
     drawn = draw([(spec, table), (other, table_of(other))], tmp_path / "a.png")
     of_spec = drawn[drawn["study"] == "length"]
     mend = of_spec[of_spec["run"] == "MEND"]
     assert mend["value"].tolist() == ["4", "16", "32"]
-    assert mend["position"].tolist() == pytest.approx(
-        [100 * n / 80.5 for n in (4, 16, 32)], abs=1e-3
-    )
+    assert mend["position"].tolist() == [4, 16, 32]
     assert of_spec.loc[of_spec["run"] == "Vanilla ICL", "value"].tolist() == ["32", "16", "4"]
     share, length = figures[0].axes
     assert [axis.get_title() for axis in (share, length)] == ["(a)", "(b)"]
-    assert share.get_xlabel() == "Context that is read (% of Vanilla ICL’s longest)"
+    assert share.get_xlabel() == "Tokens or vectors that are read before a query"
     assert length.get_xlabel() == "l, number of vectors"
     assert share.get_xscale() == "log"
     ticks = [text.get_text() for text in share.get_xticklabels()]
     assert ticks == ["5", "10", "20", "50", "100"]
-    # A run that reads nothing has its place, at 0.
-    table.loc[icl, "context_share"] = 0.0
+    # Along the top, of the longest: 4 tokens are 2.5 % of 160, 16 are 10 %.
+    (above,) = share.child_axes
+    assert above.get_xlabel() == "% of Vanilla ICL’s longest context"
+    assert [text.get_text() for text in above.get_xticklabels()] == ["5", "10", "20", "50", "100"]
+    figures[0].canvas.draw()
+    places = [
+        axis.transData.transform((number, 0))[0] for axis, number in ((share, 16), (above, 10))
+    ]
+    assert places[0] == pytest.approx(places[1])
+    # A run that reads nothing at one of its places has that, at 0.
+    table.loc[icl, "context_length"] = [160.0, 80.0, 0.0]
     draw([(spec, table)], tmp_path / "a.png")
     share = figures[1].axes[0]
     assert share.get_xscale() == "symlog"
     assert [text.get_text() for text in share.get_xticklabels()][0] == "0"
     assert share.transData.transform((0, 50))[0] < share.transData.transform((4.9, 50))[0]
+
+
+def test_what_is_always_as_long_is_a_point_and_what_reads_nothing_a_level_line(tmp_path, figures):
+    spec = study(llms=study()["llms"][:1], partitions=["qa_to_qa"], context_share_of="MEND")
+    spec["runs"] = [run for run in spec["runs"] if run["llm"] == "small"]
+    table = table_of(spec)
+    lengths = {"Vanilla ICL": 0.0, "HyperTuning": 16.0}
+    for run, length in lengths.items():
+        own = table["run"] == run
+        table.loc[own, ["context_length", "mean", "ci_low", "ci_high"]] = [length, 40, 35, 50]
+    drawn = draw([(spec, table)], tmp_path / "a.png")
+    assert drawn[drawn["run"] == "Vanilla ICL"]["position"].tolist() == [0, 0, 0]
+    axis = figures[0].axes[0]
+    # No place of its own on the axis, which is that of MEND: 4, 16 and 32 vectors.
+    assert axis.get_xscale() == "log"
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["5", "10", "20"]
+    level, point, mend = (
+        next(line for line in axis.lines if line.get_marker() == style["marker"])
+        for style in map(line_styles(LOOKS).get, LOOKS)
+    )
+    assert list(level.get_ydata()) == [40, 40]
+    low, high = level.get_transform().transform([(x, 40) for x in level.get_xdata()])[:, 0]
+    assert low < axis.transData.transform((5, 40))[0] < axis.transData.transform((20, 40))[0] < high
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([16], [40])
+    assert point.get_linestyle() == "None"
+    assert list(mend.get_xdata()) == [4, 16, 32]
+    bars = [bar for kept in axis.containers for bar in kept.lines[2]]
+    assert [bar.get_segments()[0].tolist() for bar in bars] == [[[16, 35], [16, 50]]]
 
 
 def test_many_panels_take_several_rows(tmp_path, figures):
