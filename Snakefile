@@ -7,6 +7,7 @@
 #   perturbations        table 3, with 16 demonstrations and with 4
 #   efficiency           figure 3
 #   report               results/report.html, one page with everything
+#   results/candidates.csv  every candidate of `select` with its dev score, also .parquet
 #   all                  everything (the default)
 #   plan                 says what everything would cost, and runs nothing
 #   pocket_models        make the little language models of mend/pocket/models again, from nothing

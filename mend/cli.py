@@ -214,6 +214,13 @@ def attention(options: argparse.Namespace) -> None:
     )
 
 
+def candidates(options: argparse.Namespace) -> None:
+    """Write every candidate that dev scores chose among, as CSV and Parquet."""
+    from mend.reporting.candidates import write_candidates
+
+    write_candidates(options.choices, csv=options.csv, parquet=options.parquet)
+
+
 def table1(options: argparse.Namespace) -> None:
     """Write table 1 as CSV, Parquet and HTML."""
     from mend.configuration.specs.reporting import Table1Spec
@@ -449,6 +456,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(study, **table, details="details")
     reads(sub, "predictions", nargs="+")
     reads(sub, "records", "choices", nargs="*", default=[], **optional)
+    sub = command(candidates, spec=False, csv="csv", parquet="parquet")
+    reads(sub, "choices", nargs="+")
     reads(command(table1, **table), "tasks", folder=True)
     command(table5, **table)
     command(report, output="html")

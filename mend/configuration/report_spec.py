@@ -69,10 +69,18 @@ def report_files(configuration: Configuration) -> list[str]:
             files += [f"{name}.details.json"] * (name not in TABLES)
         files += [f"{name}.png" for name in part.pictures]
         files += ["figure3.parquet"] * (part.name == "figure3")
-    for name in configuration.values.studies:
-        files += [f"{folder}/record.json" for folder in study_choices(configuration, name)]
+    choices = all_choices(configuration)
+    files += [f"{folder}/record.json" for folder in choices]
+    files += ["candidates.parquet"] * bool(choices)
     stages = report_stages(configuration)
     return files + [f"{stage}/{name}" for stage in stages for name in TRAINING_FILES]
+
+
+def all_choices(configuration: Configuration) -> list[str]:
+    """Return the folder of each choice by dev scores that any study needs."""
+    names = configuration.values.studies
+    folders = [folder for name in names for folder in study_choices(configuration, name)]
+    return list(dict.fromkeys(folders))
 
 
 def report_stages(configuration: Configuration) -> list[str]:

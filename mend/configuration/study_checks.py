@@ -59,6 +59,7 @@ COLUMNS = (
 
 TAKEN = (
     *("report", "table1", "table5", "figure3", "figure5", "figure8", "plan"),
+    "candidates",
     *("all", "tables", "figures"),
     *MADE,
 )

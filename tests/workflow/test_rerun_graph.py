@@ -76,6 +76,10 @@ STUDY = TABLE | names("evaluation.metrics evaluation.prediction_table")
 STUDY |= names("data.cuts data.parquet progress provenance reporting.cuts")
 STUDY |= names("claims studies studies.names studies.numbers", "reporting.")
 STUDY |= names("reporting.studies.section reporting.training_costs")
+CANDIDATES = {"atomic_io", "errors"} | names(
+    "configuration.choices configuration.paths data.parquet evaluation.statistics provenance"
+    " reporting.candidates reporting.training_costs"
+)
 STYLES = names("reporting.figures.styles")
 TABLE1 = TABLE | ROWS | names("data.corpus data.pretrained reporting.tables.table1")
 TABLE5 = TABLE | names("data.parquet reporting.tables.table5")
@@ -111,6 +115,7 @@ REACHED = {
     "table1": TABLE1,
     "table5": TABLE5,
     "study": STUDY,
+    "candidates": CANDIDATES,
     "figure": STUDY | STYLES | names("reporting.figures.study reporting.studies.table"),
     "figure3": PAGE | STYLES | names("data.parquet reporting.figures.efficiency"),
     "attention_figure": PAGE | STYLES | names("data.parquet reporting.figures.attention"),
@@ -118,6 +123,7 @@ REACHED = {
     | TABLE1
     | TABLE5
     | STYLES
+    | CANDIDATES
     | names(
         "figures.curves metrics report report.pictures report.runs studies.table", "reporting."
     ),

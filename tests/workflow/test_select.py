@@ -99,3 +99,14 @@ def test_a_choice_without_dev_scores_is_told_before_any_job(finished) -> None:
     assert "studies.table2: dev scores are to choose finetune.learning_rate" in refused.text
     assert "training.finetune.early_stopping is null" in refused.text
     assert "Traceback" not in refused.text
+
+
+def test_all_that_was_tried_is_in_one_file(finished) -> None:
+    done = finished.snakemake("results/candidates.csv")
+    assert done.code == 0, done.text[-3000:]
+    with open(finished.folder / "results/candidates.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["training_seed"], row["settings"]) for row in rows] == [
+        (seed, f"finetune.learning_rate={rate}") for seed in "01" for rate in ("0.001", "0.01")
+    ]
+    assert [row["chosen"] for row in rows].count("True") == 2

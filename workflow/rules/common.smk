@@ -11,7 +11,7 @@ from mend.configuration.job_specs import specification, specification_json
 from mend.configuration.loading import load_configuration
 from mend.configuration.methods import method_class, method_module
 from mend.configuration.paths import JobPath, sampling_of
-from mend.configuration.report_spec import pictured_alone
+from mend.configuration.report_spec import all_choices, pictured_alone
 from mend.configuration.runs import (
     candidate_folders,
     default_condition,
@@ -49,6 +49,7 @@ ENVIRONMENT = f"{ROOT}/envs/{VALUES.environment}.yaml"
 STUDIES = list(VALUES.studies)
 FIGURES = VALUES.figures
 ALONE = pictured_alone(VALUES)
+CHOICES = all_choices(CONFIGURATION)
 EFFICIENCY = VALUES.efficiency.llms if VALUES.efficiency else []
 ATTENTION = VALUES.attention.llms if VALUES.attention else []
 TABLES = ["table1", "table5", *STUDIES]

@@ -90,6 +90,29 @@ rule study:
         " --html {output.html:q} --details {output.details:q} --log {log:q}"
 
 
+rule candidates:
+    # All that was tried: what dev scores chose among.
+    input:
+        choices=[f"{R}/{folder}/record.json" for folder in CHOICES],
+    output:
+        csv=f"{R}/candidates.csv",
+        parquet=f"{R}/candidates.parquet",
+    log:
+        f"{R}/logs/candidates.log",
+    benchmark:
+        f"{R}/benchmarks/candidates.jsonl"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.reporting.candidates"),
+    message:
+        "all that was tried: {output.csv}"
+    shell:
+        "python -m mend candidates --choices {input.choices:q} --csv {output.csv:q}"
+        " --parquet {output.parquet:q} --log {log:q}"
+
+
 rule figure:
     # Studies that vary something, side by side.
     input:

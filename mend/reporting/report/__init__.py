@@ -27,6 +27,7 @@ from mend.data.parquet import REAL, TEXT, read_columns
 from mend.errors import UserError
 from mend.progress import logger
 from mend.provenance import changed_inputs, replaced_text
+from mend.reporting.candidates import read_candidates, tried
 from mend.reporting.claims import (
     BEYOND,
     NOT_JUDGED,
@@ -124,6 +125,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
     if "table2" not in tables or tables["table2"].spec is None:
         raise UserError("report: parts has no table2, which the report begins with")
     claims = judged_claims(spec, tables)
+    chosen = any(spec.study_choices.values())
     curves = list(draw_curves(runs))
     budget = PICTURE_BYTES // max(1, len(curves) + sum(len(part.pictures) for part in spec.parts))
     changed = changed_inputs(results / f"{name}.details.json" for name in tables)
@@ -148,6 +150,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
             {"llm": llm, "stage": stage, "picture": embedded(png, budget)}
             for llm, stage, png in curves
         ],
+        tried=tried(read_candidates(results / "candidates.parquet")) if chosen else [],
         costs=costs,
         cuts=cut_rows((run for table in tables.values() for run in table.cuts), all_records),
         totals=totals(all_records),
