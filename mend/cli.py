@@ -62,6 +62,14 @@ def local_models(options: argparse.Namespace) -> None:
     train_local_models(read_spec(options.spec, LocalModelsSpec), options.folder, options.output)
 
 
+def gguf_model(options: argparse.Namespace) -> None:
+    """Turn a GGUF file into a model's folder in the hub's layout."""
+    from mend.configuration.specs.gguf_models import GGUFModel
+    from mend.models.gguf_models import convert_gguf
+
+    convert_gguf(read_spec(options.spec, GGUFModel), options.output)
+
+
 def pool(options: argparse.Namespace) -> None:
     """Turn files of a data set into larger pools of demonstrations, in MetaICL's layout."""
     from mend.configuration.specs.pool import PoolSpec
@@ -413,6 +421,7 @@ def parser() -> argparse.ArgumentParser:
     command(download_benchmark, output="folder")
     command(download_files, output="folder")
     reads(command(local_models, output="models"), "folder", folder=True)
+    command(gguf_model, output="folder")
     sub = command(pool, output="folder")
     sub.add_argument("--files", type=_path, nargs="+", required=True)
     sub = command(tasks, output="folder")

@@ -397,7 +397,7 @@ def _tokenizers(name: str, llm: Path, distiller: Path) -> Iterator[str]:
 def _config(
     values: ConfigurationValues, key: str, path: str, local: bool = False
 ) -> dict[str, Any] | None:
-    """Return a model's config.json; None if the model is on the hub.
+    """Return a model's config.json; None if the model is on the hub, or is yet to be made of GGUF.
 
     local: what is on the hub must have been downloaded before.
     Raises UserError, naming the key, if there can be no such model.
@@ -410,6 +410,13 @@ def _config(
             raise UserError(f"{key}: {made} has {' and '.join(LOCAL_MODELS)}, not {path}")
         return {"model_type": "gpt2", "n_positions": values.local_models.positions}
     folder = Path(path)
+    converted = f"{values.results.rstrip('/')}/gguf-models/"
+    if path.startswith(converted):
+        if path.removeprefix(converted) not in values.gguf_models:
+            made = listed(values.gguf_models) if values.gguf_models else "none"
+            raise UserError(f"{key}: {path} is made of none of gguf_models, which has {made}")
+        if not os.path.isdir(folder):
+            return None
     if not os.path.isdir(folder):
         # Hub names are `name` or `owner/name`; anything else is meant as a folder.
         if os.path.lexists(folder) or hub_name_problem(path):

@@ -66,6 +66,7 @@ def specification(configuration: Configuration, path: str) -> Settings:
         ("llms", job.llm, values.llms),
         ("methods", job.method, values.methods.names()),
         ("studies", job.study, values.studies),
+        ("gguf_models", job.model, values.gguf_models),
         ("partitions", job.partition, [*configuration.needs, ALL_PARTITIONS]),
     ):
         if name and name not in names:
@@ -96,6 +97,8 @@ def specification(configuration: Configuration, path: str) -> Settings:
         case "local-models":
             tasks = _tasks(configuration).train_tasks
             return LocalModelsSpec(**dict(values.local_models), train_tasks=tasks)
+        case "gguf-model":
+            return values.gguf_models[job.model]
         case "chunks":
             return _chunks(configuration, job.llm)
         case "train-episodes":

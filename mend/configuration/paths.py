@@ -81,6 +81,7 @@ class JobPath:
     beta: float = 0.0
     seed: int | None = None
     study: str = ""
+    model: str = ""
 
     def __str__(self) -> str:
         """Return the path."""
@@ -97,6 +98,8 @@ class JobPath:
                 return "data/tasks"
             case "local-models":
                 return "local-models"
+            case "gguf-model":
+                return f"gguf-models/{self.model}"
             case "chunks":
                 return f"data/chunks/{self.llm}"
             case "train-episodes":
@@ -140,6 +143,8 @@ def parse_job_path(path: str) -> JobPath:
             found = JobPath("tasks")
         case ["local-models"]:
             found = JobPath("local-models")
+        case ["gguf-models", model]:
+            found = JobPath("gguf-model", model=model)
         case ["data", "chunks", llm]:
             found = JobPath("chunks", llm)
         case ["data", "episodes", "train", partition]:

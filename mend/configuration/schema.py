@@ -40,6 +40,7 @@ from mend.configuration.settings import (
 )
 from mend.configuration.specs.chunks import PretrainingChunks
 from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, DenseRetrieval
+from mend.configuration.specs.gguf_models import GGUFModel
 from mend.configuration.specs.local_models import LocalModelsSettings
 from mend.configuration.specs.pocket import PocketSettings
 from mend.configuration.specs.reading import ReadingSettings, Separators
@@ -466,6 +467,10 @@ class ConfigurationValues(Settings):
 
     local_models: LocalModelsSettings | None = None
     """A small pair of models, trained here on the tasks' own text."""
+
+    gguf_models: dict[Name, GGUFModel] = {}
+    """Models of GGUF files, such as some Python packages bring: llms name them by
+    RESULTS/gguf-models/NAME, the folder that each is turned into."""
 
     llms: Annotated[dict[Name, LLM], Field(min_length=1)]
     """The frozen LLMs, by name."""

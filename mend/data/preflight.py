@@ -16,6 +16,7 @@ from mend.atomic_io import write_json
 from mend.configuration.checks import stopping_settings
 from mend.configuration.task_list import Task
 from mend.data.layout import READER_RULES, BenchmarkFile, benchmark_files, read_rows
+from mend.data.package_files import package_file
 from mend.errors import UserError
 from mend.progress import Progress, logger
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mend.configuration.loading import Configuration
     from mend.configuration.schema import ConfigurationValues
     from mend.configuration.specs.evaluation_episodes import DenseRetrieval
+    from mend.configuration.specs.gguf_models import GGUFModel
 
 
 def with_present_tasks(configuration: Configuration) -> Configuration:
@@ -91,6 +93,20 @@ def check_retrieval_library(dense: DenseRetrieval) -> None:
             "benchmark.dense_retrieval.kind: sentence-transformers is not installed, and a run "
             "that is asked for has selection: dense; pip install -r envs/requirements-cuda.txt, "
             "which pins it, or set kind: language-model"
+        )
+
+
+def check_gguf(models: Mapping[str, GGUFModel], name: str) -> None:
+    """Raise UserError if a model's GGUF file, or what reads such files, is not here."""
+    try:
+        for file in models[name].files:
+            package_file(file)
+    except UserError as error:
+        raise UserError(f"gguf_models.{name}.files: {error}") from None
+    if find_spec("gguf") is None:
+        raise UserError(
+            f"gguf_models.{name}: the Python package gguf is not installed, which reads it; "
+            "pip install -e '.[gguf]'"
         )
 
 

@@ -180,6 +180,9 @@ def find_architecture(values: ConfigurationValues, key: str, path: str) -> Archi
             "vocab_size": local.vocabulary,
         }
         return architecture(config)
+    converted = f"{values.results.rstrip('/')}/gguf-models/"
+    if path.startswith(converted) and not Path(path).is_dir():
+        path = Path(values.gguf_models[path.removeprefix(converted)].files[0]).name
     try:
         return architecture(_config(path))
     except Exception as error:  # a config.json may hold anything

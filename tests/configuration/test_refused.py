@@ -482,3 +482,16 @@ def test_a_distillers_blocks_rise_and_are_there(values, tmp_path, layers) -> Non
     key = "llms/pocket-gpt2/distiller/layers"
     refused(put(values, key, layers), "llms.pocket-gpt2.distiller.layers")
     load_configuration(put(values, key, [1]))
+
+
+def test_a_model_of_a_gguf_file_is_one_of_gguf_models(values) -> None:
+    """Its folder is made by a job, so that it need not be there, also without the network."""
+    file = {"files": ["some_weights/a.gguf"], "sha256": "0" * 64}
+    values = put(values, "gguf_models", {"tiny": file})
+    made = f"{values['results']}/gguf-models"
+    for key in ("path", "distiller/path"):
+        values = put(values, f"llms/pocket-gpt2/{key}", f"{made}/tiny")
+    load_configuration(put(values, "llms/pocket-gpt2/local_files_only", True))
+    refused(put(values, "llms/pocket-gpt2/path", f"{made}/other"), "llms.pocket-gpt2.path", "tiny")
+    refused(put(values, "gguf_models/tiny/sha256", "abc"), "gguf_models.tiny.sha256")
+    refused(put(values, "gguf_models/tiny/files", []), "gguf_models.tiny.files")

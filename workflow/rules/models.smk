@@ -1,6 +1,6 @@
-# Needs: nothing (pocket_models), or the rows of local tasks (local_models).
+# Needs: nothing (pocket_models), the rows of local tasks (local_models), or GGUF files (gguf_model).
 # Makes: pocket-models, to compare with or to replace mend/pocket/models; local-models, to try the
-#        path on real rows without downloading a model.
+#        path on real rows without downloading a model; gguf-models, real ones of Python packages.
 
 
 rule pocket_models:
@@ -30,8 +30,8 @@ rule local_models:
         benchmark_rows,
         spec=f"{R}/local-models.spec.json",
     output:
-        [f"{R}/local-models/gpt2/{name}" for name in LOCAL_MODEL_FILES],
-        [f"{R}/local-models/gpt2-small/{name}" for name in LOCAL_MODEL_FILES],
+        [f"{R}/local-models/gpt2/{name}" for name in MODEL_FILES],
+        [f"{R}/local-models/gpt2-small/{name}" for name in MODEL_FILES],
     log:
         f"{R}/logs/local-models.log",
     benchmark:
@@ -53,3 +53,30 @@ rule local_models:
     shell:
         "python -m mend local-models --spec {input.spec:q} --folder {params.folder:q}"
         " --output {params.output:q} --log {log:q}"
+
+
+rule gguf_model:
+    # The specification pins what the file holds, so the file itself is no input.
+    input:
+        spec=f"{R}/gguf-models/{{model}}.spec.json",
+    output:
+        [f"{R}/gguf-models/{{model}}/{name}" for name in MODEL_FILES],
+    log:
+        f"{R}/logs/gguf-models/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/gguf-models/{{model}}.jsonl"
+    wildcard_constraints:
+        model=one_of(VALUES.gguf_models),
+    priority: 40
+    conda:
+        ENVIRONMENT
+    threads: CORES_PER_PROCESSOR
+    resources:
+        mem_mb=8000,
+    params:
+        folder=subpath(output[0], parent=True),
+        code=code("mend.models.gguf_models"),
+    message:
+        "turning a GGUF file into a model's folder: {wildcards.model}"
+    shell:
+        "python -m mend gguf-model --spec {input.spec:q} --output {params.folder:q} --log {log:q}"
