@@ -87,6 +87,15 @@ def tasks(options: argparse.Namespace) -> None:
     import_tasks(spec, options.folder, options.output, options.pool)
 
 
+def meta_train_text(options: argparse.Namespace) -> None:
+    """Write the inputs of meta-train rows as a corpus."""
+    from mend.configuration.specs.meta_train_text import MetaTrainTextSpec
+    from mend.data.meta_train_text import write_meta_train_text
+
+    spec = read_spec(options.spec, MetaTrainTextSpec)
+    write_meta_train_text(spec, options.tasks, options.output)
+
+
 def chunks(options: argparse.Namespace) -> None:
     """Cut a corpus into chunks of tokens."""
     from mend.configuration.specs.chunks import ChunksSpec
@@ -427,6 +436,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(tasks, output="folder")
     reads(sub, "folder", folder=True)
     reads(sub, "pool", folder=True, **optional)
+    reads(command(meta_train_text, output="folder"), "tasks", folder=True)
     sub = command(chunks, output="parquet")
     sub.add_argument("--files", type=_path, nargs="+", required=True)
     reads(command(train_episodes, output="parquet"), "tasks", folder=True)

@@ -119,7 +119,7 @@ def _pool(values: ConfigurationValues) -> Iterator[str]:
 def _corpus(values: ConfigurationValues) -> Iterator[str]:
     corpus, tasks = values.benchmark.corpus, values.benchmark.tasks
     yield from _folder("benchmark.corpus.folder", corpus.folder)
-    for name in corpus.files or () if corpus.source != "pocket" else ():
+    for name in corpus.files or () if corpus.source in ("folder", "hub") else ():
         if not name.endswith(("*", *CORPUS_ENDINGS)):
             yield f"benchmark.corpus.files: {name} ends in none of {', '.join(CORPUS_ENDINGS)}"
     if corpus.source == "hub":
@@ -128,6 +128,14 @@ def _corpus(values: ConfigurationValues) -> Iterator[str]:
         yield from _required(corpus, "benchmark.corpus", "files")
         if tasks.source != "folder":
             yield from _required(corpus, "benchmark.corpus", "folder")
+    elif corpus.source == "meta-train":
+        if corpus.documents:
+            yield (
+                "benchmark.corpus.documents: leave it out with source: meta-train, whose tasks "
+                "come one after the other"
+            )
+        if corpus.column != "text":
+            yield f"benchmark.corpus.column: {corpus.column} is for files; leave it out"
     elif tasks.source == "pocket":
         if corpus.column != "text":
             yield f"benchmark.corpus.column: the pocket corpus has text, and no {corpus.column}"

@@ -27,6 +27,7 @@ from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.configuration.specs.local_models import LocalModelsSpec
+from mend.configuration.specs.meta_train_text import MetaTrainTextSpec
 from mend.configuration.specs.pocket import PocketWorldSpec
 from mend.configuration.specs.pool import PoolSpec
 from mend.configuration.specs.prediction import PredictionSettings, PredictionSpec
@@ -76,6 +77,11 @@ def specification(configuration: Configuration, path: str) -> Settings:
             return _benchmark(configuration)
         case "download-corpus":
             corpus = values.benchmark.corpus
+            if corpus.source == "meta-train":
+                return MetaTrainTextSpec(
+                    train_tasks=configuration.text_tasks,
+                    test_tasks=_tasks(configuration).test_tasks,
+                )
             return FilesDownload(
                 repository=corpus.repository, revision=corpus.revision, files=corpus.files
             )

@@ -48,6 +48,13 @@ class Configuration:
         return tasks.folder if tasks.source == "folder" else f"{self.results}/data/benchmark"
 
     @property
+    def text_tasks(self) -> list[str]:
+        """Meta-train tasks whose inputs can be the corpus: no partition has them in meta-test."""
+        train = {name for roles in self.needs.values() for name in roles["train"]}
+        test = {name for names in self.listed_test_tasks.values() for name in names}
+        return [name for name in self.tasks if name in train - test]
+
+    @property
     def corpus_files(self) -> list[str]:
         """The files of the corpus, which a job may yet have to make."""
         corpus = self.values.benchmark.corpus
@@ -55,6 +62,8 @@ class Configuration:
             return [f"{self.benchmark_folder}/corpus/part-00000.jsonl"]
         if corpus.source == "hub":
             return [f"{self.results}/data/corpus/{name}" for name in corpus.files]
+        if corpus.source == "meta-train":
+            return [f"{self.results}/data/corpus/meta-train.jsonl"]
         folder = glob.escape(corpus.folder or self.benchmark_folder)
         patterns = [f"{folder}/{pattern}" for pattern in corpus.files]
         return [file for pattern in patterns for file in sorted(glob.glob(pattern))]
@@ -115,6 +124,11 @@ def check_data_files(configuration: Configuration) -> None:
     """Raise UserError for files of the corpus, or of larger pools, that are not there."""
     benchmark = configuration.values.benchmark
     found = {}
+    if benchmark.corpus.source == "meta-train" and not configuration.text_tasks:
+        raise UserError(
+            "benchmark.corpus.source: every meta-train task is in the meta-test of a partition, so "
+            "that none is left to give text; choose another source, or fewer benchmark.partitions"
+        )
     if benchmark.corpus.source == "folder":
         found["corpus"] = configuration.corpus_files
     if benchmark.pool_files and benchmark.pool_files.source == "folder":

@@ -33,6 +33,23 @@ TABLES = ("table1", "table5")
 TRAINING_FILES = ("record.json", "metrics.jsonl")
 
 
+def _corpus(configuration: Configuration) -> str:
+    """Return what text is pretrained on, in words."""
+    corpus = configuration.values.benchmark.corpus
+    match corpus.source:
+        case "pocket":
+            return "generated documents of the pocket world"
+        case "hub":
+            return f"{', '.join(corpus.files)} of {corpus.repository}, revision {corpus.revision}"
+        case "meta-train":
+            return (
+                f"the inputs of the meta-train rows of {len(configuration.text_tasks)} tasks, of "
+                "none that is a meta-test task of a partition, and of no meta-test row; no other "
+                "text"
+            )
+    return f"{', '.join(corpus.files)} in a folder"
+
+
 def report_specification(configuration: Configuration) -> ReportSpec:
     """Return the specification of the report."""
     parts = list(_parts(configuration))
@@ -44,6 +61,7 @@ def report_specification(configuration: Configuration) -> ReportSpec:
         rulegraph_command=command(configuration, report, "--rulegraph", "mermaid-js"),
         results=configuration.results,
         benchmark=configuration.values.benchmark.tasks.source,
+        corpus=_corpus(configuration),
         files=list(configuration.files),
         preset=configuration.values.protocol.preset,
         differences=list(_differences(configuration)),

@@ -123,8 +123,9 @@ class Tasks(Settings):
 class Corpus(Settings):
     """Where running text for pretraining comes from."""
 
-    source: Literal["pocket", "folder", "hub"]
-    """Made here (pocket), local files, or the Hugging Face hub."""
+    source: Literal["pocket", "folder", "hub", "meta-train"]
+    """Made here (pocket), local files, the Hugging Face hub, or (meta-train) the inputs of the rows
+    of meta-train tasks, of none that a partition of the configuration has in its meta-test."""
 
     folder: PathText | None = None
     """source folder: where `files` are; left out, the folder of benchmark.tasks."""

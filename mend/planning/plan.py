@@ -248,7 +248,10 @@ def _data_jobs(
     samplings = {sampling_of(run.condition) for run in runs}
     benchmark, training = configuration.values.benchmark, configuration.values.training
     sources = [benchmark.tasks.source, benchmark.corpus.source]
-    made = sum(source in ("hub", "pocket") for source in sources[: 1 if "pocket" in sources else 2])
+    made = sum(
+        source in ("hub", "pocket", "meta-train")
+        for source in sources[: 1 if "pocket" in sources else 2]
+    )
     stopping = any((training.pretrain.early_stopping, training.finetune.early_stopping))
     return made + 1 + len(pretrained) + len(finetuned) + len(samplings) + stopping
 

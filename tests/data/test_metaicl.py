@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 
 from mend.configuration.choices import PARTITIONS
+from mend.configuration.job_specs import specification
+from mend.configuration.loading import load_configuration, read_values
 from mend.configuration.specs.tasks import TasksSpec
 from mend.configuration.task_list import METAICL_TASK_LIST, partition_needs, read_task_list
+from mend.data.corpus import read_documents
 from mend.data.layout import benchmark_files, read_rows
-from mend.data.preflight import check_benchmark, remaining_needs
+from mend.data.meta_train_text import write_meta_train_text
+from mend.data.preflight import check_benchmark, remaining_needs, with_present_tasks
 from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
 
-METAICL = Path(__file__).parents[2].parent / "shared" / "metaicl"
+ROOT = Path(__file__).parents[2]
+METAICL = ROOT.parent / "shared" / "metaicl"
 
 pytestmark = pytest.mark.skipif(not METAICL.is_dir(), reason=f"MetaICL's rows are not at {METAICL}")
 
@@ -66,3 +71,31 @@ def test_real_partitions_say_what_is_missing(tmp_path):
     assert set(left) == set(PARTITIONS)
     assert len(left["class_to_class"]["test"]) == 11
     assert "dbpedia_14" in missing["class_to_class"]["test"]
+
+
+def test_no_real_meta_test_row_is_text_to_pretrain_on(tmp_path):
+    values = read_values(ROOT / "config/metaicl-local.yaml")
+    values["benchmark"] |= {
+        "tasks": {"source": "folder", "folder": str(METAICL)},
+        "task_list": str(METAICL_TASK_LIST),
+        "corpus": {"source": "meta-train", "window": 64},
+        "partitions": ["class_to_class", "hr_to_lr"],
+    }
+    values["results"] = str(tmp_path / "results")
+    values["local_models"] = None
+    values["llms"]["local-gpt2"] |= {"path": "a/b", "distiller": {"path": "a/c"}}
+    values["llms"]["local-gpt2"]["local_files_only"] = False
+    values["studies"]["table2"]["partitions"] = ["class_to_class", "hr_to_lr"]
+    found = with_present_tasks(load_configuration(values))
+    tasks, folder = tmp_path / "tasks", Path(found.corpus_files[0]).parent
+    import_tasks(specification(found, "data/tasks"), METAICL, tasks)
+    spec = specification(found, "data/corpus")
+    write_meta_train_text(spec, tasks, folder)
+    texts = set(read_documents(found.corpus_files))
+    assert len(spec.train_tasks) == 42
+    assert len(texts) > 30_000
+    for name, task in read_task_list(METAICL_TASK_LIST).items():
+        if any("test" in task.roles[one] for one in values["benchmark"]["partitions"]):
+            for path in (METAICL / "data" / name).glob("*.jsonl"):
+                of_task = {row.input for row in read_rows(path, options_required=False)}
+                assert "_16384_" in path.name or not texts & of_task

@@ -32,7 +32,7 @@ def all_jobs(configuration: Configuration) -> list[str]:
     benchmark = values.benchmark
     if benchmark.tasks.source != "folder":
         found["data/benchmark"] = None
-    if benchmark.corpus.source == "hub":
+    if benchmark.corpus.source in ("hub", "meta-train"):
         found["data/corpus"] = None
     if benchmark.pool_files:
         found["data/pool"] = None

@@ -180,6 +180,7 @@ def write_results(folder, **changes):
         "rulegraph_command": "snakemake --rulegraph mermaid-js results/report.html",
         "results": str(folder),
         "benchmark": "pocket",
+        "corpus": "documents of a test",
         "files": ["config.yaml"],
         "preset": "default",
         "differences": [{"key": "protocol.x", "value": "</code><script>", "default": 1}],

@@ -73,6 +73,13 @@ def test_a_gguf_file_becomes_a_model_before_it_is_used(workflow, tmp_path) -> No
     assert "turning a GGUF file into a model's folder: tiny" in dry.jobs, dry.text[-2000:]
 
 
+def test_meta_train_rows_become_text_before_it_is_cut(workflow) -> None:
+    values = workflow.with_value("benchmark/corpus", {"source": "meta-train", "window": 64})
+    jobs = workflow.snakemake("-n", "results/data/chunks/pocket-gpt2.parquet", values=values).jobs
+    assert "writing the inputs of meta-train rows as a corpus" in jobs
+    assert "reading the tasks' rows" in jobs
+
+
 def test_the_pocket_models_are_made_only_if_asked(workflow) -> None:
     assert not [job for job in workflow.snakemake("-n").jobs if "pretraining the pocket" in job]
     asked = workflow.snakemake("-n", "pocket_models")

@@ -91,6 +91,7 @@ REACHED = {
     "pool": TASKS - names("configuration.specs.tasks data.parquet data.tasks provenance")
     | names("configuration.specs.pool data.pool"),
     "tasks": TASKS,
+    "meta_train_text": TASKS | names("configuration.specs.meta_train_text data.meta_train_text"),
     "chunks": JOB | names("configuration.specs.chunks data.corpus data.pretrained"),
     "train_episodes": TASKS
     | names("configuration.specs.training_episodes data.seeding data.training_episodes"),

@@ -140,7 +140,8 @@ def pool_folder(wildcards):
 
 def corpus_source(wildcards):
     """Return what must be there before the corpus can be read."""
-    made = {"pocket": f"{R}/data/benchmark", "hub": f"{R}/data/corpus"}
+    made = {"pocket": f"{R}/data/benchmark"}
+    made |= dict.fromkeys(("hub", "meta-train"), f"{R}/data/corpus")
     return made.get(VALUES.benchmark.corpus.source, CONFIGURATION.corpus_files)
 
 

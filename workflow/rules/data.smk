@@ -65,25 +65,50 @@ if TASKS_SOURCE == "hub":
             " --log {log:q}"
 
 
-rule download_corpus:
-    input:
-        spec=f"{R}/data/corpus.spec.json",
-    output:
-        folder=directory(f"{R}/data/corpus"),
-    log:
-        f"{R}/logs/data/corpus.log",
-    benchmark:
-        f"{R}/benchmarks/data/corpus.jsonl"
-    localrule: True
-    conda:
-        ENVIRONMENT
-    params:
-        code=code("mend.data.hub"),
-    message:
-        "downloading the corpus"
-    shell:
-        "python -m mend download-files --spec {input.spec:q} --output {output.folder:q}"
-        " --log {log:q}"
+if VALUES.benchmark.corpus.source == "hub":
+
+    rule download_corpus:
+        input:
+            spec=f"{R}/data/corpus.spec.json",
+        output:
+            folder=directory(f"{R}/data/corpus"),
+        log:
+            f"{R}/logs/data/corpus.log",
+        benchmark:
+            f"{R}/benchmarks/data/corpus.jsonl"
+        localrule: True
+        conda:
+            ENVIRONMENT
+        params:
+            code=code("mend.data.hub"),
+        message:
+            "downloading the corpus"
+        shell:
+            "python -m mend download-files --spec {input.spec:q} --output {output.folder:q}"
+            " --log {log:q}"
+
+
+if VALUES.benchmark.corpus.source == "meta-train":
+
+    rule meta_train_text:
+        input:
+            tasks=f"{R}/data/tasks",
+            spec=f"{R}/data/corpus.spec.json",
+        output:
+            folder=directory(f"{R}/data/corpus"),
+        log:
+            f"{R}/logs/data/corpus.log",
+        benchmark:
+            f"{R}/benchmarks/data/corpus.jsonl"
+        conda:
+            ENVIRONMENT
+        params:
+            code=code("mend.data.meta_train_text"),
+        message:
+            "writing the inputs of meta-train rows as a corpus"
+        shell:
+            "python -m mend meta-train-text --spec {input.spec:q} --tasks {input.tasks:q}"
+            " --output {output.folder:q} --log {log:q}"
 
 
 if VALUES.benchmark.pool_files:

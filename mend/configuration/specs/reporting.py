@@ -261,6 +261,9 @@ class ReportSpec(Settings):
     benchmark: str
     """The source of the tasks."""
 
+    corpus: str
+    """What text is pretrained on, in words."""
+
     files: list[str]
     """The configuration's files."""
 
