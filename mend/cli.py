@@ -289,6 +289,15 @@ def figure(options: argparse.Namespace) -> None:
     write_figure(options.specs, options.tables, options.png, options.parquet)
 
 
+def learning_curves(options: argparse.Namespace) -> None:
+    """Draw how a study's runs were trained: losses and dev scores by examples seen."""
+    from mend.reporting.figures.learning_curves import write_learning_curves
+
+    write_learning_curves(
+        options.spec, options.trainings, options.choices, options.png, options.parquet
+    )
+
+
 def figure3(options: argparse.Namespace) -> None:
     """Draw what inference costs."""
     from mend.reporting.figures.efficiency import draw_efficiency
@@ -484,6 +493,9 @@ def parser() -> argparse.ArgumentParser:
     reads(sub, "specs", "tables", nargs="+")
     sub.add_argument("--parquet", type=_path)
     sub.set_defaults(writes={**sub.get_default("writes"), "parquet": "parquet"})
+    sub = command(learning_curves, png="png", parquet="parquet")
+    reads(sub, "trainings", folder=True, nargs="+", help="folders of trainings")
+    reads(sub, "choices", folder=True, nargs="*", default=[], **optional)
     for run in (figure3, figure5, figure8):
         reads(command(run, spec=False, png="png", parquet="parquet"), "parquets", nargs="+")
     reads(command(tensorboard, spec=False, output="folder"), "results", folder=True)

@@ -30,8 +30,6 @@ PAPER_ORDER = (
 TABLES = ("table1", "table5")
 """Tables that are no studies."""
 
-TRAINING_FILES = ("record.json", "metrics.jsonl")
-
 
 def _corpus(configuration: Configuration) -> str:
     """Return what text is pretrained on, in words."""
@@ -90,8 +88,7 @@ def report_files(configuration: Configuration) -> list[str]:
     choices = all_choices(configuration)
     files += [f"{folder}/record.json" for folder in choices]
     files += ["candidates.parquet"] * bool(choices)
-    stages = report_stages(configuration)
-    return files + [f"{stage}/{name}" for stage in stages for name in TRAINING_FILES]
+    return files + [f"{stage}/record.json" for stage in report_stages(configuration)]
 
 
 def all_choices(configuration: Configuration) -> list[str]:
@@ -120,6 +117,11 @@ def pictured_alone(values: ConfigurationValues) -> list[str]:
     return [name for name, study in values.studies.items() if study.axes and name not in drawn]
 
 
+def study_pictures(values: ConfigurationValues, study: str) -> list[str]:
+    """Return the names of the pictures of a study's runs, beside that of its numbers."""
+    return [f"{study}.{kind}" for kind in values.studies[study].pictures]
+
+
 def _parts(configuration: Configuration) -> Iterator[ReportPart]:
     figures, alone = configuration.values.figures, pictured_alone(configuration.values)
     in_figures = [study for studies in figures.values() for study in studies]
@@ -134,12 +136,19 @@ def _parts(configuration: Configuration) -> Iterator[ReportPart]:
         # The table of a study that several figures show stands with the first.
         tables = [study for study in studies if study not in shown]
         shown.update(tables)
-        found[name] = _part(configuration, name, tables, [name], studies)
+        pictures = [name, *_pictures_of(configuration, tables)]
+        found[name] = _part(configuration, name, tables, pictures, studies)
     for name in configuration.values.studies:
         if name not in in_figures and name not in TABLES:
-            found[name] = _part(configuration, name, [name], [name] if name in alone else [])
+            pictures = [name] * (name in alone) + _pictures_of(configuration, [name])
+            found[name] = _part(configuration, name, [name], pictures)
     first = [name for name in PAPER_ORDER if name in found]
     yield from (found[name] for name in dict.fromkeys([*first, *found]))
+
+
+def _pictures_of(configuration: Configuration, studies: Iterable[str]) -> list[str]:
+    values = configuration.values
+    return [name for study in studies for name in study_pictures(values, study)]
 
 
 def _part(

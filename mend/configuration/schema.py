@@ -358,6 +358,9 @@ class StudyClaim(Claim):
     lower: Point
 
 
+StudyPicture = Literal["learning-curves"]
+
+
 class Study(Settings):
     """A list of runs, and what of them is shown."""
 
@@ -406,6 +409,10 @@ class Study(Settings):
     context_share_of: Text | None = None
     """A run: the figure shows scores against how much the LLM reads before a query, in positions
     (tokens or vectors), and in per cent of this run's longest context."""
+
+    pictures: Annotated[list[StudyPicture], Distinct] = []
+    """Pictures of its runs beside that of its numbers. learning-curves: losses and dev scores by
+    examples seen."""
 
     claims: list[StudyClaim] = []
     """What the study is to show, each told to hold, not to hold, or not to be clear."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from mend.configuration.choices import STAGES, TRAIN_ROWS
 from mend.configuration.messages import closest, dotted, listed, setting_problems
@@ -20,7 +20,12 @@ from mend.configuration.runs import (
     study_points,
     training_seeds,
 )
-from mend.configuration.schema import TRAINING_SEED, ConfigurationValues, given
+from mend.configuration.schema import (
+    TRAINING_SEED,
+    ConfigurationValues,
+    StudyPicture,
+    given,
+)
 from mend.configuration.settings import LARGEST_COUNT
 from mend.errors import UserError
 
@@ -65,7 +70,7 @@ TAKEN = (
 )
 """Results that are no studies."""
 
-TAKEN_ENDINGS = (".spec", ".details", ".png")
+TAKEN_ENDINGS = (".spec", ".details", ".png", *(f".{name}" for name in get_args(StudyPicture)))
 """A study's own files have these after its name."""
 
 MOST_RUNS, MOST_CANDIDATES = 10_000, 1000
@@ -79,7 +84,7 @@ def study_problems(values: ConfigurationValues, studies: Iterable[str]) -> Itera
     """
     for study in studies:
         # Later checks need what earlier ones allow.
-        for check in (_shape, _points, _settings, _sizes, _select, _runs):
+        for check in (_shape, _points, _settings, _sizes, _select, _runs, _pictures):
             if problems := list(check(values, study)):
                 yield from (f"studies.{study}{problem}" for problem in problems)
                 break
@@ -309,6 +314,16 @@ def _runs(values: ConfigurationValues, study: str) -> Iterator[str]:
         if problem := run_problem(values, llm, method, variant, parse_settings(condition)):
             yield f": {problem}"
             return
+
+
+def _pictures(values: ConfigurationValues, study: str) -> Iterator[str]:
+    """Yield which pictures would have nothing to show."""
+    setups = [
+        method_setup(values, point.llm, point.method, point.variant)
+        for point in study_points(values, study)
+    ]
+    if "learning-curves" in values.studies[study].pictures and not any(s.stages for s in setups):
+        yield ".pictures: learning-curves: none of its runs is trained; leave it out"
 
 
 def run_problem(

@@ -315,6 +315,10 @@ def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
         ),
         ({"vary": {"shots": [1]}, "context_share_of": "mend"}, "share_of.run: mend is not one of"),
         ({"context_share_of": "MEND"}, "context_share_of: the study varies nothing"),
+        (
+            {"methods": ["zero-shot"], "pictures": ["learning-curves"]},
+            "mine.pictures: learning-curves: none of its runs is trained",
+        ),
         ({"vary": {"context_length": [1]}}, "every table has such a column"),
         ({"vary": {"length": [300]}}, r"length \(l\) is 300"),
     ],

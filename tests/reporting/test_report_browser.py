@@ -74,8 +74,7 @@ def test_the_page_opens_whole_and_fits(page, tmp_path, width):
     assert seen["scroll"] <= width, seen["wide"]
     assert seen["errors"] == []
     assert console == []
-    # The figure, and training curves of each stage.
-    assert len(seen["pictures"]) == 3
+    assert len(seen["pictures"]) == 1  # figure 3
     assert all(seen["pictures"])
 
 

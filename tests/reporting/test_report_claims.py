@@ -108,8 +108,9 @@ def test_what_is_read_is_compared_without_runs_of_its_own(configured):
     configuration = load_configuration(values, [file])
     folders = {
         name: {run.folder for run in study_runs(configuration, name)}
-        for name in ("shots", "length", "context-length")
+        for name in ("shots", "length", "context-length", "table2")
     }
-    assert folders["context-length"] <= folders["shots"] | folders["length"]
-    # Every K of vanilla ICL, and every l of three methods.
-    assert len(folders["context-length"]) == 5 + 3 * 5
+    others = folders["shots"] | folders["length"] | folders["table2"]
+    assert folders["context-length"] <= others
+    # Zero-shot, every K of vanilla ICL, and every l of three methods.
+    assert len(folders["context-length"]) == 1 + 5 + 3 * 5

@@ -81,6 +81,7 @@ CANDIDATES = {"atomic_io", "errors"} | names(
     " reporting.candidates reporting.training_costs"
 )
 STYLES = names("reporting.figures.styles")
+LINES = STYLES | names("reporting.figures.lines")
 TABLE1 = TABLE | ROWS | names("data.corpus data.pretrained reporting.tables.table1")
 TABLE5 = TABLE | names("data.parquet reporting.tables.table5")
 
@@ -120,17 +121,17 @@ REACHED = {
     "table5": TABLE5,
     "study": STUDY,
     "candidates": CANDIDATES,
+    "learning_curves": STUDY
+    | LINES
+    | names("configuration.paths reporting.figures.learning_curves reporting.metrics"),
     "figure": STUDY | STYLES | names("reporting.figures.study reporting.studies.table"),
     "figure3": PAGE | STYLES | names("data.parquet reporting.figures.efficiency"),
     "attention_figure": PAGE | STYLES | names("data.parquet reporting.figures.attention"),
     "report_page": STUDY
     | TABLE1
     | TABLE5
-    | STYLES
     | CANDIDATES
-    | names(
-        "figures.curves metrics report report.pictures report.runs studies.table", "reporting."
-    ),
+    | names("metrics report report.pictures report.runs studies.table", "reporting."),
 }
 REACHED["download_corpus"] = REACHED["download_pool"] = REACHED["download_benchmark"]
 REACHED["finetuning_teacher"] = REACHED["pretraining_teacher"]

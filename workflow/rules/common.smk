@@ -11,7 +11,7 @@ from mend.configuration.job_specs import specification, specification_json
 from mend.configuration.loading import load_configuration
 from mend.configuration.methods import method_class, method_module
 from mend.configuration.paths import JobPath, sampling_of
-from mend.configuration.report_spec import all_choices, pictured_alone
+from mend.configuration.report_spec import all_choices, pictured_alone, study_pictures
 from mend.configuration.runs import (
     candidate_folders,
     default_condition,
@@ -59,6 +59,7 @@ EFFICIENCY = VALUES.efficiency.llms if VALUES.efficiency else []
 ATTENTION = VALUES.attention.llms if VALUES.attention else []
 TABLES = ["table1", "table5", *STUDIES]
 PICTURES = [*FIGURES, *ALONE]
+PICTURES += [picture for name in STUDIES for picture in study_pictures(VALUES, name)]
 PICTURES += ["figure3"] if EFFICIENCY else []
 PICTURES += ["figure5", "figure8"] if ATTENTION else []
 
@@ -281,15 +282,21 @@ def flags(input, *names):
 
 
 def study_files(study, name):
-    """Return a file of each run of a study: its "predictions", "records" or "choices".
+    """Return a file of each run of a study: its "predictions", "records", "metrics" or "choices".
 
-    Records are of all trainings, choices of what dev scores chose.
+    Records and metrics are of all trainings, choices of what dev scores chose.
     """
     if name == "predictions":
         runs = study_runs(CONFIGURATION, study)
         return [f"{R}/{run.folder}/predictions.parquet" for run in runs]
-    folders = {"records": study_stages, "choices": study_choices}[name](CONFIGURATION, study)
-    return [f"{R}/{folder}/record.json" for folder in folders]
+    folders = study_choices if name == "choices" else study_stages
+    file = "metrics.jsonl" if name == "metrics" else "record.json"
+    return [f"{R}/{folder}/{file}" for folder in folders(CONFIGURATION, study)]
+
+
+def folders_of(study, name):
+    """Return the folders of `study_files`."""
+    return [os.path.dirname(file) for file in study_files(study, name)]
 
 
 def mend_weights(wildcards):

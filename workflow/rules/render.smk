@@ -113,6 +113,40 @@ rule candidates:
         " --parquet {output.parquet:q} --log {log:q}"
 
 
+rule learning_curves:
+    input:
+        lambda wildcards: study_files(wildcards.study, "records"),
+        lambda wildcards: study_files(wildcards.study, "metrics"),
+        lambda wildcards: study_files(wildcards.study, "choices"),
+        spec=f"{R}/{{study}}.spec.json",
+    output:
+        png=report(
+            f"{R}/{{study}}.learning-curves.png",
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
+        parquet=f"{R}/{{study}}.learning-curves.parquet",
+    log:
+        f"{R}/logs/{{study}}.learning-curves.log",
+    benchmark:
+        f"{R}/benchmarks/{{study}}.learning-curves.jsonl"
+    wildcard_constraints:
+        study=one_of(STUDIES),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        trainings=lambda wildcards: folders_of(wildcards.study, "records"),
+        choices=lambda wildcards: folders_of(wildcards.study, "choices"),
+        code=code("mend.reporting.figures.learning_curves"),
+    message:
+        "figure: {output.png}"
+    shell:
+        "python -m mend learning-curves --spec {input.spec:q} --trainings {params.trainings:q}"
+        " --choices {params.choices:q} --png {output.png:q} --parquet {output.parquet:q}"
+        " --log {log:q}"
+
+
 rule figure:
     # Studies that vary something, side by side.
     input:

@@ -38,10 +38,9 @@ from mend.reporting.claims import (
     study_judgements,
 )
 from mend.reporting.cuts import cut_rows
-from mend.reporting.figures.curves import draw_curves
 from mend.reporting.pages import render
 from mend.reporting.report.pictures import embedded
-from mend.reporting.report.runs import read_benchmarks, read_runs, rule_times, totals, warnings
+from mend.reporting.report.runs import read_benchmarks, rule_times, totals, warnings
 from mend.reporting.studies.section import claim_blocks, partition_grid, study_section
 from mend.reporting.studies.table import read_study_table
 from mend.reporting.tables.table1 import COLUMNS as TABLE1_COLUMNS
@@ -82,6 +81,17 @@ CAPTIONS = {
 """The name of each of the paper's results, and what it shows."""
 
 
+READINGS = {
+    "learning-curves": "Learning curves: losses of training examples and, where training could "
+    "stop early, scores on dev rows, by the examples that were seen (chunks of text in "
+    "pretraining, episodes in finetuning), so that trainings with other batches compare. A line is "
+    "the mean over partitions, until the first of them stops, and over training seeds; a band is "
+    "the range of these. A point of a long training is the mean of several steps. Dev scores chose "
+    "the weights that were kept, so the best of them promises a little too much.",
+}
+"""How to read the pictures of a study's runs."""
+
+
 SECTIONS = {
     "table1": (Table1Spec, TABLE1_COLUMNS, table1_section),
     "table5": (Table5Spec, TABLE5_COLUMNS, table5_section),
@@ -116,8 +126,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
     is missing or malformed.
     """
     results = Path(spec.results)
-    runs = read_runs(results, spec.stages)
-    records = {stage: record for stage, (record, _) in zip(spec.stages, runs, strict=True)}
+    records = {stage: read_record(results / stage / "record.json") for stage in spec.stages}
     all_records = list(records.values())
     costs = training_costs(all_records, PAPER_METHODS)
     jobs = read_benchmarks(results)
@@ -126,8 +135,7 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
         raise UserError("report: parts has no table2, which the report begins with")
     claims = judged_claims(spec, tables)
     chosen = any(spec.study_choices.values())
-    curves = list(draw_curves(runs))
-    budget = PICTURE_BYTES // max(1, len(curves) + sum(len(part.pictures) for part in spec.parts))
+    budget = PICTURE_BYTES // max(1, sum(len(part.pictures) for part in spec.parts))
     changed = changed_inputs(results / f"{name}.details.json" for name in tables)
     if changed:
         logger.warning("%s", replaced_text(changed))
@@ -146,10 +154,6 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
         name_llms=len({claim.llm for claim in claims} - {""}) > 1,
         parts=[_part(results, part, tables, budget) for part in spec.parts],
         absent=[CAPTIONS[name] for name in spec.absent],
-        curves=[
-            {"llm": llm, "stage": stage, "picture": embedded(png, budget)}
-            for llm, stage, png in curves
-        ],
         tried=tried(read_candidates(results / "candidates.parquet")) if chosen else [],
         costs=costs,
         cuts=cut_rows((run for table in tables.values() for run in table.cuts), all_records),
@@ -290,6 +294,11 @@ def _part(
         "panels": part.studies if len(part.studies) > 1 else [],
         "sections": {name: tables[name].section(level=2 if alone else 3) for name in part.tables},
         "images": [
-            {"name": name, **embedded(results / f"{name}.png", budget)} for name in part.pictures
+            {
+                "name": name,
+                "reading": READINGS.get(name.rpartition(".")[2], ""),
+                **embedded(results / f"{name}.png", budget),
+            }
+            for name in part.pictures
         ],
     }

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mend.configuration.choices import STAGES
 from mend.configuration.display_names import stage_display_name
 from mend.errors import UserError
-from mend.reporting.metrics import read_lines, read_metrics
-from mend.reporting.training_costs import Record, commits, read_record, versions
-
-
-def read_runs(results: str | Path, folders: Iterable[str]) -> list[tuple[Record, list[dict]]]:
-    """The record and the metrics of the training runs in these folders below `results`."""
-    runs = []
-    for folder in folders:
-        record = read_record(Path(results, folder, "record.json"))
-        runs.append((record, read_metrics(Path(results, folder, "metrics.jsonl"))))
-    return runs
+from mend.reporting.metrics import read_lines
+from mend.reporting.training_costs import Record, commits, versions
 
 
 def totals(records: Sequence[Record]) -> list[dict[str, Any]]:
