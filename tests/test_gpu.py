@@ -112,6 +112,7 @@ def trained(
     method = mend_method(llm)
     method.distiller.precision = distiller
     method.train = lambda mode=True: method  # no dropout: a GPU draws other numbers
+    method.rounds_to_tf32 = dtype != torch.float32 or distiller != torch.float32
     settings = SETTINGS.model_copy(update=changes)
     return train(llm, method, Examples(), settings, OBJECTIVE)
 
@@ -173,8 +174,9 @@ def test_nothing_in_a_step_waits_for_the_gpu(gpu, architecture: str, dtype: torc
 
 
 @pytest.mark.parametrize("name", ["vanilla-icl", "mend"])
-@pytest.mark.parametrize("architecture", sorted(CONFIGURATIONS))
+@pytest.mark.parametrize("architecture", sorted({*CONFIGURATIONS} - {"opt"}))
 def test_scoring_waits_only_for_what_it_returns(gpu, architecture, name, monkeypatch) -> None:
+    """All but an OPT, which makes a mask of its own, and asks the GPU whether it masks anything."""
     llm = random_llm(architecture)
     llm.model.to(gpu)
     method = mend_method(llm) if name == "mend" else build(llm, name)

@@ -33,7 +33,10 @@ class Mend(Method):
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
     ) -> Context:
         """Return the distilled vectors of each sequence."""
-        return llm.vector_context(trained.distiller(demonstrations))
+        vectors = trained.distiller(demonstrations)
+        if trained.distiller.adds_to_embeddings:
+            vectors = vectors + llm.last_embeddings(demonstrations, trained.distiller.length)
+        return llm.vector_context(vectors)
 
     def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
         """Return how many tokens the distiller reads at most before its l placeholders."""

@@ -31,7 +31,9 @@ class Distiller(nn.Module):
 
     The demonstrations D are followed by l trained placeholder vectors; the last hidden states of
     the placeholders are the distilled vectors. Where the distiller is narrower or wider than the
-    LLM, a linear layer and a tanh bring them to the LLM's width (`protocol.projection`).
+    LLM, a linear layer and a tanh bring them to the LLM's width (`protocol.projection`). Where
+    vectors are added to embeddings (`protocol.vector_base`), that layer is always there and starts
+    at zero.
 
     The distiller of an encoder-decoder LLM is a smaller one of its family: its encoder, which reads
     the demonstrations and the placeholders after them, or all of it, whose decoder reads the
@@ -50,6 +52,7 @@ class Distiller(nn.Module):
         prefix: Sequence[int] = (),
         vocabulary: int | None = None,
         precision: torch.dtype = torch.float32,
+        vector_base: str = "none",
     ) -> None:
         """Build around a base model (without its language-modelling head).
 
@@ -79,13 +82,16 @@ class Distiller(nn.Module):
         if placeholder_initialisation == "normal":
             start = torch.randn(length, width) * start.std()
         self.placeholders = nn.Parameter(start)
-        if width == llm_width:
+        self.adds_to_embeddings = vector_base == "last-tokens"
+        if width == llm_width and not self.adds_to_embeddings:
             self.projection: nn.Module = nn.Identity()
         else:
-            layers: list[nn.Module] = [nn.Linear(width, llm_width)]
-            if projection == "linear-tanh":
-                layers.append(nn.Tanh())
-            self.projection = nn.Sequential(*layers)
+            linear = nn.Linear(width, llm_width)
+            if self.adds_to_embeddings:
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
+            bounded = projection == "linear-tanh" and width != llm_width
+            self.projection = nn.Sequential(linear, *([nn.Tanh()] if bounded else []))
         self.padded_length = padded_length if placeholder_position == "after-padding" else None
         self.max_positions = max_positions(backbone.config)
         self.prefix, self.precision = list(prefix), precision
@@ -245,6 +251,7 @@ def load_distiller(
         prefix=llm.prefix,
         vocabulary=llm.vocabulary,
         precision=matmul_precision(source, llm.device),
+        vector_base=source.vector_base,
     )
     limit = distiller.longest_context(reading)
     if limit < 1:

@@ -174,6 +174,19 @@ class FrozenLLM:
             lengths = [vectors.shape[1]] * len(vectors)
         return VectorContext(vectors.to(self.device, self.dtype), lengths)
 
+    def last_embeddings(self, sequences: Sequence[Sequence[int]], count: int) -> Tensor:
+        """Return the embeddings of the last `count` tokens of each sequence, in float32.
+
+        (sequences, count, width). A shorter sequence comes several times, and nothing at all is the
+        end of a text.
+        """
+        end = getattr(self.tokenizer, "eos_token_id", None) or 0
+        rows = []
+        for tokens in sequences:
+            tokens = list(tokens) or [end]
+            rows.append((tokens * -(-count // len(tokens)))[-count:])
+        return self.embedding(to_device(torch.tensor(rows), self.device)).float()
+
     def check_vectors(self) -> None:
         """Raise UserError if the LLM cannot read vectors."""
         if self.refuses_vectors:

@@ -13,19 +13,19 @@ from mend.models.frozen_llm import FrozenLLM
 ALL = Losses(distill=1.0, clm=1.0, pred=1.0)
 
 
-def random_mend(width: int = 16, length: int = 3) -> Mend:
-    """Return MEND with a distiller of random weights."""
+def random_mend(width: int = 16, length: int = 3, **options) -> Mend:
+    """Return MEND with a distiller of random weights; options: of `random_distiller`."""
 
     class RandomMend(Mend):
         def trained(self, llm, run):
-            return {"distiller": random_distiller(llm, width=width, length=length)}
+            return {"distiller": random_distiller(llm, width=width, length=length, **options)}
 
     return RandomMend(length=length)
 
 
-def mend_method(llm: FrozenLLM, width: int = 16) -> BuiltMethod:
+def mend_method(llm: FrozenLLM, width: int = 16, **options) -> BuiltMethod:
     """Return MEND with a distiller of random weights, without dropout."""
-    return built(llm, random_mend(width)).eval()
+    return built(llm, random_mend(width, **options)).eval()
 
 
 def examples() -> list[Example]:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from helpers.architectures import ARCHITECTURES, enlarge
+from helpers.examples import mend_method
 from helpers.models import (
     CONFIGURATIONS,
     READING,
@@ -21,7 +22,7 @@ from transformers import AutoModel
 from mend.configuration.specs.reading import LongestContext
 from mend.errors import UserError
 from mend.models.distiller import Distiller, distilling_part
-from mend.models.frozen_llm import FrozenLLM
+from mend.models.frozen_llm import FrozenLLM, Rows
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,30 @@ def test_other_widths_are_projected_through_a_tanh(llm: FrozenLLM) -> None:
     assert vectors.abs().max() <= 1
     linear = random_distiller(llm, width=8, projection="linear")
     assert [type(layer).__name__ for layer in linear.projection] == ["Linear"]
+
+
+@pytest.mark.parametrize("architecture", [*sorted(CONFIGURATIONS), "t5"])
+@pytest.mark.parametrize("width", [16, 8])
+def test_vectors_that_are_added_start_as_the_last_tokens(architecture: str, width: int) -> None:
+    """So that an untrained distiller is read as the end of the demonstrations is."""
+    llm = random_llm(architecture)
+    method = mend_method(llm, width, length=6, vector_base="last-tokens")
+    demonstrations = [random_tokens(15, 1), random_tokens(4, 2), []]
+    texts = [demonstrations[0][-6:], [*demonstrations[1][-2:], *demonstrations[1]]]
+    context = method.contexts(llm, demonstrations)
+    words = llm.embedding(torch.tensor(texts)).float()
+    torch.testing.assert_close(context.vectors[:2], words)
+    assert context.vectors[2].unique(dim=0).shape[0] == 1  # the end of a text, six times
+
+    rows = Rows([0, 1], [[3], []], [random_tokens(5, 3), random_tokens(2, 4)])
+    of_vectors, of_tokens = llm.states(context, rows), llm.states(llm.token_context(texts), rows)
+    torch.testing.assert_close(of_vectors, of_tokens, atol=1e-5, rtol=1e-4)
+
+
+def test_vectors_that_are_added_are_trained(llm: FrozenLLM) -> None:
+    method = mend_method(llm, length=6, vector_base="last-tokens")
+    method.contexts(llm, [random_tokens(9, 1)]).vectors.square().sum().backward()
+    assert method.distiller.projection[0].weight.grad.abs().max() > 0
 
 
 def test_placeholders_start_as_words(llm: FrozenLLM) -> None:

@@ -72,6 +72,10 @@ class DistillerSettings(Settings):
     placeholder_initialisation: Literal["vocabulary", "normal"]
     """Placeholders start as the embeddings of random tokens, or as noise of their scale."""
 
+    vector_base: Literal["none", "last-tokens"] = "none"
+    """What each vector is added to: nothing, or the LLM's embedding of one of the demonstrations'
+    last l tokens."""
+
 
 class LLMDistiller(Settings):
     """The small language model that the distiller starts as."""
