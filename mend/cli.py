@@ -206,6 +206,18 @@ def predict(options: argparse.Namespace) -> None:
     )
 
 
+def divergence(options: argparse.Namespace) -> None:
+    """Measure how far a run's context is from the demonstrations themselves, token by token."""
+    _limit_threads(options.threads)
+    from mend.analysis.divergence import run_divergence
+    from mend.configuration.specs.divergence import DivergenceSpec
+
+    spec = read_spec(options.spec, DivergenceSpec)
+    if not options.weights and _is_trained(spec.method.name):
+        raise UserError(f"--weights is missing; {spec.method.name} is a method that is trained")
+    run_divergence(spec, options.episodes, options.tasks, options.output, options.weights)
+
+
 def efficiency(options: argparse.Namespace) -> None:
     """Measure what inference costs with one LLM, on a CPU with one thread."""
     _limit_threads(1)
@@ -296,6 +308,13 @@ def learning_curves(options: argparse.Namespace) -> None:
     write_learning_curves(
         options.spec, options.trainings, options.choices, options.png, options.parquet
     )
+
+
+def divergence_figure(options: argparse.Namespace) -> None:
+    """Draw how far a study's runs are from the demonstrations, by position in the query."""
+    from mend.reporting.figures.divergence import write_divergence
+
+    write_divergence(options.spec, options.parquets, options.png, options.parquet)
 
 
 def figure3(options: argparse.Namespace) -> None:
@@ -473,6 +492,11 @@ def parser() -> argparse.ArgumentParser:
     reads(sub, "tasks", folder=True)
     reads(sub, "weights", folder=True, **optional)
     threads(sub)
+    sub = command(divergence, output="parquet")
+    reads(sub, "episodes")
+    reads(sub, "tasks", folder=True)
+    reads(sub, "weights", folder=True, **optional)
+    threads(sub)
     sub = command(efficiency, output="parquet")
     reads(sub, "episodes")
     reads(sub, "tasks", folder=True)
@@ -496,6 +520,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(learning_curves, png="png", parquet="parquet")
     reads(sub, "trainings", folder=True, nargs="+", help="folders of trainings")
     reads(sub, "choices", folder=True, nargs="*", default=[], **optional)
+    sub = command(divergence_figure, png="png", parquet="parquet")
+    reads(sub, "parquets", nargs="+")
     for run in (figure3, figure5, figure8):
         reads(command(run, spec=False, png="png", parquet="parquet"), "parquets", nargs="+")
     reads(command(tensorboard, spec=False, output="folder"), "results", folder=True)

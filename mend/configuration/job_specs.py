@@ -24,6 +24,7 @@ from mend.configuration.specs.analysis import (
 )
 from mend.configuration.specs.choice import Candidate, ChoiceSpec
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
+from mend.configuration.specs.divergence import DivergenceSpec
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.configuration.specs.local_models import LocalModelsSpec
@@ -123,6 +124,8 @@ def specification(configuration: Configuration, path: str) -> Settings:
             return _choice(configuration, job)
         case "predict":
             return _prediction(configuration, job)
+        case "divergence":
+            return _divergence(configuration, job)
         case "efficiency":
             return _efficiency(configuration, job.llm)
         case "attention":
@@ -295,6 +298,12 @@ def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:
     parts = {**dict(run), "reading": run.reading.model_copy(update=changed)}
     scoring = values.protocol.subset(ScoringSettings)
     return PredictionSpec(**parts, scoring=scoring, predict=predict)
+
+
+def _divergence(configuration: Configuration, job: JobPath) -> DivergenceSpec:
+    parts = dict(_prediction(configuration, job))
+    del parts["scoring"]
+    return DivergenceSpec(**parts, dev_seed=configuration.values.benchmark.seeds[0])
 
 
 def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:

@@ -323,3 +323,16 @@ def study_runs(configuration: Configuration, study: str) -> list[Run]:
         for partition in partitions if finetuned else [ALL_PARTITIONS]:
             runs.append(Run(llm, method, variant, partition, condition))
     return list(dict.fromkeys(runs))
+
+
+def divergence_runs(configuration: Configuration, study: str) -> list[Run]:
+    """Return the runs of a study whose divergence from the demonstrations is measured.
+
+    All but those that read demonstrations as tokens, which is what the teacher does.
+    """
+
+    def is_teacher(run: Run) -> bool:
+        setup = method_setup(configuration.values, run.llm, run.method, run.variant)
+        return setup.own.has_context and setup.own.vectors is None
+
+    return [run for run in study_runs(configuration, study) if not is_teacher(run)]

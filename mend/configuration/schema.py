@@ -358,7 +358,7 @@ class StudyClaim(Claim):
     lower: Point
 
 
-StudyPicture = Literal["learning-curves"]
+StudyPicture = Literal["learning-curves", "divergence"]
 
 
 class Study(Settings):
@@ -412,7 +412,7 @@ class Study(Settings):
 
     pictures: Annotated[list[StudyPicture], Distinct] = []
     """Pictures of its runs beside that of its numbers. learning-curves: losses and dev scores by
-    examples seen."""
+    examples seen. divergence: from the demonstrations themselves, token by token, on dev rows."""
 
     claims: list[StudyClaim] = []
     """What the study is to show, each told to hold, not to hold, or not to be clear."""

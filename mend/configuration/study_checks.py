@@ -324,6 +324,9 @@ def _pictures(values: ConfigurationValues, study: str) -> Iterator[str]:
     ]
     if "learning-curves" in values.studies[study].pictures and not any(s.stages for s in setups):
         yield ".pictures: learning-curves: none of its runs is trained; leave it out"
+    others = any(not s.own.has_context or s.own.vectors for s in setups)
+    if "divergence" in values.studies[study].pictures and not others:
+        yield ".pictures: divergence: all of its runs read demonstrations themselves; leave it out"
 
 
 def run_problem(

@@ -319,6 +319,10 @@ def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
             {"methods": ["zero-shot"], "pictures": ["learning-curves"]},
             "mine.pictures: learning-curves: none of its runs is trained",
         ),
+        (
+            {"methods": ["vanilla-icl"], "pictures": ["divergence"]},
+            "mine.pictures: divergence: all of its runs read demonstrations themselves",
+        ),
         ({"vary": {"context_length": [1]}}, "every table has such a column"),
         ({"vary": {"length": [300]}}, r"length \(l\) is 300"),
     ],

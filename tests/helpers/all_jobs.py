@@ -12,6 +12,7 @@ from mend.configuration.runs import (
     candidate_folders,
     chosen_folder,
     default_condition,
+    divergence_runs,
     method_setup,
     study_runs,
     trained_stages,
@@ -39,6 +40,7 @@ def all_jobs(configuration: Configuration) -> list[str]:
         if benchmark.pool_files.source == "hub":
             found["data/pool-files"] = None
     conditions, trainings, llms = {default_condition(values)}, set(), set()
+    conditions_of_dev = set()
     for study in values.studies:
         study_stages(configuration, study), study_choices(configuration, study)
         for run in study_runs(configuration, study):
@@ -51,6 +53,10 @@ def all_jobs(configuration: Configuration) -> list[str]:
             if chosen := chosen_folder(*place):
                 found[chosen] = None
                 candidate_folders(*place)
+        if "divergence" in values.studies[study].pictures:
+            for run in divergence_runs(configuration, study):
+                found[f"{run.folder}/divergence"] = None
+                conditions_of_dev.add(run.condition)
     for llm in values.efficiency.llms if values.efficiency else ():
         found[f"efficiency/{llm}"] = None
         llms.add(llm)
@@ -79,6 +85,8 @@ def all_jobs(configuration: Configuration) -> list[str]:
             found[str(teacher)] = None
         if method_setup(values, job.llm, job.method, job.variant).stages[job.stage].early_stopping:
             found[f"data/episodes/{sampling_of(default_condition(values))}/dev"] = None
+    for condition in sorted(conditions_of_dev):
+        found[f"data/episodes/{sampling_of(condition)}/dev"] = None
     for condition in sorted(conditions):
         found[f"data/episodes/{sampling_of(condition)}/test"] = None
     report_files(configuration)

@@ -262,6 +262,26 @@ def test_a_picture_of_several_studies_says_what_its_panels_are(tmp_path):
         assert (links in text) == said
 
 
+def test_pictures_of_runs_say_how_to_read_them(tmp_path):
+    names = ["table2.learning-curves", "table2.divergence"]
+    parts = [part("table2", ["table2"], pictures=names, commands=["one", "other"])]
+    spec = write_results(tmp_path, parts=parts)
+    for name in names:
+        (tmp_path / f"{name}.png").write_bytes((tmp_path / "figure3.png").read_bytes())
+    write_report(spec, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name, head, said in zip(
+        names,
+        ("Learning curves", "Divergence from the teacher"),
+        ("by the examples that were seen", "KL(teacher ‖ student) in nats"),
+        strict=True,
+    ):
+        section = text[text.index(f'<h3 id="{name}">{head}</h3>') :]
+        assert said in section[: section.index("<img")]
+    assert "To get these pictures again" in text
+    assert "<pre><code>one\nother</code></pre>" in text
+
+
 def test_parts_are_in_the_papers_order(default):
     spec = report_specification(default)
     names = [part.name for part in spec.parts]

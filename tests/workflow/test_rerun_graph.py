@@ -111,6 +111,8 @@ REACHED = {
     "attention": SCORING
     | DISTILLER
     | names("analysis.induction_heads configuration.specs.analysis methods.vanilla_icl"),
+    "divergence": SCORING
+    | names("analysis.divergence configuration.specs.divergence methods.vanilla_icl"),
     "efficiency_of": ROWS
     | LLM
     | ITEMS
@@ -124,6 +126,7 @@ REACHED = {
     "learning_curves": STUDY
     | LINES
     | names("configuration.paths reporting.figures.learning_curves reporting.metrics"),
+    "divergence_figure": STUDY | LINES | names("reporting.figures.divergence"),
     "figure": STUDY | STYLES | names("reporting.figures.study reporting.studies.table"),
     "figure3": PAGE | STYLES | names("data.parquet reporting.figures.efficiency"),
     "attention_figure": PAGE | STYLES | names("data.parquet reporting.figures.attention"),
@@ -185,7 +188,7 @@ def test_training_episodes_do_not_change_with_evaluation_episodes() -> None:
     assert "data.evaluation_episodes" not in reached("train_episodes")
 
 
-@pytest.mark.parametrize("rule", ["predict", "attention", "efficiency_of"])
+@pytest.mark.parametrize("rule", ["predict", "divergence", "attention", "efficiency_of"])
 def test_what_is_evaluated_does_not_change_with_training(rule: str) -> None:
     assert not room(reached(rule), "training")
 

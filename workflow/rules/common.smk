@@ -15,6 +15,7 @@ from mend.configuration.report_spec import all_choices, pictured_alone, study_pi
 from mend.configuration.runs import (
     candidate_folders,
     default_condition,
+    divergence_runs,
     method_setup,
     study_runs,
     trained_stages,
@@ -282,13 +283,17 @@ def flags(input, *names):
 
 
 def study_files(study, name):
-    """Return a file of each run of a study: its "predictions", "records", "metrics" or "choices".
+    """Return a file of each run of a study.
 
-    Records and metrics are of all trainings, choices of what dev scores chose.
+    name: "predictions"; "divergences", of the runs that have one; "records" or "metrics", of all
+    trainings; "choices", of what dev scores chose.
     """
     if name == "predictions":
         runs = study_runs(CONFIGURATION, study)
         return [f"{R}/{run.folder}/predictions.parquet" for run in runs]
+    if name == "divergences":
+        runs = divergence_runs(CONFIGURATION, study)
+        return [f"{R}/{run.folder}/divergence.parquet" for run in runs]
     folders = study_choices if name == "choices" else study_stages
     file = "metrics.jsonl" if name == "metrics" else "record.json"
     return [f"{R}/{folder}/{file}" for folder in folders(CONFIGURATION, study)]

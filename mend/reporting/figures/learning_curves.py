@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from mend.configuration.choices import ALL_PARTITIONS, STAGES
 from mend.configuration.display_names import stage_display_name
@@ -20,7 +20,7 @@ from mend.configuration.settings import read_spec
 from mend.configuration.specs.reporting import StudyRun, StudySpec
 from mend.errors import UserError
 from mend.reporting.figures.lines import Series, lines_of, mean_and_range
-from mend.reporting.figures.styles import line_styles, write_picture
+from mend.reporting.figures.styles import legend_columns, line_styles, log_scale, write_picture
 from mend.reporting.metrics import read_metrics
 from mend.reporting.training_costs import Record, read_record
 
@@ -33,9 +33,6 @@ QUANTITIES = {
 """What training writes, besides the gradients' norm and the weighted sum."""
 
 EXAMPLES = {"pretrain": "Examples seen (chunks)", "finetune": "Examples seen (episodes)"}
-
-MANY = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
-"""Ticks within a power of ten, where a log scale shows little more than one."""
 
 POINTS = 80
 """Of a line at most; a point is the mean of its share of the steps."""
@@ -168,8 +165,9 @@ def _draw(table: pd.DataFrame, spec: StudySpec, png: str | Path, parquet: str | 
         ]
         if (seeds := table["training_seeds"].max()) > 1:
             band = {"facecolor": "grey", "alpha": 2 * BAND, "linewidth": 0}
-            handles.append(Patch(label=f"range of {seeds} training seeds", **band))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+            handles.append(Patch(label=f"range over {seeds} seeds", **band))
+        names = legend_columns(handles, size[0])
+        figure.legend(handles=handles, loc="outside lower center", ncols=names, frameon=False)
         order = ["llm", "stage", "line", "quantity", "examples", "mean", "low", "high"]
         write_picture(figure, png, table[[*order, "training_seeds"]], parquet)
 
@@ -179,11 +177,6 @@ def _finish(axis: Axes, name: str) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     if name != "dev_score" and axis.dataLim.height > 0 and axis.dataLim.y0 > 0:
-        axis.set_yscale("log")
-        low, high = axis.get_ylim()
-        few = (1, 2, 5) if high / low < 100 else (1,)
-        axis.yaxis.set_major_locator(LogLocator(subs=MANY if high / low < 5 else few))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_locator(NullLocator())
+        log_scale(axis)
     axis.grid(axis="y", linewidth=0.4, alpha=0.5)
     seaborn.despine(ax=axis)

@@ -24,7 +24,7 @@ from mend.configuration.claims import Point
 from mend.configuration.settings import read_spec
 from mend.configuration.specs.reporting import StudySpec
 from mend.errors import UserError
-from mend.reporting.figures.styles import line_styles, write_picture
+from mend.reporting.figures.styles import legend_columns, line_styles, write_picture
 from mend.reporting.studies.names import axis_display_name, is_number, point_text, value_text
 from mend.reporting.studies.numbers import points_of
 from mend.reporting.studies.table import read_study_table
@@ -102,9 +102,7 @@ def draw(
     widths = [_width(spec, axes) for _, (spec, _, axes, _) in blocks[0]]
     widths = [max(widths[column::abreast]) for column in range(abreast)]
     handles = _legend(studies, runs, styles)
-    # A letter of 8 points is some 0.065 inches wide, the line before a name half an inch.
-    longest = max((len(handle.get_label()) for handle in handles), default=0)
-    columns = max(1, min(len(handles), int(sum(widths) / (0.065 * longest + 0.5))))
+    columns = legend_columns(handles, sum(widths))
     height = PANEL[1] * len(blocks) * lines + 0.2 * math.ceil(len(handles) / columns) + 0.1
     drawn = []
     with pyplot.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8}):

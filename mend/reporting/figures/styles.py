@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from mend.configuration.display_names import PAPER_METHODS, method_display_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.artist import Artist  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator, NullLocator  # noqa: E402
 
 COLOURS = (
     *seaborn.color_palette("colorblind", 5).as_hex(),
@@ -27,6 +30,9 @@ COLOURS = (
     "#8a8a8a",
 )
 """Of the methods, and of other runs: the palette's other colours are too pale for lines."""
+
+MANY = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
+"""Ticks within a power of ten, where a log scale shows little more than one."""
 
 MARKERS = "os^DvPX*<>"
 LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -47,6 +53,23 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         }
         for i, name in enumerate(every)
     }
+
+
+def legend_columns(handles: Sequence[Artist], width: float) -> int:
+    """Return how many names of a legend stand side by side in so many inches, at 8 points."""
+    # A letter is some 0.065 inches wide, the line before a name half an inch.
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    return max(1, min(len(handles), int(width / (0.065 * longest + 0.5))))
+
+
+def log_scale(axis: Axes) -> None:
+    """Give a panel a log scale upwards, with ticks at round numbers; what is drawn is above 0."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    few = (1, 2, 5) if high / low < 100 else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=MANY if high / low < 5 else few))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def write_picture(

@@ -82,14 +82,28 @@ CAPTIONS = {
 
 
 READINGS = {
-    "learning-curves": "Learning curves: losses of training examples and, where training could "
-    "stop early, scores on dev rows, by the examples that were seen (chunks of text in "
-    "pretraining, episodes in finetuning), so that trainings with other batches compare. A line is "
-    "the mean over partitions, until the first of them stops, and over training seeds; a band is "
-    "the range of these. A point of a long training is the mean of several steps. Dev scores chose "
-    "the weights that were kept, so the best of them promises a little too much.",
+    "learning-curves": (
+        "Learning curves",
+        "Losses of training examples and, where training could stop early, scores on dev rows, "
+        "by the examples that were seen (chunks of text in pretraining, episodes in "
+        "finetuning), so that trainings with other batches compare. A line is the mean over "
+        "partitions, until the first of them stops, and over training seeds; a band is the "
+        "range of these. A point of a long training is the mean of several steps. Dev scores "
+        "chose the weights that were kept, so the best of them promises a little too much.",
+    ),
+    "divergence": (
+        "Divergence from the teacher",
+        "The teacher is the language model after the demonstrations themselves, the student the "
+        "same model after a method’s context; drawn is how far the student’s next-token "
+        "distribution is from the teacher’s, KL(teacher ‖ student) in nats: at each token of "
+        "the query, 0 being the first after the context, and at the right at the right answer’s "
+        "first token. It is the mean over dev rows of the meta-test tasks, as far as half of "
+        "them reach, and over training seeds, with their range. Zero-shot, which reads nothing, "
+        "is what there was to save; vanilla ICL is the teacher, and 0. Nearer to the teacher is "
+        "not yet a better answer: the scores say that.",
+    ),
 }
-"""How to read the pictures of a study's runs."""
+"""What heads the pictures of a study's runs, and how to read them."""
 
 
 SECTIONS = {
@@ -296,7 +310,7 @@ def _part(
         "images": [
             {
                 "name": name,
-                "reading": READINGS.get(name.rpartition(".")[2], ""),
+                "reading": READINGS.get(name.rpartition(".")[2]),
                 **embedded(results / f"{name}.png", budget),
             }
             for name in part.pictures
