@@ -34,6 +34,7 @@ YAML_TEXTS = (
     "{a: 1, a: 2}",
 )
 BASES = ("config.yaml", "config/metaicl-local.yaml", "config/paper.yaml", "config/pool-100.yaml")
+BASES += ("config/smollm2.yaml",)
 
 
 def hostile_folder(folder: Path) -> None:
@@ -63,7 +64,7 @@ def hostile_folder(folder: Path) -> None:
 
 @cache
 def _bases() -> dict[str, dict]:
-    found = {name: read_values(ROOT / name) for name in BASES[:3]}
+    found = {name: read_values(ROOT / name) for name in (*BASES[:3], BASES[4])}
     found[BASES[3]] = read_values(ROOT / BASES[2], ROOT / BASES[3])
     local = found[BASES[1]]["benchmark"]
     local["tasks"]["folder"], local["task_list"] = "rows", "list.csv"
