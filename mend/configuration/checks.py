@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mend.configuration.choices import ENCODER_DECODERS, POCKET_SEEDS, POCKET_TRAIN_ROWS, STAGES
+from mend.configuration.choices import (
+    ENCODER_DECODERS,
+    OF_ANSWERS,
+    POCKET_SEEDS,
+    POCKET_TRAIN_ROWS,
+    STAGES,
+)
 from mend.configuration.files import read_small_text
 from mend.configuration.messages import closest, listed
 from mend.configuration.methods import method_class
@@ -197,10 +203,12 @@ def _methods(values: ConfigurationValues) -> Iterator[str]:
                 yield f"methods.{name}.{stage}: this method trains nothing; leave it out"
         for stage in stages:
             losses = getattr(method, stage).losses
-            if not any((losses.distill, losses.clm, losses.pred)):
+            if not any(losses.model_dump().values()):
                 yield f"methods.{name}.{stage}.losses: all weights are 0"
-        if method.pretrain and method.pretrain.losses.pred:
-            yield f"methods.{name}.pretrain.losses.pred: pretraining text has no answers; use clm"
+        for loss in OF_ANSWERS:
+            if method.pretrain and getattr(method.pretrain.losses, loss):
+                key = f"methods.{name}.pretrain.losses.{loss}"
+                yield f"{key}: pretraining text has no answers; use clm"
 
 
 def _llm_settings(values: ConfigurationValues) -> Iterator[str]:

@@ -23,8 +23,10 @@ TASK_TYPES: tuple[str, ...] = get_args(TaskType)
 Stage = Literal["pretrain", "finetune"]
 STAGES: tuple[str, ...] = get_args(Stage)
 
-Loss = Literal["distill", "clm", "pred"]
+Loss = Literal["distill", "clm", "pred", "choice"]
 LOSSES: tuple[str, ...] = get_args(Loss)
+OF_ANSWERS = ("pred", "choice")
+"""The losses of finetuning alone: pretraining text has no answers."""
 
 Metrics = Literal["metaicl", "paper"]
 METRICS: tuple[str, ...] = get_args(Metrics)

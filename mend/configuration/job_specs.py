@@ -204,6 +204,7 @@ def _training_episodes(configuration: Configuration, partition: str) -> Training
         episodes=max(stage.steps * stage.batch_size for stage in stages if stage),
         seed=values.benchmark.seed,
         task_sampling=values.protocol.task_sampling,
+        label_names=values.training.finetune.label_names,
     )
 
 

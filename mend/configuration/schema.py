@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, create_model
 
 from mend.configuration.choices import (
+    OF_ANSWERS,
     STAGES,
     Dtype,
     Metrics,
@@ -58,7 +59,7 @@ from mend.configuration.specs.training import (
     Optimisation,
     PretrainingSettings,
 )
-from mend.configuration.specs.training_episodes import TaskSampling
+from mend.configuration.specs.training_episodes import LabelNames, TaskSampling
 
 FILE = Path(__file__).parents[2] / "workflow/schemas/configuration.schema.json"
 
@@ -235,6 +236,9 @@ class Episodes(Settings):
     queries_per_episode: Annotated[int, Field(ge=1, le=MOST_TRAIN_ROWS)]
     """Queries asked after the same demonstrations."""
 
+    label_names: LabelNames | None = None
+    """Other names of labels in some episodes; null leaves them as they are."""
+
 
 # Bases from last to first: the order in which tables show the settings.
 class Pretrain(Checkpointing, StageSettings, PretrainingSettings, Optimisation):
@@ -268,9 +272,12 @@ def _partial(kind: type[Settings], name: str, *without: str, **more: Any) -> typ
     return create_model(name, __base__=Settings, __doc__=kind.__doc__, **fields, **more)
 
 
+#: What all that finetune have in common: they read the same episodes.
+EPISODES = tuple(Episodes.model_fields)
+
 _LLM_PRETRAIN = _partial(Pretrain, "LLMPretrain")
-_LLM_FINETUNE = _partial(Finetune, "LLMFinetune", "queries_per_episode")
-_OF_ALL_METHODS = ("early_stopping", "queries_per_episode")
+_LLM_FINETUNE = _partial(Finetune, "LLMFinetune", *EPISODES)
+_OF_ALL_METHODS = ("early_stopping", *EPISODES)
 MethodPretrain = _partial(Pretrain, "MethodPretrain", *_OF_ALL_METHODS, losses=(Losses, ...))
 MethodFinetune = _partial(Finetune, "MethodFinetune", *_OF_ALL_METHODS, losses=(Losses, ...))
 RunPretrain = create_model("RunPretrain", __base__=Pretrain, losses=(Losses, ...))
@@ -554,7 +561,7 @@ NOT_OF_RUNS = (
     "teacher_cache",
     "checkpoint_every",
     "log_every",
-    "queries_per_episode",
+    *EPISODES,
     "betas",
 )
 """Settings of a stage that runs of one study do not differ in."""
@@ -568,12 +575,12 @@ def _training_settings() -> Iterator[tuple[str, Any, str | None]]:
     for method in method_classes().values():
         for key, field in method.model_fields.items():
             yield key, field.rebuild_annotation(), field.description
-    for stage, kind, without in (("pretrain", Pretrain, "pred"), ("finetune", Finetune, "")):
+    for stage, kind, without in (("pretrain", Pretrain, OF_ANSWERS), ("finetune", Finetune, ())):
         for key, field in kind.model_fields.items():
             if key not in NOT_OF_RUNS:
                 yield f"{stage}.{key}", field.rebuild_annotation(), field.description
         for key, field in Losses.model_fields.items():
-            if key != without:
+            if key not in without:
                 yield f"{stage}.losses.{key}", field.rebuild_annotation(), field.description
 
 

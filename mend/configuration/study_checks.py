@@ -365,7 +365,7 @@ def _weightless(values: ConfigurationValues, llm: str, method: str, variant: str
     for candidate in candidates(values, llm, method, variant):
         for stage, settings in method_setup(values, llm, method, candidate).stages.items():
             losses = settings.losses
-            if not any((losses.distill, losses.clm, losses.pred)):
+            if not any(losses.model_dump().values()):
                 return (
                     f"all weights of {stage}.losses of {method} with {llm} are 0 ({candidate}); "
                     f"give one a weight, or leave the stage out with {stage}: none"

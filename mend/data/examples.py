@@ -11,14 +11,18 @@ import numpy
 import pyarrow.compute
 
 from mend.data.cuts import CutCounts
+from mend.data.layout import Row
 from mend.data.parquet import NUMBER, TEXT, check_row_numbers, read_columns
-from mend.data.tasks import load_rows
+from mend.data.tasks import labels_of, load_rows
 from mend.data.template import Template
 from mend.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+MOST_OTHERS = 7
+"""Wrong options of a query that are looked at in training: the first, as rows have them."""
 
 CORPUS = "(corpus)"
 """What stands for a task where chunks are counted."""
@@ -33,6 +37,7 @@ class Example:
     queries: pairs (x, y); y is empty in pretraining.
     teacher_states: (tokens, width), what `mend.training.losses.teacher_states` returns for the
         example, if it is known already.
+    others: for each query, the options of its row that are wrong; none in pretraining.
     cuts: what was cut to fit, by task.
     """
 
@@ -40,6 +45,7 @@ class Example:
     teacher_demonstrations: Sequence[int]
     queries: Sequence[tuple[Sequence[int], Sequence[int]]]
     teacher_states: Tensor | None = None
+    others: Sequence[Sequence[Sequence[int]]] = ()
     cuts: Mapping[str, CutCounts] = field(default_factory=dict)
 
 
@@ -132,12 +138,14 @@ class EpisodeExamples:
         that long, all are looked at, so that no training is stopped by one.
         """
         columns = {"task": TEXT, "demonstrations": [NUMBER], "queries": [NUMBER]}
+        columns["label_names"] = [TEXT]
         table = read_columns(episodes, columns, "training episodes")
         self.task = table["task"].to_pylist()
         if not self.task:
             raise UserError(f"{episodes}: it has no episodes")
         self.demonstrations = table["demonstrations"]
         self.queries = table["queries"]
+        self.label_names = table["label_names"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
         self._check_rows(episodes, table)
         self.template, self.limits = template, limits
@@ -155,6 +163,12 @@ class EpisodeExamples:
             size = len(rows.rows("meta_train"))
             for name in ("demonstrations", "queries"):
                 check_row_numbers(own[name], size, f"{episodes}: column {name} of task {task}")
+            named = set(pyarrow.compute.list_value_length(own["label_names"]).to_pylist())
+            if not named <= {0, len(labels_of(rows.rows("meta_train")))}:
+                raise UserError(
+                    f"{episodes}: column label_names of task {task} has another number of labels "
+                    "than the task; make the file again"
+                )
 
     def __len__(self) -> int:
         """How many different examples there are."""
@@ -164,8 +178,14 @@ class EpisodeExamples:
         """Return example `index`; after the last episode the first comes again."""
         index %= len(self.task)
         rows = self.rows[self.task[index]].rows("meta_train")
-        demonstrations = [rows[row][:2] for row in self.demonstrations[index].as_py()]
-        asked = [rows[row][:2] for row in self.queries[index].as_py()]
+        names = self.label_names[index].as_py()
+        named = dict(zip(labels_of(rows), names, strict=True)) if names else {}
+        demonstrations, asked = (
+            [_renamed(rows[row], named) for row in numbers[index].as_py()]
+            for numbers in (self.demonstrations, self.queries)
+        )
+        asked, options = [row[:2] for row in asked], [row.options for row in asked]
+        demonstrations = [row[:2] for row in demonstrations]
         queries = [self.template.answered_query(*row, after_context=True) for row in asked]
         # The longest of an episode's queries comes first, and all see the same demonstrations.
         longest = max(queries, key=lambda query: sum(map(len, query)))
@@ -191,5 +211,24 @@ class EpisodeExamples:
             demonstrations=shown.ids,
             teacher_demonstrations=taught.ids,
             queries=queries,
+            others=[
+                self._others(y, of_row, len(x))
+                for (_, y), of_row, (x, _) in zip(asked, options, queries, strict=True)
+            ],
             cuts={self.task[index]: cuts},
         )
+
+    def _others(self, output: str, options: Sequence[str], query: int) -> list[list[int]]:
+        """Return a row's wrong options, as far as they fit after its query as demonstrations do."""
+        wrong = [option for option in options if option != output][:MOST_OTHERS]
+        before = self.vectors or self.limits["llm"]
+        found = [self.template.option(option) for option in wrong]
+        return [ids for ids in found if self.template.fits(before, query, len(ids))]
+
+
+def _renamed(row: Row, names: Mapping[str, str]) -> Row:
+    """Return a row with its labels' names of an episode."""
+    if not names:
+        return row
+    options = [names.get(option, option) for option in row.options]
+    return Row(row.input, names.get(row.output, row.output), options)

@@ -188,6 +188,14 @@ def load_rows(tasks_folder: str | Path, task: str) -> TaskRows:
     return TaskRows(Path(tasks_folder) / f"{task}.parquet")
 
 
+def labels_of(rows: Sequence[Row]) -> list[str]:
+    """Return a task's labels in alphabetical order; none unless all rows have the same options."""
+    labels = set(rows[0].options)
+    if len(labels) < 2 or any(set(row.options) != labels for row in rows):
+        return []
+    return sorted(labels)
+
+
 def count_rows(tasks_folder: str | Path, task: str) -> dict[tuple[str, int], int]:
     """How many rows of each (split, seed) a task has; UserError if it has no Parquet file."""
     path = Path(tasks_folder) / f"{task}.parquet"

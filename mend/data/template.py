@@ -235,6 +235,10 @@ class Template:
             longest += self._positions // 2
         return vectors + max(longest, self._positions // 2 + 1) <= self._positions
 
+    def fits(self, context: int, query: int, option: int) -> bool:
+        """Whether so many tokens or vectors, and tokens, fit the LLM together."""
+        return context + query + option <= self._positions
+
     def check_vectors(self, vectors: int, query: int, answer: int, where: str) -> None:
         """Raise UserError unless vectors, a query and its longest option fit the LLM.
 

@@ -6,13 +6,14 @@ it is for, so that a task added to a list changes nothing for the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mend.atomic_io import write_parquet
 from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
-from mend.data.layout import META_TRAIN_SEED
+from mend.data.layout import META_TRAIN_SEED, Row
 from mend.data.seeding import generator
-from mend.data.tasks import count_rows, row_lists
+from mend.data.tasks import count_rows, labels_of, load_rows, row_lists
 from mend.errors import UserError
 from mend.progress import Progress
 from mend.provenance import checksums
@@ -26,7 +27,8 @@ def write_training_episodes(
     An episode is a task, then `shots` demonstrations and `queries_per_episode` queries: distinct
     rows of the task's meta_train split, in random order (paper, section 3.3). The n-th episode of a
     task has the same rows whatever other tasks there are. Columns: episode, task,
-    demonstrations and queries (row numbers).
+    demonstrations and queries (row numbers), and label_names: what the task's labels, in
+    alphabetical order, are called in this episode; nothing if they have their own names.
 
     Args:
         spec: whose episodes, and how many.
@@ -62,11 +64,44 @@ def write_training_episodes(
     for episode, task in enumerate(chosen):
         rows[episode] = generators[task].choice(sizes[task], shots + queries, replace=False)
         progress.update(episode + 1)
+    label_names = _label_names(spec, [names[task] for task in chosen], tasks_folder)
     columns = {
         "episode": pyarrow.array(numpy.arange(len(chosen), dtype=numpy.int32)),
         "task": pyarrow.array([names[task] for task in chosen], pyarrow.string()),
         "demonstrations": row_lists(rows[:, :shots]),
         "queries": row_lists(rows[:, shots:]),
+        "label_names": pyarrow.array(label_names, pyarrow.list_(pyarrow.string())),
     }
     files = [Path(tasks_folder) / f"{name}.parquet" for name in names]
     write_parquet(pyarrow.table(columns), output, checksums(files, output))
+
+
+def _label_names(
+    spec: TrainingEpisodesSpec, tasks: Sequence[str], tasks_folder: str | Path
+) -> list[list[str]]:
+    """Return the other names that labels have in each episode of these tasks, if they have any."""
+    if spec.label_names is None:
+        return [[]] * len(tasks)
+    shuffled, replaced = spec.label_names.shuffled, spec.label_names.replaced
+    own: dict[str, tuple[list[str], list[str]]] = {}
+    generators = {name: generator(spec.seed, "label_names", name) for name in set(tasks)}
+    found = []
+    for name in tasks:
+        if name not in own:
+            own[name] = _labels_and_words(load_rows(tasks_folder, name).rows("meta_train"))
+        (labels, words), random = own[name], generators[name]
+        chance = random.random()
+        if not labels or chance >= shuffled + replaced:
+            found.append([])
+        elif chance < shuffled or len(words) < len(labels):
+            found.append(random.permutation(labels).tolist())
+        else:
+            found.append(random.choice(words, len(labels), replace=False).tolist())
+    return found
+
+
+def _labels_and_words(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Return a task's labels and the other words of its inputs."""
+    labels = labels_of(rows)
+    words = {word for row in rows for word in row.input.split() if word.isalpha()}
+    return labels, sorted(words - set(labels))

@@ -72,6 +72,11 @@ class TrainingOperations:
         found = sum(each.operations(len(example.demonstrations)) for each in self.distillers)
         lengths = [(len(x), len(y)) for x, y in example.queries]
         rows = [(0, x + y) if self.whole else (x, y) for x, y in lengths]
+        if self.losses.choice:
+            for (x, y), others in zip(lengths, example.others, strict=True):
+                options = [y, *map(len, others)]
+                found += self.llm.operations(self.vectors, [(x, each) for each in options], FROZEN)
+                found += 4 * self.head * sum(options)
         found += self.llm.operations(self.vectors, rows, FROZEN)
         if self.losses.distill and example.teacher_states is None:
             found += self.llm.operations(len(example.teacher_demonstrations), rows, FORWARD)

@@ -1,13 +1,16 @@
-"""The three losses and their weighted sum (sections 3.1 and 3.2).
+"""The losses and their weighted sum (sections 3.1 and 3.2).
 
 distill: KL divergence from the LLM after the demonstrations (teacher) to the LLM after the
     method's context (student), equation 3.
 clm: next-token loss on the query's text, as HyperTuning pretrains.
 pred: next-token loss on the answer, equation 4.
+choice: the loss on which of a row's options is right, in finetuning, as rows are scored: the
+    cross-entropy of the options' mean log-likelihoods. It is not the paper's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +109,8 @@ def example_losses(
     batch = collate_queries(llm, examples, stage)
     context = method.contexts(llm, [example.demonstrations for example in examples])
     covered = _covered(batch, stage, objective)
-    active = [name for name in LOSSES if getattr(weights, name)]
+    active = [name for name in LOSSES if getattr(weights, name) and name != "choice"]
+    asked = _options(examples) if weights.choice and stage == "finetune" else None
     if not (llm.prefix or llm.has_start_token):
         # After nothing at all nothing predicts the first token.
         first = torch.arange(batch.mask.shape[1]) == 0
@@ -115,7 +119,9 @@ def example_losses(
         covered["distill"] = covered["distill"] & ~(untaught[:, None] & first)
         empty = torch.tensor([context.lengths[of] == 0 for of in owners])
         covered = {name: where & ~(empty[:, None] & first) for name, where in covered.items()}
-    used = torch.stack([covered[name] for name in active]).any(0)
+    used = torch.zeros_like(batch.mask)
+    for name in active:
+        used = used | covered[name]
     places = indices(_places(used), llm.device)
     targets = to_device(batch.targets[used], llm.device)
     shares = {}
@@ -126,7 +132,9 @@ def example_losses(
         share = chosen / (count * len(used))
         shares[name] = to_device(share[used].float(), llm.device)
 
-    student = llm.states(context, batch.rows).flatten(0, 1)[places]
+    rows = batch.rows if asked is None else _joined(batch.rows, asked)
+    states = llm.states(context, rows)
+    student = states[: len(batch.mask)].flatten(0, 1)[places]
     teacher = None
     if "distill" in active:
         with torch.no_grad():
@@ -136,7 +144,64 @@ def example_losses(
                 teacher = to_device(kept, llm.device)
             else:
                 teacher = _read_by_teacher(llm, examples, batch.rows)[places]
-    return _summed(llm, student, teacher, targets, shares)
+    losses = _summed(llm, student, teacher, targets, shares) if active else {}
+    if asked is not None:
+        losses["choice"] = _choice(llm, states[len(batch.mask) :], asked, examples)
+    return losses
+
+
+def _options(examples: Sequence[Example]) -> Rows:
+    """Return rows of each query with each of its options, of which the first is right."""
+    owner, inputs, targets = [], [], []
+    for index, example in enumerate(examples):
+        for (x, y), others in zip(example.queries, example.others, strict=True):
+            for option in (y, *others):
+                owner.append(index)
+                inputs.append(x)
+                targets.append(option)
+    return Rows(owner, inputs, targets)
+
+
+def _joined(rows: Rows, more: Rows) -> Rows:
+    return Rows(
+        [*rows.owner, *more.owner], [*rows.inputs, *more.inputs], [*rows.targets, *more.targets]
+    )
+
+
+def _choice(llm: FrozenLLM, states: Tensor, rows: Rows, examples: Sequence[Example]) -> Tensor:
+    """Return the cross-entropy of the right options, averaged over the queries.
+
+    states: (rows, longest, width), of `_options`. A query without other options adds nothing.
+    """
+    targets, mask = pad_right(rows.targets, torch.device("cpu"), states.shape[1])
+    mask = mask.bool()
+    places = indices(_places(mask), llm.device)
+    words = to_device(targets[mask], llm.device)
+    logs = []
+    for part in torch.arange(len(words)).split(llm.logits_batch_size):
+        chunk = slice(int(part[0]), int(part[-1]) + 1)
+        given = (llm, states.flatten(0, 1)[places[chunk]], words[chunk])
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        logs.append(checkpoint(_likelihoods, *given, **options))
+    of_row = indices([row for row, each in enumerate(rows.targets) for _ in each], llm.device)
+    share = indices([len(each) for each in rows.targets for _ in each], llm.device)
+    scores = torch.zeros(len(rows.targets), device=llm.device)
+    scores = scores.index_add(0, of_row, torch.cat(logs) / share)
+
+    counts = [1 + len(others) for example in examples for others in example.others]
+    table = torch.full((len(counts), max(counts)), -1, dtype=torch.long)
+    first = 0
+    for query, count in enumerate(counts):
+        table[query, :count] = torch.arange(first, first + count)
+        first += count
+    table = to_device(table, llm.device)
+    options = scores[table.clamp(min=0)].masked_fill(table < 0, -math.inf)
+    return -options.log_softmax(-1)[:, 0].mean()
+
+
+def _likelihoods(llm: FrozenLLM, states: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probability of each target."""
+    return llm.logits(states).log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
 def _covered(batch: QueryBatch, stage: str, objective: LossSettings) -> dict[str, Tensor]:

@@ -10,10 +10,16 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers.models import READING
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
-from mend.configuration.specs.training_episodes import TrainingEpisodesSpec
+from mend.configuration.specs.training_episodes import LabelNames, TrainingEpisodesSpec
 from mend.data.evaluation_episodes import write_evaluation_episodes
+from mend.data.examples import EpisodeExamples
+from mend.data.tasks import load_rows
+from mend.data.template import Template
 from mend.data.training_episodes import write_training_episodes
 from mend.errors import UserError
 
@@ -31,6 +37,19 @@ def write_task(folder: Path, task: str, pool: int = 0, train: int = 16, rows: in
         columns["row"] += range(count)
     folder.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / f"{task}.parquet")
+
+
+def label_rows(folder: Path, task: str, labels: list[str] | None) -> None:
+    """Write 60 meta-train rows with the same options, or each with its own."""
+    letters = "abcdefghij"
+    rows = []
+    for row in range(60):
+        options = labels or [f"{row} of {number}" for number in range(3)]
+        text = f"word{letters[row % 10]} word{letters[row // 10]}"
+        rows.append({"input": text, "output": options[row % 3], "options": options})
+        rows[-1] |= {"split": "meta_train", "seed": 100, "row": row}
+    folder.mkdir(exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{task}.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +87,72 @@ def records(columns: dict) -> dict:
     return dict(zip(keys, columns["demonstrations"], strict=True))
 
 
+def test_labels_have_their_own_names_unless_asked(tasks, tmp_path):
+    assert training(tasks, tmp_path)["label_names"] == [[]] * 600
+
+
+def test_labels_have_other_names_in_a_share_of_episodes(tmp_path):
+    label_rows(tmp_path / "tasks", "labels", ["no", "perhaps", "yes"])
+    label_rows(tmp_path / "tasks", "questions", None)
+    names = {"tasks": ["labels", "questions"], "shots": 4}
+    own = training(tmp_path / "tasks", tmp_path, **names)
+    shares = LabelNames(shuffled=0.25, replaced=0.5)
+    episodes = training(tmp_path / "tasks", tmp_path, **names, label_names=shares)
+    for column in ("task", "demonstrations", "queries"):
+        assert episodes[column] == own[column]
+    named = dict.fromkeys(("own", "shuffled", "replaced"), 0)
+    for task, found in zip(episodes["task"], episodes["label_names"], strict=True):
+        if task == "questions" or not found:
+            assert found == []
+            named["own"] += task == "labels"
+        elif sorted(found) == ["no", "perhaps", "yes"]:
+            named["shuffled"] += 1
+        else:
+            assert len(set(found)) == 3
+            assert set(found) <= {f"word{letter}" for letter in "abcdefghij"}
+            named["replaced"] += 1
+    count = sum(named.values())
+    assert named["shuffled"] == pytest.approx(0.25 * count, abs=0.07 * count)
+    assert named["replaced"] == pytest.approx(0.5 * count, abs=0.07 * count)
+    again = training(tmp_path / "tasks", tmp_path, **names, label_names=shares)
+    assert again["label_names"] == episodes["label_names"]
+
+
+def test_an_episode_is_read_with_its_labels_names(tmp_path):
+    label_rows(tmp_path / "tasks", "labels", ["no", "perhaps", "yes"])
+    shares = LabelNames(replaced=1.0)
+    training(tmp_path / "tasks", tmp_path, tasks=["labels"], shots=4, label_names=shares)
+    path = tmp_path / "train.parquet"
+    table = pyarrow.parquet.read_table(path).to_pylist()
+    words = ["[UNK]", "no", "perhaps", "yes", *(f"word{letter}" for letter in "abcdefghij")]
+    numbers = {word: number for number, word in enumerate(words)}
+    model = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="[UNK]")
+    template = Template(tokenizer, READING, 200)
+    limits = {"llm": 100, "distiller": 100}
+    read = EpisodeExamples(path, tmp_path / "tasks", template, limits, vectors=2)
+    rows = load_rows(tmp_path / "tasks", "labels").rows("meta_train")
+    for index in range(5):
+        episode, example = table[index], read[index]
+        new = dict(zip(["no", "perhaps", "yes"], episode["label_names"], strict=True))
+        shown = " ".join(
+            f"{rows[row].input} {new[rows[row].output]}" for row in episode["demonstrations"]
+        )
+        assert tokenizer.decode(example.demonstrations) == shown
+        for row, (_, y), others in zip(
+            episode["queries"], example.queries, example.others, strict=True
+        ):
+            assert tokenizer.decode(y) == new[rows[row].output]
+            wrong = [new[option] for option in rows[row].options if option != rows[row].output]
+            assert [tokenizer.decode(option) for option in others] == wrong
+
+    table[3]["label_names"] = ["no"]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+    with pytest.raises(UserError, match=r"train\.parquet: column label_names of task labels"):
+        EpisodeExamples(path, tmp_path / "tasks", template, limits, vectors=2)
+
+
 def test_an_episode_has_distinct_rows_of_its_task(tasks, tmp_path):
     episodes = training(tasks, tmp_path)
     sizes = {"small": 50, "large": 450, "a:b": 100}
@@ -85,6 +170,7 @@ def test_an_episode_has_distinct_rows_of_its_task(tasks, tmp_path):
         ("task", "string"),
         ("demonstrations", "list<element: int32>"),
         ("queries", "list<element: int32>"),
+        ("label_names", "list<element: string>"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,3 +251,18 @@ def test_a_peak_is_measured_and_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     assert measured_peak(torch.device("cpu"), torch.float32) > 1e8
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_option_of_a_choice_is_read_and_scored():
+    llm = tiny_llm("gpt2")
+    method = built(llm, Prompt(length=LENGTH)).eval()
+    asked = replace(EXAMPLE, others=[[[7], [8, 9, 10]]])  # beside the right one, of two tokens
+    count, alone = (
+        TrainingOperations(llm, method, losses, "finetune", OBJECTIVE)([asked])
+        for losses in (Losses(pred=1.0, choice=1.0), Losses(pred=1.0))
+    )
+    layers, width, head = 2, 32, llm.model.get_output_embeddings().weight.numel()
+    read = [LENGTH + 3 + option - 1 for option in (2, 1, 3)]
+    weights, attention = 2 * 12 * width**2, 4 * width
+    rows = layers * sum(each * (2 * weights + 3 * attention * each) for each in read)
+    assert count - alone == rows + 4 * head * (2 + 1 + 3)

@@ -1,13 +1,17 @@
-"""The three losses; `test_reference` holds their numbers and gradients."""
+"""The losses; `test_reference` holds their numbers and gradients."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers.examples import examples, mend_method
-from helpers.models import OBJECTIVE, build, random_llm
+from helpers.models import OBJECTIVE, build, random_llm, random_tokens
 
 from mend.configuration.specs.training import Losses
+from mend.data.items import MultipleChoiceItem
+from mend.evaluation.scoring import score_items
 from mend.training.losses import example_losses, kl_divergence
 
 
@@ -33,3 +37,31 @@ def test_only_losses_with_a_weight_are_computed() -> None:
     weights = Losses(clm=1.0)
     losses = example_losses(llm, mend_method(llm), examples(), weights, "pretrain", OBJECTIVE)
     assert list(losses) == ["clm"]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "t5"])
+def test_the_choice_is_that_of_the_scores_by_which_rows_are_scored(architecture: str) -> None:
+    llm = random_llm(architecture)
+    method, asked, expected = mend_method(llm), [], []
+    for number, example in enumerate(examples()):
+        others = [
+            [random_tokens(n + 1, 50 + n) for n in range(number + query)]
+            for query in range(len(example.queries))
+        ]
+        asked.append(replace(example, others=others))
+        for (x, y), wrong in zip(example.queries, others, strict=True):
+            item = MultipleChoiceItem(number, example.demonstrations, x, [y, *wrong])
+            (scores,) = score_items(llm, method, [item])
+            expected.append(-torch.tensor(scores).log_softmax(0)[0])
+    weights = Losses(choice=1.0)
+    losses = example_losses(llm, method, asked, weights, "finetune", OBJECTIVE)
+    torch.testing.assert_close(losses["choice"], torch.stack(expected).mean(), atol=1e-5, rtol=1e-4)
+    together = Losses(choice=1.0, pred=1.0, distill=1.0)
+    more = example_losses(llm, method, asked, together, "finetune", OBJECTIVE)
+    torch.testing.assert_close(more["choice"], losses["choice"], atol=1e-5, rtol=1e-4)
+    alone = Losses(pred=1.0, distill=1.0)
+    without = example_losses(llm, method, asked, alone, "finetune", OBJECTIVE)
+    for name, value in without.items():
+        torch.testing.assert_close(more[name], value, atol=1e-5, rtol=1e-4)
+    more["choice"].backward()
+    assert method.distiller.placeholders.grad.abs().max() > 0

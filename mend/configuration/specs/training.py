@@ -25,6 +25,10 @@ class Losses(Settings):
     pred: Weight = 0.0
     """Weight of the loss on the answer; finetuning only."""
 
+    choice: Weight = 0.0
+    """Weight of the loss on the choice among a row's options: the cross-entropy of their mean
+    log-likelihoods; finetuning only, and not of the paper."""
+
 
 class LossSettings(Settings):
     """The part of `protocol` that decides what the losses cover."""

@@ -28,6 +28,7 @@ QUANTITIES = {
     "distill": "Distillation loss (KL, nats)",
     "clm": "Language-modelling loss (nats)",
     "pred": "Prediction loss (nats)",
+    "choice": "Loss of the choice (nats)",
     "dev_score": "Dev score (%)",
 }
 """What training writes, besides the gradients' norm and the weighted sum."""
