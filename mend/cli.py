@@ -207,14 +207,12 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def divergence(options: argparse.Namespace) -> None:
-    """Measure how far a run's context is from the demonstrations themselves, token by token."""
+    """Measure how far runs' contexts are from the demonstrations themselves, token by token."""
     _limit_threads(options.threads)
     from mend.analysis.divergence import run_divergence
     from mend.configuration.specs.divergence import DivergenceSpec
 
     spec = read_spec(options.spec, DivergenceSpec)
-    if not options.weights and _is_trained(spec.method.name):
-        raise UserError(f"--weights is missing; {spec.method.name} is a method that is trained")
     run_divergence(spec, options.episodes, options.tasks, options.output, options.weights)
 
 
@@ -493,9 +491,10 @@ def parser() -> argparse.ArgumentParser:
     reads(sub, "weights", folder=True, **optional)
     threads(sub)
     sub = command(divergence, output="parquet")
-    reads(sub, "episodes")
+    reads(sub, "episodes", nargs="+", help="of each run")
     reads(sub, "tasks", folder=True)
-    reads(sub, "weights", folder=True, **optional)
+    told = "folders of trainings, of each run that is trained"
+    reads(sub, "weights", folder=True, nargs="*", default=[], help=told, **optional)
     threads(sub)
     sub = command(efficiency, output="parquet")
     reads(sub, "episodes")

@@ -1,4 +1,4 @@
-"""How far a method's context is from the demonstrations: divergence from the teacher by position.
+"""How far methods' contexts are from the demonstrations: divergence from the teacher by position.
 
 The teacher is the frozen LLM after the demonstrations themselves (vanilla ICL), the student the
 same LLM after a method's context; both read the same query after it, and then the right answer's
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from mend.atomic_io import write_parquet
-from mend.configuration.specs.divergence import DivergenceSpec
+from mend.configuration.specs.divergence import DivergenceRun, DivergenceSpec
 from mend.configuration.specs.run import MethodSource
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
@@ -29,7 +29,7 @@ from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import Context, FrozenLLM, Rows
 from mend.models.loading import load_llm
 from mend.models.padding import indices
-from mend.progress import Progress, logger
+from mend.progress import Progress
 from mend.provenance import checksums
 
 #: Rows that are read at once; where a GPU's memory runs out, fewer.
@@ -53,70 +53,87 @@ DIVERGENCE_SCHEMA = pyarrow.schema(
 
 def run_divergence(
     spec: DivergenceSpec,
-    episodes: str | Path,
+    episodes: Sequence[str | Path],
     tasks: str | Path,
     output: str | Path,
-    weights: str | Path | None,
+    weights: Sequence[str | Path] = (),
 ) -> None:
-    """Measure one run's divergence from its teacher on dev rows, and write Parquet.
+    """Measure runs' divergence from their teacher on dev rows, and write Parquet.
 
-    weights: the folder that a training job, or `mend.evaluation.choice`, wrote; None for a method
-    that trains nothing.
+    episodes: of each run the file of its dev rows' demonstrations; weights: of each run that is
+    trained, in the same order, the folder that its training, or `mend.evaluation.choice`, wrote.
 
     Columns: llm, method, variant, condition, partition, task; region, query or answer; position,
     of the query's tokens from 0, which is the first after the context, and 0 of the answer; rows,
     how many are that long; divergence, their mean in nats.
     The first token is left out where nothing at all comes before it.
-    Raises UserError if there are no dev rows, or weights are of something else.
+    Raises UserError if there are no dev rows, files are not one for each run, or weights are of
+    something else.
     """
-    spec = as_chosen(spec, weights) if weights else spec
-    wanted = spec.predict
-    llm = load_llm(spec.llm)
-    student = build_method(llm, spec)
+    trained = [run for run in spec.runs if run.predict.stage]
+    for option, files, runs in (("episodes", episodes, spec.runs), ("weights", weights, trained)):
+        if len(files) != len(runs):
+            raise UserError(f"--{option}: {len(files)} are named, and {len(runs)} runs need one")
+    llm = load_llm(spec.runs[0].llm)
+    progress = Progress(f"divergence {spec.runs[0].llm.name}", len(spec.runs))
+    folders, records = iter(weights), []
+    for done, (run, file) in enumerate(zip(spec.runs, episodes, strict=True), start=1):
+        folder = next(folders) if run.predict.stage else None
+        records += _of_run(llm, run, file, tasks, folder, spec.dev_seed)
+        progress.update(done)
+    every = sorted({task for run in spec.runs for task in run.predict.tasks})
+    inputs = [*episodes, *(Path(tasks) / f"{task}.parquet" for task in every)]
+    inputs += [Path(folder) / WEIGHTS for folder in weights]
+    table = pyarrow.Table.from_pylist(records, schema=DIVERGENCE_SCHEMA)
+    write_parquet(table, output, checksums(inputs, output))
+
+
+def _of_run(
+    llm: FrozenLLM,
+    run: DivergenceRun,
+    episodes: str | Path,
+    tasks: str | Path,
+    weights: str | Path | None,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Return the rows of the table of one run."""
+    run = as_chosen(run, weights) if weights else run
+    wanted = run.predict
+    student = build_method(llm, run)
     if weights:
         of_partition = wanted.partition if wanted.stage == "finetune" else None
         student.load(Path(weights) / WEIGHTS, stage=wanted.stage, partition=of_partition)
     source = MethodSource(name="vanilla-icl")
-    teacher = build_method(llm, spec.model_copy(update={"method": source}))
-    which: dict[str, Any] = {"seeds": [spec.dev_seed]}
+    teacher = build_method(llm, run.model_copy(update={"method": source}))
+    which: dict[str, Any] = {"seeds": [seed]}
     if wanted.perturbation:
         which |= {"perturbation": wanted.perturbation, "sampling_seed": wanted.seed}
     where = (episodes, tasks, "dev", wanted.tasks)
     rows, taught = items_for(llm, teacher, *where, **which)
     if not rows:
-        raise UserError(
-            f"{episodes}: no dev rows of {', '.join(wanted.tasks)} for seed {spec.dev_seed}"
-        )
+        raise UserError(f"{episodes}: no dev rows of {', '.join(wanted.tasks)} for seed {seed}")
     if wanted.group:
         student = GroupedMethod(student)
         which["group"] = wanted.group
     _, items = items_for(llm, student, *where, **which)
-    name = f"divergence {spec.llm.name} {spec.method.name} {wanted.partition}"
-    logger.info("%s: %d rows", name, len(rows))
     answers = [item.options[row["gold"]][0] for row, item in zip(rows, taught, strict=True)]
-    progress = Progress(name, len(rows))
-    sums: dict[tuple[str, str, int], list[float]] = {}
     found = divergences(llm, student, teacher, items, taught, answers)
-    for done, (row, (first, values)) in enumerate(zip(rows, found, strict=True), start=1):
+    sums: dict[tuple[str, str, int], list[float]] = {}
+    for row, (first, values) in zip(rows, found, strict=True):
         *of_query, of_answer = values
         places = [("query", first + place, value) for place, value in enumerate(of_query)]
         for region, position, value in [*places, ("answer", 0, of_answer)]:
             sums.setdefault((row["task"], region, position), []).append(value)
-        progress.update(done)
-    same = {"llm": spec.llm.name, "method": spec.method.name}
+    same = {"llm": run.llm.name, "method": run.method.name}
     same |= {key: getattr(wanted, key) for key in ("variant", "condition", "partition")}
     order = {task: number for number, task in enumerate(wanted.tasks)}
-    records = [
+    return [
         {**same, "task": task, "region": region, "position": position}
         | {"rows": len(values), "divergence": sum(values) / len(values)}
         for (task, region, position), values in sorted(
             sums.items(), key=lambda pair: (order[pair[0][0]], pair[0][1] == "answer", pair[0][2])
         )
     ]
-    inputs = [episodes, *(Path(tasks) / f"{task}.parquet" for task in wanted.tasks)]
-    inputs.append(Path(weights) / WEIGHTS if weights else None)
-    table = pyarrow.Table.from_pylist(records, schema=DIVERGENCE_SCHEMA)
-    write_parquet(table, output, checksums(inputs, output))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from mend.configuration.loading import Configuration
 from mend.configuration.methods import method_class
 from mend.configuration.paths import DEFAULT, JobPath, parse_job_path, parse_settings
 from mend.configuration.report_spec import report_specification
-from mend.configuration.runs import MethodSetup, candidates, method_setup
+from mend.configuration.runs import MethodSetup, candidates, divergence_runs, method_setup
 from mend.configuration.settings import Settings
 from mend.configuration.specs.analysis import (
     AttentionSettings,
@@ -24,7 +24,7 @@ from mend.configuration.specs.analysis import (
 )
 from mend.configuration.specs.choice import Candidate, ChoiceSpec
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
-from mend.configuration.specs.divergence import DivergenceSpec
+from mend.configuration.specs.divergence import DivergenceRun, DivergenceSpec
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.configuration.specs.local_models import LocalModelsSpec
@@ -302,9 +302,16 @@ def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:
 
 
 def _divergence(configuration: Configuration, job: JobPath) -> DivergenceSpec:
-    parts = dict(_prediction(configuration, job))
-    del parts["scoring"]
-    return DivergenceSpec(**parts, dev_seed=configuration.values.benchmark.seeds[0])
+    specs = [
+        dict(_prediction(configuration, run.path))
+        for run in divergence_runs(configuration, job.study, job.llm)
+    ]
+    if not specs:
+        raise UserError(f"there is no job for {job}.spec.json: there is nothing to measure")
+    return DivergenceSpec(
+        runs=[{key: of_run[key] for key in DivergenceRun.model_fields} for of_run in specs],
+        dev_seed=configuration.values.benchmark.seeds[0],
+    )
 
 
 def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:

@@ -118,9 +118,11 @@ class JobPath:
             case "choose":
                 run = f"runs/{self.llm}/{self.method}/{self.variant}"
                 return f"{run}/{self.partition}/chosen"
-            case "predict" | "divergence":
+            case "predict":
                 run = f"runs/{self.llm}/{self.method}/{self.variant}"
-                return f"{run}/{self.partition}/{self.condition}/{self.kind}"
+                return f"{run}/{self.partition}/{self.condition}/predict"
+            case "divergence":
+                return f"divergence/{self.study}/{self.llm}"
             case "efficiency" | "attention":
                 return f"{self.kind}/{self.llm}"
             case "study":
@@ -163,8 +165,10 @@ def parse_job_path(path: str) -> JobPath:
             found = JobPath("train", llm, method, variant, partition, stage="finetune")
         case ["runs", llm, method, variant, partition, "chosen"]:
             found = JobPath("choose", llm, method, variant, partition)
-        case ["runs", llm, method, variant, partition, condition, "predict" | "divergence" as kind]:
-            found = JobPath(kind, llm, method, variant, partition, condition)
+        case ["runs", llm, method, variant, partition, condition, "predict"]:
+            found = JobPath("predict", llm, method, variant, partition, condition)
+        case ["divergence", study, llm]:
+            found = JobPath("divergence", llm, study=study)
         case ["efficiency" | "attention" as kind, llm]:
             found = JobPath(kind, llm)
         case ["table1" | "table5" | "report" as kind]:

@@ -10,7 +10,7 @@ from mend.configuration.schema import ConfigurationValues
 
 MADE = (
     *("data", "runs", "logs", "benchmarks", "local-models", "pocket-models"),
-    *("efficiency", "attention", "gguf-models"),
+    *("efficiency", "attention", "divergence", "gguf-models"),
 )
 """Folders within it."""
 

@@ -325,8 +325,8 @@ def study_runs(configuration: Configuration, study: str) -> list[Run]:
     return list(dict.fromkeys(runs))
 
 
-def divergence_runs(configuration: Configuration, study: str) -> list[Run]:
-    """Return the runs of a study whose divergence from the demonstrations is measured.
+def divergence_runs(configuration: Configuration, study: str, llm: str) -> list[Run]:
+    """Return a study's runs with an LLM whose divergence from the demonstrations is measured.
 
     All but those that read demonstrations as tokens, which is what the teacher does.
     """
@@ -335,4 +335,5 @@ def divergence_runs(configuration: Configuration, study: str) -> list[Run]:
         setup = method_setup(configuration.values, run.llm, run.method, run.variant)
         return setup.own.has_context and setup.own.vectors is None
 
-    return [run for run in study_runs(configuration, study) if not is_teacher(run)]
+    runs = study_runs(configuration, study)
+    return [run for run in runs if run.llm == llm and not is_teacher(run)]

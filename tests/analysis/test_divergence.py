@@ -89,43 +89,54 @@ def test_zero_shot_reads_the_teachers_query_from_its_second_token_on() -> None:
     assert values == pytest.approx([kl(*pair) for pair in zip(after, alone, strict=True)], rel=1e-4)
 
 
-def job(folder: Path, architecture: str, method: str, seed: int = SEED) -> DivergenceSpec:
-    run = specification(folder, architecture, method, stage="finetune")
-    parts = {key: getattr(run, key) for key in RunSpec.model_fields}
-    if method == "zero-shot":
-        parts["method"] = MethodSource(name=method)
-    predict = {"tasks": ["parity"], "partition": "class_to_class", "variant": "default"}
-    return DivergenceSpec(**parts, predict=predict | {"condition": "shots=3"}, dev_seed=seed)
+def job(folder: Path, architecture: str, *methods: str, seed: int = SEED) -> DivergenceSpec:
+    runs = []
+    for method in methods:
+        run = specification(folder, architecture, method, stage="finetune")
+        parts = {key: getattr(run, key) for key in RunSpec.model_fields}
+        predict = {"tasks": ["parity"], "partition": "class_to_class", "variant": "default"}
+        predict |= {"condition": "shots=3", "stage": "finetune"}
+        if method == "zero-shot":
+            parts["method"], predict["stage"] = MethodSource(name=method), None
+        runs.append({**parts, "predict": predict})
+    return DivergenceSpec(runs=runs, dev_seed=seed)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
 def test_from_files_to_means_over_dev_rows(data: Path, tmp_path: Path, architecture) -> None:
-    spec = job(tmp_path, architecture, "mend")
-    method = build_method(load_llm(spec.llm), spec)
+    spec = job(tmp_path, architecture, "zero-shot", "mend")
+    method = build_method(load_llm(spec.runs[1].llm), spec.runs[1])
     (tmp_path / "mend").mkdir()
     method.save(tmp_path / "mend/weights.safetensors", stage="finetune", partition="class_to_class")
-    files = (data / "dev.parquet", data / "tasks", tmp_path / "out.parquet")
-    run_divergence(spec, *files, tmp_path / "mend")
+    files = ([data / "dev.parquet"] * 2, data / "tasks", tmp_path / "out.parquet")
+    run_divergence(spec, *files, [tmp_path / "mend"])
     table = pd.read_parquet(tmp_path / "out.parquet")
-    # Six dev rows, each of two words; every one has an answer.
+    # Six dev rows; every one has an answer.
     assert set(table["rows"]) == {6}
-    query, answer = (table[table["region"] == name] for name in ("query", "answer"))
-    assert query["position"].tolist() == list(range(len(query)))
-    assert len(query) >= 2
-    assert answer["position"].tolist() == [0]
-    assert (table["divergence"] > 0).all()
     assert set(table["task"]) == {"parity"}
-    assert set(table["method"]) == {"mend"}
-    nothing = job(tmp_path, architecture, "zero-shot")
-    run_divergence(nothing, *files, None)
-    found = pd.read_parquet(tmp_path / "out.parquet")
-    first = 1 if architecture == "gpt2" else 0
-    assert found[found["region"] == "query"]["position"].tolist() == list(range(first, len(query)))
+    assert (table["divergence"] > 0).all()
+    places = {
+        (method, region): own["position"].tolist()
+        for (method, region), own in table.groupby(["method", "region"])
+    }
+    longest = max(places["mend", "query"]) + 1
+    assert longest >= 2
+    first = 1 if architecture == "gpt2" else 0  # nothing predicts a GPT-2's first token
+    assert places == {
+        ("mend", "query"): list(range(longest)),
+        ("zero-shot", "query"): list(range(first, longest)),
+        ("mend", "answer"): [0],
+        ("zero-shot", "answer"): [0],
+    }
 
 
-def test_a_seed_without_rows_is_told(data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_told(data: Path, tmp_path: Path) -> None:
     spec = job(tmp_path, "gpt2", "zero-shot", seed=7)
-    files = (data / "dev.parquet", data / "tasks", tmp_path / "out.parquet")
+    files = ([data / "dev.parquet"], data / "tasks", tmp_path / "out.parquet")
     with pytest.raises(UserError, match="no dev rows of parity for seed 7"):
-        run_divergence(spec, *files, None)
+        run_divergence(spec, *files)
+    with pytest.raises(UserError, match="--weights: 1 are named, and 0 runs need one"):
+        run_divergence(spec, *files, [tmp_path])
+    with pytest.raises(UserError, match="--episodes: 0 are named, and 1 runs need one"):
+        run_divergence(spec, [], *files[1:])
     assert not (tmp_path / "out.parquet").exists()

@@ -116,7 +116,7 @@ def test_names_are_safe_as_parts_of_paths(values, part, name) -> None:
 RESERVED = (
     *("data", "runs", "logs", "benchmarks", "local-models", "pocket-models", "efficiency"),
     *("attention", "report", "plan", "table1", "figure3", "Report", "table2.spec", "table2.png"),
-    *("candidates", "table2.learning-curves", "mine.divergence"),
+    *("candidates", "table2.learning-curves", "mine.divergence", "divergence"),
 )
 
 

@@ -54,9 +54,10 @@ def all_jobs(configuration: Configuration) -> list[str]:
                 found[chosen] = None
                 candidate_folders(*place)
         if "divergence" in values.studies[study].pictures:
-            for run in divergence_runs(configuration, study):
-                found[f"{run.folder}/divergence"] = None
-                conditions_of_dev.add(run.condition)
+            for llm in values.studies[study].llms:
+                found[f"divergence/{study}/{llm}"] = None
+                runs = divergence_runs(configuration, study, llm)
+                conditions_of_dev.update(run.condition for run in runs)
     for llm in values.efficiency.llms if values.efficiency else ():
         found[f"efficiency/{llm}"] = None
         llms.add(llm)

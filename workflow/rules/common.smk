@@ -285,15 +285,12 @@ def flags(input, *names):
 def study_files(study, name):
     """Return a file of each run of a study.
 
-    name: "predictions"; "divergences", of the runs that have one; "records" or "metrics", of all
-    trainings; "choices", of what dev scores chose.
+    name: "predictions"; "records" or "metrics", of all trainings; "choices", of what dev scores
+    chose.
     """
     if name == "predictions":
         runs = study_runs(CONFIGURATION, study)
         return [f"{R}/{run.folder}/predictions.parquet" for run in runs]
-    if name == "divergences":
-        runs = divergence_runs(CONFIGURATION, study)
-        return [f"{R}/{run.folder}/divergence.parquet" for run in runs]
     folders = study_choices if name == "choices" else study_stages
     file = "metrics.jsonl" if name == "metrics" else "record.json"
     return [f"{R}/{folder}/{file}" for folder in folders(CONFIGURATION, study)]
@@ -309,6 +306,30 @@ def mend_weights(wildcards):
     variant = usual_variant(VALUES, wildcards.llm, "mend")
     place = (wildcards.llm, "mend", variant, VALUES.attention.partition)
     return f"{R}/{weights_folder(VALUES, *place)}/weights.safetensors"
+
+
+def measured_runs(wildcards):
+    """Return the runs of a study with an LLM whose divergence from their teacher is measured."""
+    return divergence_runs(CONFIGURATION, wildcards.study, wildcards.llm)
+
+
+def measured_weights(wildcards):
+    """Return the folder of the weights of each of these that is trained."""
+    runs = measured_runs(wildcards)
+    folders = [
+        weights_folder(VALUES, run.llm, run.method, run.variant, run.partition) for run in runs
+    ]
+    return [f"{R}/{folder}" for folder in folders if folder]
+
+
+def divergence_code(*modules):
+    """Return a function that hashes the code of measuring divergence, and of the methods."""
+
+    def hashed(wildcards):
+        methods = dict.fromkeys(run.method for run in measured_runs(wildcards))
+        return code_hash(*modules, *map(method_module, methods))
+
+    return hashed
 
 
 def made(*names):

@@ -1,21 +1,30 @@
-# Needs: dev rows with their demonstrations, the LLM, and a run's weights if its method trains any.
-# Makes: runs/LLM/METHOD/VARIANT/PARTITION/CONDITION/divergence.parquet, how far the LLM with the run's context is from
-#        the LLM with the demonstrations, token by token, and a picture of a study's runs.
+# Needs: an LLM, the weights of a study's runs, and dev rows with their demonstrations.
+# Makes: divergence/STUDY/LLM.parquet, how far the LLM with the runs' contexts is from the LLM with the demonstrations,
+#        token by token, and a picture.
 
 
 rule divergence:
+    # One job for all runs of an LLM: starting is longer than measuring.
     input:
-        run_models,
-        unpack(final_weights),
-        episodes=lambda wildcards: f"{R}/data/episodes/{sampling_of(wildcards.condition)}/dev.parquet",
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
+        lambda wildcards: model_files(VALUES.llms[wildcards.llm].distiller.path),
+        lambda wildcards: [
+            f"{folder}/weights.safetensors" for folder in measured_weights(wildcards)
+        ],
+        episodes=lambda wildcards: [
+            f"{R}/data/episodes/{sampling_of(run.condition)}/dev.parquet"
+            for run in measured_runs(wildcards)
+        ],
         tasks=f"{R}/data/tasks",
-        spec=f"{R}/{RUN}/{{partition}}/{{condition}}/divergence.spec.json",
+        spec=f"{R}/divergence/{{study}}/{{llm}}.spec.json",
     output:
-        f"{R}/{RUN}/{{partition}}/{{condition}}/divergence.parquet",
+        f"{R}/divergence/{{study}}/{{llm}}.parquet",
     log:
-        f"{R}/logs/{RUN}/{{partition}}/{{condition}}/divergence.log",
+        f"{R}/logs/divergence/{{study}}/{{llm}}.log",
     benchmark:
-        f"{R}/benchmarks/{RUN}/{{partition}}/{{condition}}/divergence.jsonl"
+        f"{R}/benchmarks/divergence/{{study}}/{{llm}}.jsonl"
+    wildcard_constraints:
+        study=one_of(STUDIES),
     conda:
         ENVIRONMENT
     threads: CORES_PER_PROCESSOR
@@ -25,20 +34,22 @@ rule divergence:
         gpu=1,
         processors=processors,
     params:
-        optional=lambda wildcards, input: flags(input, "weights"),
-        code=method_code("mend.analysis.divergence", "mend.methods.vanilla_icl"),
+        weights=measured_weights,
+        code=divergence_code("mend.analysis.divergence", "mend.methods.vanilla_icl"),
     message:
-        "divergence: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
-        " {wildcards.condition}"
+        "divergence from the demonstrations: {wildcards.llm}, {wildcards.study}"
     shell:
         "python -m mend divergence --spec {input.spec:q} --episodes {input.episodes:q}"
-        " --tasks {input.tasks:q} {params.optional:q}"
+        " --tasks {input.tasks:q} --weights {params.weights:q}"
         " --output {output:q} --threads {resources.processors} --log {log:q}"
 
 
 rule divergence_figure:
     input:
-        parquets=lambda wildcards: study_files(wildcards.study, "divergences"),
+        parquets=lambda wildcards: [
+            f"{R}/divergence/{wildcards.study}/{llm}.parquet"
+            for llm in VALUES.studies[wildcards.study].llms
+        ],
         spec=f"{R}/{{study}}.spec.json",
     output:
         png=report(
