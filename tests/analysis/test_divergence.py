@@ -16,7 +16,8 @@ from mend.configuration.specs.run import LLMSource, MethodSource, RunSpec
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.methods.built import build_method
-from mend.models.loading import load_llm
+from mend.models.frozen_llm import Rows
+from mend.models.loading import frozen_llm, load_llm
 
 DEMONSTRATIONS, QUERY, ANSWER = [5, 6, 7, 8, 9], [11, 12, 13], 21
 
@@ -87,6 +88,24 @@ def test_zero_shot_reads_the_teachers_query_from_its_second_token_on() -> None:
     methods = built(llm, "zero-shot"), built(llm, "vanilla-icl")
     ((_, values),) = divergences(llm, *methods, [item([])], [item()], [ANSWER])
     assert values == pytest.approx([kl(*pair) for pair in zip(after, alone, strict=True)], rel=1e-4)
+
+
+def test_a_query_in_the_encoder_is_not_predicted() -> None:
+    llm = random_llm("t5")
+    llm = frozen_llm(llm.model, llm.tokenizer, query_in="encoder")
+    teacher, nothing = built(llm, "vanilla-icl"), built(llm, "zero-shot")
+    alike = divergences(llm, teacher, teacher, [item()], [item()], [ANSWER])
+    assert list(alike) == [(0, [pytest.approx(0, abs=1e-6)])]
+    ((first, values),) = divergences(llm, nothing, teacher, [item([])], [item()], [ANSWER])
+    assert (first, len(values)) == (0, 1)
+
+    def after(read):
+        rows = Rows([0], [[]], [[ANSWER]])
+        with torch.no_grad():
+            return llm.logits(llm.states(llm.token_context([read]), rows))[0, 0].log_softmax(-1)
+
+    expected = kl(after([*DEMONSTRATIONS, *QUERY]), after(QUERY))
+    assert values == [pytest.approx(expected, rel=1e-4)]
 
 
 def job(folder: Path, architecture: str, *methods: str, seed: int = SEED) -> DivergenceSpec:
