@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from helpers.studies import study, study_spec
 
+from mend.configuration.choices import LOSSES
 from mend.configuration.specs.reporting import StudyRun
 from mend.errors import UserError
-from mend.reporting.figures.learning_curves import write_learning_curves
+from mend.reporting.figures.learning_curves import QUANTITIES, write_learning_curves
 from mend.reporting.figures.lines import lines_of, mean_and_range
 
 PARTITIONS = ("qa_to_qa", "hr_to_lr")
@@ -161,6 +162,10 @@ def test_points_of_one_training_are_one_line():
         "Longer, K = 1": {0: "shots=1"},
         "Longer, K = 4": {0: "shots=4"},
     }
+
+
+def test_every_loss_has_a_panel():
+    assert {*LOSSES, "dev_score"} == {*QUANTITIES}
 
 
 def test_what_cannot_be_drawn_is_told(tmp_path):
