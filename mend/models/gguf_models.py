@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mend.atomic_io import atomic_folder
@@ -56,7 +58,7 @@ def convert_gguf(spec: GGUFModel, output: str | Path) -> None:
 
 def _write_model(folder: Path) -> None:
     """Write what a folder's GGUF file holds beside it."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_JOINED)
+    tokenizer = _tokenizer(folder)
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_JOINED, dtype=torch.float32)
     # A model that was read from GGUF refuses to be saved: its weights go into one that was not.
     read.config.__dict__.pop("quantization_config", None)
@@ -66,3 +68,34 @@ def _write_model(folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     logger.info("%s, %.0f million parameters", read.config.model_type, model.num_parameters() / 1e6)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a folder's GGUF file, as the file says that it is.
+
+    Raises UserError if the installed transformers reads another one: version 5.3 takes SmolLM2's
+    for Llama's, and 5.17 ends its texts with another token.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(folder / _JOINED).fields
+
+    def value(name: str) -> Any:
+        field = fields.get(f"tokenizer.ggml.{name}")
+        return field and field.contents()
+
+    words = value("tokens")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_JOINED)
+    for name in ("bos", "eos", "unknown", "padding"):
+        if (number := value(f"{name}_token_id")) is not None:
+            short = {"unknown": "unk", "padding": "pad"}.get(name, name)
+            setattr(tokenizer, f"{short}_token", words[number])
+    begins = tokenizer("a")["input_ids"][0] == value("bos_token_id")
+    found = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    same = found == [word.replace(" ", "▁") for word in words]  # spaces as Gemma writes them
+    if not same or begins != bool(value("add_bos_token")):
+        raise UserError(
+            f"transformers {transformers.__version__} misreads the tokenizer of this GGUF file; "
+            "pip install --upgrade transformers"
+        )
+    return tokenizer

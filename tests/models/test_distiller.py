@@ -116,6 +116,7 @@ class Skipped(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
+        self.attention_type = getattr(block, "attention_type", None)  # some versions ask
 
     def forward(self, states: torch.Tensor, *others, **more) -> torch.Tensor | tuple:
         made = self.block(states, *others, **more)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from mend.configuration.specs.gguf_models import GGUFModel
 from mend.configuration.specs.run import LLMSource
@@ -60,8 +60,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCau
     writer.add_token_list(words)
     writer.add_token_types([3] + [1] * (len(words) - 1))
     writer.add_token_merges([" ".join(pair) for pair in merges])
-    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_pad_token_id):
-        add(tokenizer.eos_token_id)
+    writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("z"))
+    writer.add_add_bos_token(False)
+    for special in ("eos", "pad", "unk"):
+        getattr(writer, f"add_{special}_token_id")(tokenizer.eos_token_id)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
@@ -103,6 +105,8 @@ def test_weights_and_words_are_those_of_the_file(written, tmp_path: Path) -> Non
     for text in TEXTS:
         assert llm.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
         assert llm.tokenizer.decode(llm.tokenizer(text)["input_ids"]) == text
+    assert llm.tokenizer.eos_token_id == tokenizer.eos_token_id
+    assert llm.tokenizer.bos_token == "z"
     ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
     torch.testing.assert_close(llm.model(ids).logits, model(ids).logits)
     assert llm.max_positions == 64
@@ -144,3 +148,14 @@ def test_packages_that_are_not_installed_are_named(written, tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[gguf\]'"):
         convert_gguf(specification(written[0], of=written[0]), tmp_path / "folder")
+
+
+def test_a_tokenizer_that_transformers_misreads_is_refused(
+    written, tmp_path: Path, monkeypatch
+) -> None:
+    path = written[0]
+    other = train_tokenizer(["some other text, of other words"], 280)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *given, **options: other)
+    with pytest.raises(UserError, match="misreads the tokenizer of this GGUF file"):
+        convert_gguf(specification(path, of=path), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
