@@ -53,6 +53,10 @@ def plain(html):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
+def test_the_page_says_what_text_was_pretrained_on(page):
+    assert "Text of pretraining: documents of a test." in plain(page)
+
+
 def test_text_from_data_is_text(page):
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
