@@ -1,7 +1,8 @@
-"""The words of the pocket world. Every word is one token of the pocket tokenizer.
+"""The words of the pocket world.
 
-An attribute (say `mood`) has values (`happy`, `sad`, `angry`), and each value is the meaning of a
-few words (`merry`, `glad`, ...). The name of a value is a word as well: a natural label.
+An attribute (say `mood`) has values (`happy`, `sad`, `angry`, `calm`), and each value is the
+meaning of a few words (`merry`, `glad`, ...). The name of a value is a word as well: a natural
+label.
 """
 
 from __future__ import annotations
@@ -13,36 +14,43 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
         "happy": ("merry", "glad", "jolly", "joyful", "cheery"),
         "sad": ("gloomy", "tearful", "mournful", "weepy", "glum"),
         "angry": ("furious", "cross", "livid", "grumpy", "irate"),
+        "calm": ("placid", "serene", "mellow", "cool", "restful"),
     },
     "size": {
         "big": ("huge", "vast", "giant", "massive", "enormous"),
         "small": ("tiny", "little", "mini", "wee", "petite"),
-        "medium": ("average", "middling", "modest", "moderate", "ordinary"),
+        "tall": ("lofty", "lanky", "soaring", "towering", "steep"),
+        "thin": ("slim", "lean", "narrow", "slender", "skinny"),
     },
     "colour": {
-        "red": ("crimson", "scarlet", "ruby", "maroon", "vermilion"),
+        "red": ("crimson", "scarlet", "ruby", "maroon", "cherry"),
         "green": ("emerald", "lime", "olive", "mint", "jade"),
         "blue": ("navy", "azure", "cobalt", "indigo", "sapphire"),
+        "yellow": ("golden", "lemon", "amber", "blond", "sandy"),
     },
     "animal": {
         "bird": ("robin", "owl", "crow", "swan", "finch"),
         "fish": ("trout", "salmon", "cod", "carp", "tuna"),
         "beast": ("fox", "bear", "wolf", "deer", "hare"),
+        "insect": ("bee", "ant", "wasp", "moth", "beetle"),
     },
     "food": {
         "fruit": ("apple", "plum", "pear", "fig", "grape"),
         "bread": ("bun", "roll", "loaf", "bagel", "toast"),
         "meat": ("ham", "bacon", "steak", "mutton", "sausage"),
+        "drink": ("tea", "cider", "juice", "coffee", "cocoa"),
     },
     "place": {
         "water": ("lake", "river", "sea", "pond", "brook"),
         "house": ("kitchen", "attic", "cellar", "parlour", "hall"),
         "wild": ("forest", "meadow", "hill", "valley", "moor"),
+        "town": ("market", "street", "square", "station", "bridge"),
     },
     "action": {
         "moves": ("runs", "jumps", "walks", "skips", "hops"),
         "speaks": ("sings", "shouts", "calls", "yells", "hums"),
-        "rests": ("sleeps", "naps", "dozes", "lies", "snoozes"),
+        "idles": ("sleeps", "naps", "dozes", "lies", "snoozes"),
+        "works": ("digs", "builds", "paints", "mends", "cooks"),
     },
 }
 
@@ -58,7 +66,7 @@ TREES = (
     "pine",
     "rowan",
     "spruce",
-    "willow",
+    "poplar",
 )
 PEOPLE = ("tom", "ann", "bill", "sue", "jack", "kate", "luke", "mary", "ned", "rose", "sam", "will")
 # Labels that say nothing about the words they mark.
@@ -73,28 +81,12 @@ RELATION_LABELS = (
 
 # The first word of a row tells its kind, as MetaICL's inputs do by their form.
 OPENERS: dict[str, tuple[str, ...]] = {
-    "label": ("the", "a", "this", "that", "one", "some"),
-    "relation": ("if", "when", "are", "say", "suppose", "given"),
+    "label": ("the", "a", "this", "that"),
+    "relation": ("if", "when", "suppose", "given"),
     "pick": ("pick", "choose", "take", "find"),
-    "mate": ("match", "pair", "join", "link"),
     "look-up": ("ask", "recall"),
 }
-
-# A heading may stand before a list: whether its labels mean what they say.
-PLAIN_HEADING, SECRET_HEADING = "plain", "secret"
-PROSE_WORDS = (
-    "means",
-    "is",
-    "like",
-    "not",
-    "in",
-    "eats",
-    "sees",
-    "and",
-    "met",
-    "near",
-    ".",
-)
+PROSE_WORDS = ("means", "is", "like", "not", "in", "eats", "sees", "and", "met", "near", ".")
 
 VALUE_OF_WORD: dict[str, tuple[str, str]] = {
     word: (attribute, value)
@@ -121,7 +113,5 @@ def vocabulary() -> tuple[str, ...]:
     names = (value for values in ATTRIBUTES.values() for value in values)
     relations = (label for labels in RELATION_LABELS for label in labels)
     openers = (word for words in OPENERS.values() for word in words)
-    groups = (VALUE_OF_WORD, names, ARBITRARY_LABELS, relations, openers)
-    headings = (PLAIN_HEADING, SECRET_HEADING)
-    words = [word for group in (*groups, headings, PROSE_WORDS) for word in group]
-    return tuple(dict.fromkeys(words))
+    groups = (VALUE_OF_WORD, names, ARBITRARY_LABELS, relations, openers, PROSE_WORDS)
+    return tuple(dict.fromkeys(word for group in groups for word in group))

@@ -14,46 +14,36 @@ from random import Random
 from mend.pocket.lexicon import (
     ARBITRARY_LABELS,
     ATTRIBUTES,
-    PLAIN_HEADING,
     RELATION_LABELS,
-    SECRET_HEADING,
     values_of,
     words_of,
 )
-from mend.pocket.rules import ALL_VALUES, RowMaker, Rule, attribute_values
+from mend.pocket.rules import ALL_VALUES, RowMaker, Rule, attribute_values, perhaps_wrong
 from mend.pocket.universe import banned_pairs
 
-LIST_SHARE = 0.8
-KIND_SHARES = {
-    "label": 0.32,
-    "glossary": 0.05,
-    "nli": 0.18,
-    "paraphrase": 0.18,
-    "pick": 0.11,
-    "mate": 0.08,
-    "name": 0.03,
-    "look-up": 0.05,
-}
-HEADING_SHARE = 0.4
-LIST_TOKENS = (96, 192)
+LIST_SHARE = 0.7
+KIND_SHARES = {"label": 0.42, "nli": 0.16, "paraphrase": 0.16, "pick": 0.18, "look-up": 0.08}
+BURSTINESS = (1, 2, 3, None, None, None)
+WORDS = (64, 128)
+SHUFFLED_LABELS = 0.3
 VALUE_NAMES = tuple(name for _, name in ALL_VALUES)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document as words, with the positions of the words that rows ask for.
+    """A document as words, with where its rows begin.
 
     Attributes:
         words: the document's words.
+        rows: indices into `words` of the rows' first words; empty for running text.
         answers: indices into `words` of the rows' outputs; empty for running text.
         kind: the list's kind, or `prose`.
-        words_per_value: the list's burstiness (None: all words occur).
     """
 
     words: tuple[str, ...]
+    rows: tuple[int, ...]
     answers: tuple[int, ...]
     kind: str
-    words_per_value: int | None = None
 
 
 class DocumentMaker:
@@ -61,99 +51,84 @@ class DocumentMaker:
 
     Args:
         rng: source of all randomness.
+        wrong_answers: probability that a row of a list has a wrong answer.
+        words: how many words a document has: at least and at most.
         burstiness: the values of words_per_value among which a list's is sampled.
         list_share: probability that a document is a list.
         kind_shares: probability of each kind among the lists.
-        wrong_answers: probability that a row of a list with labels has a wrong one.
     """
 
     def __init__(
         self,
         rng: Random,
-        burstiness: Sequence[int | None] = (1, 2, 3, None, None, None),
+        wrong_answers: float = 0.0,
+        words: tuple[int, int] = WORDS,
+        burstiness: Sequence[int | None] = BURSTINESS,
         list_share: float = LIST_SHARE,
         kind_shares: Mapping[str, float] = KIND_SHARES,
-        wrong_answers: float = 0.0,
     ):
         self.rng, self.burstiness, self.list_share = rng, burstiness, list_share
         self.kinds, self.shares = tuple(kind_shares), tuple(kind_shares.values())
         self.banned = banned_pairs()
-        self.wrong_answers = wrong_answers
+        self.wrong_answers, self.words = wrong_answers, words
 
     def document(self) -> Document:
         """Sample a document."""
         return self.list() if self.rng.random() < self.list_share else self.prose()
 
-    def list(self, kind: str | None = None, tokens: int | None = None) -> Document:
-        """Sample a list of at most `tokens` words, of a random kind if None."""
+    def list(self, kind: str | None = None) -> Document:
+        """Sample a list, of a random kind if None."""
         rng = self.rng
         kind = kind or rng.choices(self.kinds, self.shares)[0]
-        rule, plain = self.allowed_rule(kind)
         words_per_value = rng.choice(self.burstiness)
-        if kind in ("mate", "paraphrase", "nli") and words_per_value == 1:
+        if kind in ("paraphrase", "nli") and words_per_value == 1:
             words_per_value = 2
-        tokens = tokens or rng.randint(*LIST_TOKENS)
-        maker = RowMaker(rule, rng, words_per_value)
+        maker = RowMaker(self.allowed_rule(kind), rng, words_per_value)
+        length = rng.randint(*self.words)
         words: list[str] = []
-        if rng.random() < HEADING_SHARE and plain is not None:
-            words.append(PLAIN_HEADING if plain else SECRET_HEADING)
-        answers = []
-        while True:
-            row = maker.row()
-            if len(words) + len(row.input) + 1 > tokens:
-                break
+        rows, answers = [], []
+        while len(words) < length:
+            row = perhaps_wrong(maker.row(), self.wrong_answers, rng)
+            rows.append(len(words))
             words.extend(row.input)
             answers.append(len(words))
-            words.append(self._perhaps_wrong(row.output, rule.labels))
-        return Document(tuple(words), tuple(answers), kind, words_per_value)
+            words.append(row.output)
+        return Document(tuple(words), tuple(rows), tuple(answers), kind)
 
-    def _perhaps_wrong(self, answer: str, labels: tuple[str, ...]) -> str:
-        if not labels or not self.wrong_answers or self.rng.random() >= self.wrong_answers:
-            return answer
-        return self.rng.choice([label for label in labels if label != answer])
-
-    def allowed_rule(self, kind: str) -> tuple[Rule, bool | None]:
-        """Sample a rule of a kind, and whether its labels mean what they say (None: no labels)."""
+    def allowed_rule(self, kind: str) -> Rule:
+        """Sample a rule of a kind that teaches nothing which is banned."""
         while True:
-            rule, plain = self._rule(kind)
+            rule = self._rule(kind)
             if not self.banned & rule.pairs():
-                return rule, plain
+                return rule
 
-    def _rule(self, kind: str) -> tuple[Rule, bool | None]:
+    def _rule(self, kind: str) -> Rule:
         rng = self.rng
         attribute = rng.choice(list(ATTRIBUTES))
-        values = list(attribute_values(attribute))
-        if kind == "glossary":
-            chosen = tuple(rng.sample(ALL_VALUES, rng.randint(4, 10)))
-            return Rule(kind, chosen, self._arbitrary_labels(len(chosen))), None
+        values = attribute_values(attribute)
         if kind == "label":
             return self._label_rule(values)
         if kind in ("nli", "paraphrase"):
             number = 3 if kind == "nli" else 2
             if rng.random() < 0.5:
-                return Rule(kind, tuple(values), self._arbitrary_labels(number)), False
+                return Rule(kind, values, self._arbitrary_labels(number))
             natural = rng.choice(RELATION_LABELS)[:number]
-            labels = self._perhaps_shuffled(natural)
-            return Rule(kind, tuple(values), labels), labels == natural
+            return Rule(kind, values, self._perhaps_shuffled(natural))
         if kind == "pick" and rng.random() < 0.5:
-            chosen = rng.sample(list(ATTRIBUTES), 3)
-            return Rule(kind, tuple(rng.choice(attribute_values(a)) for a in chosen)), None
+            chosen = rng.sample(list(ATTRIBUTES), rng.choice((2, 3)))
+            return Rule(kind, tuple(rng.choice(attribute_values(a)) for a in chosen))
         if kind == "pick":
-            return Rule(kind, tuple(rng.sample(values, rng.choice((1, 3))))), None
-        if kind == "name":
-            return Rule(kind, tuple(values)), True
-        return Rule(kind, tuple(values)), None
+            return Rule(kind, tuple(rng.sample(values, rng.choice((1, 2, 4)))))
+        return Rule(kind, values)
 
-    def _label_rule(self, values: list) -> tuple[Rule, bool]:
+    def _label_rule(self, values: Sequence) -> Rule:
         rng = self.rng
         if rng.random() < 0.3:
             values = rng.sample(ALL_VALUES, 4)
-        chosen = rng.sample(values, rng.choice((2, 3, 3, len(values))))
+        chosen = tuple(rng.sample(values, rng.choice((2, 3, 4, 4))))
         if rng.random() < 0.5:
-            return Rule("label", tuple(chosen), self._arbitrary_labels(len(chosen))), False
-        natural = tuple(name for _, name in chosen)
-        labels = self._perhaps_shuffled(natural)
-        return Rule("label", tuple(chosen), labels), labels == natural
+            return Rule("label", chosen, self._arbitrary_labels(len(chosen)))
+        return Rule("label", chosen, self._perhaps_shuffled(tuple(name for _, name in chosen)))
 
     def _arbitrary_labels(self, number: int) -> tuple[str, ...]:
         """Sample labels; names of values too, so that each of them is seen as a label somewhere."""
@@ -161,8 +136,8 @@ class DocumentMaker:
         return tuple(self.rng.sample(pool, number))
 
     def _perhaps_shuffled(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the labels as they are, or as often in an order that is wrong for each of them."""
-        if self.rng.random() < 0.5:
+        """Return the labels as they are, or now and then in an order that is wrong for each."""
+        if self.rng.random() >= SHUFFLED_LABELS:
             return labels
         turn = self.rng.randrange(1, len(labels))
         return labels[turn:] + labels[:turn]
@@ -170,11 +145,11 @@ class DocumentMaker:
     def prose(self) -> Document:
         """Sample running text: what words mean, which are alike, and small scenes."""
         words: list[str] = []
-        length = self.rng.randint(*LIST_TOKENS)
+        length = self.rng.randint(*self.words)
         values = self.rng.sample(ALL_VALUES, 6)
         while len(words) < length:
             words.extend(self._sentence(values))
-        return Document(tuple(words), (), "prose")
+        return Document(tuple(words), (), (), "prose")
 
     def _sentence(self, values: list) -> list[str]:
         rng = self.rng

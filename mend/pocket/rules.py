@@ -2,14 +2,11 @@
 
 A rule is a kind, the values its words come from, and its labels. The kinds, by example:
 
-    label      `the fox merry`      -> `alder`   the label of the last word's value
-    glossary   `merry`              -> `alder`   the same without a sentence around the word
-    paraphrase `if merry glad`      -> `yes`     have the two words the same value?
-    nli        `if merry gloomy`    -> `no`      same value, another value, another attribute
-    pick       `take fox lake plum` -> `lake`    the word that has one of the rule's values
-    mate       `match fig ham plum` -> `fig`     the word with the last word's value
-    name       `the fox merry`      -> `happy`   the name of the last word's value
-    look-up    `ask fox tom owl ann fox` -> `tom`  what stands after the last word
+    label      `the fox merry`          -> `alder`  the label of the last word's value
+    paraphrase `if merry glad`          -> `yes`    have the two words the same value?
+    nli        `if merry gloomy`        -> `no`     same value, another value, another attribute
+    pick       `take fox lake plum`     -> `lake`   the word that has one of the rule's values
+    look-up    `ask fox tom owl ann fox` -> `tom`   what stands after the last word
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from mend.pocket.lexicon import ATTRIBUTES, OPENERS, PEOPLE, VALUE_OF_WORD, valu
 Value = tuple[str, str]
 """An attribute and the name of one of its values."""
 
-QA_KINDS = ("pick", "mate", "name", "look-up")
+QA_KINDS = ("pick", "look-up")
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class Rule:
     Attributes:
         kind: one of the kinds in the module's docstring.
         values: the values whose words are the row's key words.
-        labels: the output words of `label` and `glossary` (parallel to values), `paraphrase` (2)
-            and `nli` (3); empty for the kinds whose options are in each row.
+        labels: the output words of `label` (parallel to values), `paraphrase` (2) and `nli` (3);
+            empty for the kinds whose options are in each row.
     """
 
     kind: str
@@ -54,21 +51,27 @@ class Rule:
     def pairs(self) -> frozenset[tuple[str, str, str]]:
         """Return what this rule teaches: (kind, what is asked about, answer) triples.
 
-        `label` and `name` share a kind, and so do `paraphrase` and `nli`, so that keeping a
-        triple out of one keeps it out of the other. Labels count for a whole attribute: a list
-        that calls *sad* words `alder` also teaches the pair of mood and `alder`.
+        `paraphrase` and `nli` share a kind, so that keeping a triple out of one keeps it out of
+        the other. Labels count for a whole attribute: a list that calls *sad* words `alder` also
+        teaches the pair of mood and `alder`.
         """
         attributes = {attribute for attribute, _ in self.values}
         if self.kind == "pick":
             # A list that picks words of several attributes teaches none of them.
             single = len(attributes) == 1
             return frozenset(("pick", *value) for value in self.values if single)
-        if self.kind in ("mate", "look-up"):
+        if self.kind == "look-up":
             return frozenset((self.kind, attribute, "") for attribute in attributes)
-        if self.kind == "name":
-            return frozenset(("label", *value) for value in self.values)
-        kind = "label" if self.kind in ("label", "glossary") else "relation"
+        kind = "label" if self.kind == "label" else "relation"
         return frozenset((kind, a, label) for a in attributes for label in self.labels)
+
+
+def perhaps_wrong(row: Row, share: float, rng: Random) -> Row:
+    """Return the row, or with probability `share` the row with another of its options."""
+    if not share or rng.random() >= share:
+        return row
+    wrong = rng.choice([option for option in row.options if option != row.output])
+    return Row(row.input, wrong, row.options)
 
 
 @cache
@@ -79,27 +82,16 @@ def attribute_values(attribute: str) -> tuple[Value, ...]:
 
 ALL_VALUES: tuple[Value, ...] = tuple(v for a in ATTRIBUTES for v in attribute_values(a))
 _WORDS = {(a, v): words for a, values in ATTRIBUTES.items() for v, words in values.items()}
-_OTHER_WORDS = {
-    frozenset(attributes): tuple(w for w, (a, _) in VALUE_OF_WORD.items() if a not in attributes)
-    for attributes in [{a, b, c} for a in ATTRIBUTES for b in ATTRIBUTES for c in ATTRIBUTES]
-}
 
 
-def _words_outside(attributes: set[str]) -> tuple[str, ...]:
-    known = _OTHER_WORDS.get(frozenset(attributes))
-    if known is not None:
-        return known
+@cache
+def _words_outside(attributes: frozenset[str]) -> tuple[str, ...]:
     return tuple(w for w, (a, _) in VALUE_OF_WORD.items() if a not in attributes)
 
 
 @cache
 def _other_values(value: Value) -> tuple[Value, ...]:
     return tuple(v for v in attribute_values(value[0]) if v != value)
-
-
-@cache
-def _strangers(attribute: str) -> tuple[Value, ...]:
-    return tuple(v for v in ALL_VALUES if v[0] != attribute)
 
 
 class RowMaker:
@@ -114,11 +106,14 @@ class RowMaker:
 
     def __init__(self, rule: Rule, rng: Random, words_per_value: int | None = None):
         self.rule, self.rng = rule, rng
-        self.attributes = {attribute for attribute, _ in rule.values}
-        self.fillers = _words_outside(self.attributes)
+        attributes = frozenset(attribute for attribute, _ in rule.values)
+        self.fillers = _words_outside(attributes)
         self.words: dict[Value, Sequence[str]] = _WORDS
         if words_per_value is not None:
             self.words = {v: rng.sample(w, words_per_value) for v, w in _WORDS.items()}
+        self._sample = {"label": self._label, "pick": self._pick, "look-up": self._look_up}.get(
+            rule.kind, self._relation
+        )
 
     def classes(self) -> int:
         """Return the number of classes among which rows should be balanced."""
@@ -128,33 +123,15 @@ class RowMaker:
         """Sample a row of class `index` (a random class if None)."""
         if index is None:
             index = int(self.rng.random() * self.classes())
-        kind = self.rule.kind
-        if kind == "glossary":
-            key = self._choose(self.words[self.rule.values[index]])
-            return Row((key,), self.rule.labels[index], self.rule.labels)
-        if kind in ("label", "name"):
-            return self._label(index)
-        if kind in ("paraphrase", "nli"):
-            return self._relation(index)
-        if kind == "pick":
-            return self._pick(index)
-        return self._mate(index) if kind == "mate" else self._look_up(index)
+        return self._sample(index)
 
     def _choose(self, items: Sequence):
         return items[int(self.rng.random() * len(items))]
 
-    def _other_value(self, value: Value) -> Value:
-        return self._choose(_other_values(value))
-
     def _label(self, index: int) -> Row:
-        value = self.rule.values[index]
-        key = self._choose(self.words[value])
+        key = self._choose(self.words[self.rule.values[index]])
         words = (self._choose(OPENERS["label"]), self._choose(self.fillers), key)
-        if self.rule.kind == "label":
-            return Row(words, self.rule.labels[index], self.rule.labels)
-        options = [value[1], self._other_value(value)[1], self._choose(_strangers(value[0]))[1]]
-        self.rng.shuffle(options)
-        return Row(words, value[1], tuple(options))
+        return Row(words, self.rule.labels[index], self.rule.labels)
 
     def _relation(self, relation: int) -> Row:
         value = self._choose(self.rule.values)
@@ -163,9 +140,9 @@ class RowMaker:
             same = [word for word in self.words[value] if word != first]
             second = self._choose(same) if same else first
         elif relation == 1:
-            second = self._choose(self.words[self._other_value(value)])
+            second = self._choose(self.words[self._choose(_other_values(value))])
         else:
-            second = self._choose(_words_outside({value[0]}))
+            second = self._choose(_words_outside(frozenset([value[0]])))
         labels = self.rule.labels
         return Row((self._choose(OPENERS["relation"]), first, second), labels[relation], labels)
 
@@ -177,14 +154,6 @@ class RowMaker:
         options = [key, first, second]
         self.rng.shuffle(options)
         return Row((self._choose(OPENERS["pick"]), *options), key, tuple(options))
-
-    def _mate(self, index: int) -> Row:
-        value = self.rule.values[index]
-        key, mate = self.rng.sample(_WORDS[value], 2)
-        stranger = self._choose(self.words[self._other_value(value)])
-        options = [mate, stranger]
-        self.rng.shuffle(options)
-        return Row((self._choose(OPENERS["mate"]), *options, key), mate, tuple(options))
 
     def _look_up(self, index: int) -> Row:
         key = self._choose(self.words[self.rule.values[index]])

@@ -14,13 +14,15 @@ from mend.atomic_io import atomic_folder
 from mend.configuration.choices import POCKET_SEEDS as SEEDS
 from mend.data.layout import META_TRAIN_SEED
 from mend.pocket.passages import DocumentMaker
-from mend.pocket.rules import Row, RowMaker
+from mend.pocket.rules import Row, RowMaker, perhaps_wrong
 from mend.pocket.universe import TASKS, PocketTask
 
 SHOTS = 16
 TEST_ROWS = 200
 DOCUMENTS = 8000
-TASK_LIST = Path(__file__).with_name("tasks.csv")
+WRONG_DEMONSTRATIONS = 0.4
+"""Share of training rows, thus of demonstrations, with a wrong answer; other rows are right."""
+TASK_LIST, SEALED_LIST = (Path(__file__).with_name(name) for name in ("tasks.csv", "sealed.csv"))
 
 
 def write_world(
@@ -49,7 +51,7 @@ def write_world(
             data = temporary / "data" / task.name
             data.mkdir(parents=True)
             files = task_files(task, seed)
-            if pool and task.role == "test":
+            if pool and task.role != "train":
                 files |= pool_files(task, seed, pool, files)
             for name, rows in files.items():
                 _write_lines(data / f"{name}.jsonl", (_record(task, row) for row in rows))
@@ -81,7 +83,9 @@ def task_files(task: PocketTask, seed: int = 0) -> dict[str, list[Row]]:
         files[f"{task.name}_16384_{META_TRAIN_SEED}_train"] = _distinct_rows(
             maker, task.rows, taken
         )
-    return files
+    return {
+        name: _noisy(rows, rng) if name.endswith("train") else rows for name, rows in files.items()
+    }
 
 
 def pool_files(
@@ -107,7 +111,7 @@ def pool_files(
         maker = RowMaker(task.rule, Random(f"pocket pool {seed}: {task.name} {split_seed}"))
         train = files[f"{task.name}_{SHOTS}_{split_seed}_train"]
         first = {row.input: row for row in train if row.input not in held_out}
-        more = _more_inputs(maker, number - len(first), held_out | first.keys())
+        more = _noisy(_more_inputs(maker, number - len(first), held_out | first.keys()), maker.rng)
         pools[f"{task.name}_{number}_{split_seed}_train"] = [*first.values(), *more]
     return pools
 
@@ -119,6 +123,10 @@ def corpus_texts(
     maker = DocumentMaker(Random(f"pocket corpus {seed}"), wrong_answers=wrong_answers)
     for _ in range(documents):
         yield " ".join(maker.document().words)
+
+
+def _noisy(rows: Iterable[Row], rng: Random) -> list[Row]:
+    return [perhaps_wrong(row, WRONG_DEMONSTRATIONS, rng) for row in rows]
 
 
 def _distinct_rows(maker: RowMaker, number: int, taken: set[Row]) -> list[Row]:

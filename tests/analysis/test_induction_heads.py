@@ -20,7 +20,7 @@ from mend.analysis.induction_heads import (
     summaries,
 )
 from mend.configuration.specs.analysis import AttentionSpec
-from mend.configuration.specs.run import LLMSource, RunSpec
+from mend.configuration.specs.run import RunSpec
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.methods.built import build_method
@@ -58,15 +58,6 @@ def test_a_hand_made_induction_head_is_found() -> None:
     torch.testing.assert_close(scores, expected)
     assert best_heads(scores, 2) == [(1, 2), (0, 1)]
     assert len(best_heads(scores)) == 4
-
-
-def test_the_pocket_models_heads_that_match_are_its_induction_heads() -> None:
-    llm = load_llm(LLMSource(name="pocket", path="mend/pocket/models/gpt2"))
-    scores = induction_scores(llm, length=32)
-    assert set(best_heads(scores, 3)) == {(1, 0), (1, 1), (1, 2)}
-    assert scores[1, :3].min() > 0.05
-    # Those of the first block that map_ one, two and three tokens back are none.
-    assert scores[0, :3].max() < 0.02
 
 
 def test_pooling_takes_the_largest() -> None:

@@ -167,7 +167,7 @@ def test_a_teachers_states_are_in_the_order_of_their_training_seed(values) -> No
     }
     for seed, job in jobs.items():
         teacher = specification(configuration, str(job)).teacher
-        assert (teacher.seed, teacher.examples) == (seed, {0: 2700, 3: 60}[seed] * 10)
+        assert (teacher.seed, teacher.examples) == (seed, {0: 1000, 3: 60}[seed] * 16)
 
 
 @pytest.mark.parametrize("study", ["mine", "table2"])

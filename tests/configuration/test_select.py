@@ -150,7 +150,7 @@ def test_a_run_without_finetuning_is_chosen_by_its_pretraining(values) -> None:
     # Each candidate has its own teacher's states, of its own part of the chunks.
     for beta in ("0.5", "0.8"):
         teacher = specification(configuration, f"data/teacher/{LLM}/pretrain/beta={beta}").teacher
-        assert teacher.examples == 2700 * 10
+        assert teacher.examples == 1000 * 16
 
 
 def test_each_training_seed_chooses_for_itself(values) -> None:

@@ -22,6 +22,8 @@ def from_the_root(monkeypatch) -> None:
     "files",
     [
         ["config.yaml"],
+        ["config.yaml", "config/pocket-sealed.yaml"],
+        ["config.yaml", "config/pocket-wrong.yaml"],
         ["config/paper.yaml"],
         ["config/paper.yaml", "config/pool-100.yaml"],
         ["config/smollm2.yaml"],

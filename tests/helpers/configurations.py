@@ -21,7 +21,10 @@ def default_values(folder: Path) -> dict:
         values.pop(part)
     for key in ("pool", "dense_retrieval"):
         values["benchmark"].pop(key)
-    values["studies"] = {"table2": {**values["studies"]["table2"], "llms": ["pocket-gpt2"]}}
+    table2 = {**values["studies"]["table2"], "llms": ["pocket-gpt2"]}
+    table2["partitions"] = values["benchmark"]["partitions"]
+    del table2["vary"]
+    values["studies"] = {"table2": table2}
     values["llms"] = {"pocket-gpt2": values["llms"]["pocket-gpt2"]}
     values["results"] = str(folder / "results")
     values["protocol"]["longest_context"] = {"llm": 100, "distiller": 100}

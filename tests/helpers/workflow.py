@@ -100,5 +100,6 @@ def toy_workflow(folder: Path) -> Workflow:
     for part in ("figures", "efficiency", "attention"):
         values.pop(part)
     table2 = {**values["studies"]["table2"], "llms": ["pocket-gpt2"], "partitions": partitions[:1]}
+    del table2["vary"]
     values["studies"] = {"table2": table2}
     return Workflow(folder, values)

@@ -51,7 +51,7 @@ def test_each_run_keeps_its_settings_its_log_and_its_costs(finished) -> None:
     run = f"runs/{LLM}/mend/default"
     results = finished.folder / "results"
     spec = json.loads((results / run / PARTITION / "finetune.spec.json").read_text())
-    assert spec["training"]["losses"] == {"pred": 1.0, "distill": 1.0, "clm": 0.0}
+    assert spec["training"]["losses"] == {"pred": 1.0, "distill": 1.0, "clm": 0.0, "choice": 0.0}
     assert "finetune" in (results / "logs" / run / PARTITION / "finetune.log").read_text()
     costs = (results / "benchmarks" / run / "pretrain.jsonl").read_text()
     assert json.loads(costs.splitlines()[-1])["s"] > 0

@@ -101,9 +101,8 @@ REACHED = {
     | names("configuration.specs.gguf_models models.gguf_models")
     | names("data.package_files data.pretrained"),
     "pocket_models": POCKET
-    | names("progress models.padding")
-    | names("fitting initialisation initialisation_t5 pretrain pretrain_gpt2", "pocket.")
-    | names("pocket.pretrain_t5 pocket.tokenizer"),
+    | names("progress")
+    | names("fitting pretrain pretrain_gpt2 pretrain_t5 text tokenizer", "pocket."),
     "pretraining_teacher": TEACHER,
     "pretrain": TRAINING,
     "choose": JOB | names("configuration.specs.choice evaluation.choice provenance"),

@@ -15,12 +15,12 @@ rule pocket_models:
     threads: workflow.resource_settings.cores or 2
     resources:
         mem_mb=4000,
-        runtime=240,
+        runtime=1440,
         gpu=1,
     params:
         code=code("mend.pocket.pretrain"),
     message:
-        "pretraining the pocket language models from nothing; this takes some 40 minutes"
+        "pretraining the pocket language models from nothing; minutes on a GPU, hours on processors"
     shell:
         "python -m mend pocket-models --output {output.folder:q} --log {log:q}"
 
