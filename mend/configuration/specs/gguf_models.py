@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from mend.configuration.settings import PathText, Settings
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("a SHA-256 is 64 of the digits 0-9a-f, as sha256sum prints it")
+    return text
 
 
 class GGUFModel(Settings):
@@ -15,5 +22,5 @@ class GGUFModel(Settings):
     files: Annotated[list[PathText], Field(min_length=1, max_length=1000)]
     """The file, or its parts in order: paths, or PACKAGE/FILE of installed Python packages."""
 
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, AfterValidator(_sha256)]
     """The SHA-256 of the whole GGUF file."""
