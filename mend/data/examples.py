@@ -37,7 +37,7 @@ class Example:
     queries: pairs (x, y); y is empty in pretraining.
     teacher_states: (tokens, width), what `mend.training.losses.teacher_states` returns for the
         example, if it is known already.
-    others: for each query, the options of its row that are wrong; none in pretraining.
+    others: for each query, the options of its row that are wrong, if they are asked for.
     cuts: what was cut to fit, by task.
     """
 
@@ -128,12 +128,14 @@ class EpisodeExamples:
         template: Template,
         limits: dict[str, int],
         vectors: int | None = None,
+        options: bool = False,
     ) -> None:
         """Read the episodes' Parquet and the rows of their tasks.
 
         limits: as in `ChunkExamples`; of what the LLM reads itself, the teacher's tokens and those
         of a method without vectors, no more than an episode's longest query and answer leave.
-        vectors: how many the LLM reads in place of demonstrations.
+        vectors: how many the LLM reads in place of demonstrations. options: whether examples have
+        their queries' wrong options.
         Raises UserError if vectors, a query and its answer do not fit the LLM. Where a row could be
         that long, all are looked at, so that no training is stopped by one.
         """
@@ -147,9 +149,10 @@ class EpisodeExamples:
         self.queries = table["queries"]
         self.label_names = table["label_names"]
         self.rows = {task: load_rows(tasks, task) for task in sorted(set(self.task))}
+        self.labels = {task: labels_of(rows.rows("meta_train")) for task, rows in self.rows.items()}
         self._check_rows(episodes, table)
         self.template, self.limits = template, limits
-        self.vectors = vectors
+        self.vectors, self.options = vectors, options
         if vectors and not template.fits_beside_any(vectors):
             for index in range(len(self)):
                 self[index]
@@ -164,7 +167,7 @@ class EpisodeExamples:
             for name in ("demonstrations", "queries"):
                 check_row_numbers(own[name], size, f"{episodes}: column {name} of task {task}")
             named = set(pyarrow.compute.list_value_length(own["label_names"]).to_pylist())
-            if not named <= {0, len(labels_of(rows.rows("meta_train")))}:
+            if not named <= {0, len(self.labels[task])}:
                 raise UserError(
                     f"{episodes}: column label_names of task {task} has another number of labels "
                     "than the task; make the file again"
@@ -179,13 +182,12 @@ class EpisodeExamples:
         index %= len(self.task)
         rows = self.rows[self.task[index]].rows("meta_train")
         names = self.label_names[index].as_py()
-        named = dict(zip(labels_of(rows), names, strict=True)) if names else {}
-        demonstrations, asked = (
+        named = dict(zip(self.labels[self.task[index]], names, strict=True)) if names else {}
+        shown_rows, asked_rows = (
             [_renamed(rows[row], named) for row in numbers[index].as_py()]
             for numbers in (self.demonstrations, self.queries)
         )
-        asked, options = [row[:2] for row in asked], [row.options for row in asked]
-        demonstrations = [row[:2] for row in demonstrations]
+        demonstrations, asked = ([row[:2] for row in part] for part in (shown_rows, asked_rows))
         queries = [self.template.answered_query(*row, after_context=True) for row in asked]
         # The longest of an episode's queries comes first, and all see the same demonstrations.
         longest = max(queries, key=lambda query: sum(map(len, query)))
@@ -212,15 +214,16 @@ class EpisodeExamples:
             teacher_demonstrations=taught.ids,
             queries=queries,
             others=[
-                self._others(y, of_row, len(x))
-                for (_, y), of_row, (x, _) in zip(asked, options, queries, strict=True)
+                self._others(row, len(x))
+                for row, (x, _) in zip(asked_rows, queries, strict=True)
+                if self.options
             ],
             cuts={self.task[index]: cuts},
         )
 
-    def _others(self, output: str, options: Sequence[str], query: int) -> list[list[int]]:
+    def _others(self, row: Row, query: int) -> list[list[int]]:
         """Return a row's wrong options, as far as they fit after its query as demonstrations do."""
-        wrong = [option for option in options if option != output][:MOST_OTHERS]
+        wrong = [option for option in row.options if option != row.output][:MOST_OTHERS]
         before = self.vectors or self.limits["llm"]
         found = [self.template.option(option) for option in wrong]
         return [ids for ids in found if self.template.fits(before, query, len(ids))]

@@ -126,7 +126,8 @@ def _examples(
         )
     else:
         template = Template(llm.tokenizer, spec.reading, llm.max_positions)
-        examples = EpisodeExamples(episodes, tasks, template, limits, method.vectors)
+        choice = bool(training.losses.choice)
+        examples = EpisodeExamples(episodes, tasks, template, limits, method.vectors, choice)
     if states is None:
         return examples
     needed = min(training.steps * training.batch_size, len(examples))

@@ -178,8 +178,8 @@ def _choice(llm: FrozenLLM, states: Tensor, rows: Rows, examples: Sequence[Examp
     places = indices(_places(mask), llm.device)
     words = to_device(targets[mask], llm.device)
     logs = []
-    for part in torch.arange(len(words)).split(llm.logits_batch_size):
-        chunk = slice(int(part[0]), int(part[-1]) + 1)
+    for start in range(0, len(words), llm.logits_batch_size):
+        chunk = slice(start, start + llm.logits_batch_size)
         given = (llm, states.flatten(0, 1)[places[chunk]], words[chunk])
         options = {"use_reentrant": False, "preserve_rng_state": False}
         logs.append(checkpoint(_likelihoods, *given, **options))

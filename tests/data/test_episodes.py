@@ -131,7 +131,7 @@ def test_an_episode_is_read_with_its_labels_names(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="[UNK]")
     template = Template(tokenizer, READING, 200)
     limits = {"llm": 100, "distiller": 100}
-    read = EpisodeExamples(path, tmp_path / "tasks", template, limits, vectors=2)
+    read = EpisodeExamples(path, tmp_path / "tasks", template, limits, vectors=2, options=True)
     rows = load_rows(tmp_path / "tasks", "labels").rows("meta_train")
     for index in range(5):
         episode, example = table[index], read[index]

@@ -97,6 +97,16 @@ def test_pretrain_finetune_predict(
     assert len({tuple(row["scores"]) for row in rows}) == 6
 
 
+def test_a_job_learns_the_choice_among_the_options_of_its_rows(data: Path, tmp_path: Path) -> None:
+    losses = {"pred": 1.0, "choice": 1.0}
+    spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses=losses)
+    spec = changed(spec, training={"partition": "class_to_class"})
+    run_training(spec, tmp_path / "finetune", episodes=data / "train.parquet", tasks=data / "tasks")
+    for row in metrics_of(tmp_path):
+        assert row["choice"] > 0
+        assert row["loss"] == pytest.approx(row["pred"] + row["choice"], rel=1e-5)
+
+
 def test_operations_that_are_not_known_are_none_in_the_record(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
