@@ -24,7 +24,7 @@ from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
-from mend.models.distiller import Distiller, distilling_part
+from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.kernels import KERNELS
 from mend.models.loading import frozen_llm
@@ -41,7 +41,7 @@ def pocket(family: str) -> dict[str, Callable]:
     model = frozen_llm(auto.from_pretrained(POCKET / family), tokenizer=None)
     backbone = AutoModel.from_pretrained(POCKET / f"{family}-small")
     backbone = distilling_part(backbone, "decoder" if family == "t5" else None)
-    method = mend(model, Distiller(backbone, VECTORS, model.width))
+    method = mend(model, DistillerModel(backbone, VECTORS, model.width))
     chunks = [Example(ids, ids, [(tokens(REST), [])]) for ids in map(tokens, range(93, 103))]
     states = teacher_states(model, chunks, "pretrain")
     chunks = [replace(one, teacher_states=of) for one, of in zip(chunks, states, strict=True)]

@@ -20,7 +20,7 @@ from mend.configuration.specs.reading import LongestContext, ReadingSettings, Se
 from mend.configuration.specs.run import LLMSource, MethodSource, RunSpec
 from mend.methods.built import BuiltMethod, build_method
 from mend.methods.mend import Mend
-from mend.models.distiller import Distiller
+from mend.models.distiller import DistillerModel
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 from mend.models.operations import measured_peak
@@ -96,12 +96,12 @@ def llm(shape: str, of: torch.dtype | None = None) -> FrozenLLM:
     return frozen_llm(model.to(of or dtype()), tokenizer=None)
 
 
-def distiller(shape: str, of: FrozenLLM, length: int) -> Distiller:
+def distiller(shape: str, of: FrozenLLM, length: int) -> DistillerModel:
     """Return a random distiller of `length` vectors, which multiplies in the LLM's type."""
     torch.manual_seed(1)
     with device():
         backbone = AutoModel.from_config(SHAPES[shape][1])
-    return Distiller(backbone, length, of.width, precision=of.dtype).to(device())
+    return DistillerModel(backbone, length, of.width, precision=of.dtype).to(device())
 
 
 READING = ReadingSettings(
@@ -124,11 +124,11 @@ def vanilla_icl(llm: FrozenLLM) -> BuiltMethod:
     return build_method(llm, run_spec("vanilla-icl"))
 
 
-def mend(llm: FrozenLLM, distiller: Distiller) -> BuiltMethod:
+def mend(llm: FrozenLLM, distiller: DistillerModel) -> BuiltMethod:
     """Return MEND with a given distiller, the only part that is trained."""
 
     class WithDistiller(Mend):
-        def trained(self, llm: FrozenLLM, run: RunSpec) -> dict[str, Distiller]:
+        def trained(self, llm: FrozenLLM, run: RunSpec) -> dict[str, DistillerModel]:
             return {"distiller": distiller}
 
     method = WithDistiller(length=distiller.length)

@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import FrozenLLM, TokenContext
+from mend.models.frozen_llm import FrozenLLM, TokenContexts
 from mend.models.operations import layers_of
 
 CONTEXT, QUERY, OPTION = 900, 56, 3
@@ -47,7 +47,7 @@ def items(contexts: int, queries: int) -> list[MultipleChoiceItem]:
 def embedded_context(llm: FrozenLLM, method: BuiltMethod, item: MultipleChoiceItem) -> Tensor:
     """Return what stands before an item's query, (1, length, width)."""
     context = method.contexts(llm, [item.demonstrations])
-    if isinstance(context, TokenContext):
+    if isinstance(context, TokenContexts):
         return llm.embedding(torch.tensor(context.tokens, device=llm.device))
     return context.vectors
 

@@ -26,7 +26,7 @@ from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.predict import WEIGHTS, as_chosen, items_for
 from mend.methods.built import BuiltMethod, build_method
-from mend.models.frozen_llm import Context, FrozenLLM, Rows
+from mend.models.frozen_llm import Contexts, FrozenLLM, Rows
 from mend.models.loading import load_llm
 from mend.models.padding import indices
 from mend.progress import Progress
@@ -207,7 +207,7 @@ def _of_batch(
     ]
 
 
-def _states(llm: FrozenLLM, context: Context, rows: Rows, firsts: Sequence[int]) -> Tensor:
+def _states(llm: FrozenLLM, context: Contexts, rows: Rows, firsts: Sequence[int]) -> Tensor:
     """Return the states that predict each row's targets from `firsts` on, (targets, width)."""
     states = llm.states(context, rows)
     longest = states.shape[1]

@@ -23,14 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from mend.configuration.specs.run import DistillerSource
-from mend.models.distiller import Distiller, distilling_part
-from mend.models.frozen_llm import Context, FrozenLLM, Rows
+from mend.models.distiller import DistillerModel, distilling_part
+from mend.models.frozen_llm import Contexts, FrozenLLM, Rows
 from mend.models.loading import frozen_llm
 
 PARTS = ("distillation", "context", "query")
 
 #: Turns sequences of demonstration tokens into contexts: a method's `contexts` for one LLM.
-Contexts = Callable[[Sequence[Sequence[int]]], Context]
+MakeContexts = Callable[[Sequence[Sequence[int]]], Contexts]
 #: One run of `one_query`, with all its arguments.
 Run = Callable[[], Iterator[str]]
 
@@ -87,7 +87,9 @@ def _storages(values) -> list[torch.UntypedStorage]:
 
 
 @torch.no_grad()
-def one_query(llm: FrozenLLM, contexts: Contexts, tokens: int, lengths: Lengths) -> Iterator[str]:
+def one_query(
+    llm: FrozenLLM, contexts: MakeContexts, tokens: int, lengths: Lengths
+) -> Iterator[str]:
     """Read one context of `tokens` demonstration tokens and one query with its right answer.
 
     Yields the name of each part when it is done. Costs do not depend on which tokens are read.
@@ -174,12 +176,12 @@ def fake_models(
     vectors: l, for a context of that many vectors; None: of the demonstrations' tokens.
     distiller: the configuration of the model that makes the vectors (MEND); None: they are there
     (prompt tuning); distiller_source: how it is built; padded_length: see
-    `mend.models.distiller.Distiller`.
+    `mend.models.distiller.DistillerModel`.
     query_in: as of the LLM, see `mend.models.loading.frozen_llm`.
     """
     with FakeTensorMode(), torch.no_grad():
         llm = _fake_llm(config, dtype, query_in)
-        contexts: Contexts = llm.token_context
+        contexts: MakeContexts = llm.token_context
         tokens = lengths.demonstrations
         if distiller is not None:
             made = _fake_distiller(distiller, distiller_source, vectors, llm.width, padded_length)
@@ -202,7 +204,7 @@ def _fake_distiller(
     length: int,
     llm_width: int,
     padded_length: int | None,
-) -> Distiller:
+) -> DistillerModel:
     backbone = AutoModel.from_config(config, attn_implementation="eager")
     options, part, layers = {}, None, None
     if source:
@@ -211,7 +213,7 @@ def _fake_distiller(
             "projection": source.projection,
             "placeholder_position": source.placeholder_position,
         }
-    distiller = Distiller(
+    distiller = DistillerModel(
         distilling_part(backbone, part, layers),
         length=length,
         llm_width=llm_width,

@@ -13,7 +13,7 @@ import torch
 
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.frozen_llm import Contexts, FrozenLLM
 
 
 class GroupedMethod:
@@ -50,7 +50,7 @@ class GroupedMethod:
 
     def contexts(
         self, llm: FrozenLLM, demonstrations: Sequence[Sequence[Sequence[int]]]
-    ) -> Context:
+    ) -> Contexts:
         """Return the joined vectors of each sequence of groups, in their order.
 
         demonstrations: for each context its groups, at least one, as token ids. As many groups are

@@ -12,7 +12,7 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import Context, FrozenLLM, Rows, TokenContext
+from mend.models.frozen_llm import Contexts, FrozenLLM, Rows, TokenContexts
 from mend.models.kernels.tree_attention import (
     can_take_trees,
     collate_trees,
@@ -187,7 +187,7 @@ class _UnlikePlainRowsError(Exception):
 
 def _compare_with_plain_rows(
     llm: FrozenLLM,
-    context: Context,
+    context: Contexts,
     owners: list[int],
     batch: Sequence[MultipleChoiceItem],
     option_score: str,
@@ -228,7 +228,7 @@ def _check_room(
     items: Sequence[MultipleChoiceItem],
     owned: Sequence[tuple[int, int]],
     rows: Sequence[int],
-    context: Context,
+    context: Contexts,
 ) -> None:
     """Raise UserError for an item that the LLM cannot read, or in which nothing comes first."""
     for (row, i), size in zip(owned, rows, strict=True):
@@ -261,7 +261,7 @@ def _score_cut(
         options += item.options
         kept += [text[max(0, len(text) + len(o) - item.longest) :] for o in item.options]
     rows = Rows(range(len(kept)), [[] for _ in kept], options)
-    return _scores_of_rows(llm, llm.states(TokenContext(kept), rows), options, option_score)
+    return _scores_of_rows(llm, llm.states(TokenContexts(kept), rows), options, option_score)
 
 
 def _batches(items: list, size: int) -> list[list]:

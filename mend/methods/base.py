@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mend.configuration.specs.reading import ReadingSettings
     from mend.configuration.specs.run import RunSpec
-    from mend.models.frozen_llm import Context, FrozenLLM
+    from mend.models.frozen_llm import Contexts, FrozenLLM
 
 Length = Annotated[
     int, Field(ge=1, le=100_000, description="l, vectors that stand for the demonstrations.")
@@ -44,7 +44,7 @@ class Method(MethodSettings):
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> Context:
+    ) -> Contexts:
         """Return one context for each sequence of demonstration tokens.
 
         trained: has what `trained` returned as attributes, as far as it is trained by now.

@@ -14,7 +14,7 @@ from mend.configuration.methods import make_method
 from mend.configuration.specs.run import DistillerSettings, RunSpec
 from mend.methods.base import Method
 from mend.models.fingerprint import settings_of
-from mend.models.frozen_llm import Context, FrozenLLM
+from mend.models.frozen_llm import Contexts, FrozenLLM
 from mend.models.pretrained import listed
 from mend.models.tensor_files import TensorFile, save_tensors
 
@@ -53,7 +53,7 @@ class BuiltMethod(nn.Module):
         """Whether the LLM reads anything before the query."""
         return self.method.has_context
 
-    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Context:
+    def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Contexts:
         """Return one context for each sequence of demonstration tokens."""
         return self.method.contexts(llm, self, demonstrations)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mend.configuration.specs.reading import ReadingSettings
     from mend.configuration.specs.run import RunSpec
-    from mend.models.frozen_llm import Context, FrozenLLM
+    from mend.models.frozen_llm import Contexts, FrozenLLM
 
 
 class Mend(Method):
@@ -31,7 +31,7 @@ class Mend(Method):
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> Context:
+    ) -> Contexts:
         """Return the distilled vectors of each sequence."""
         vectors = trained.distiller(demonstrations)
         if trained.distiller.adds_to_embeddings:

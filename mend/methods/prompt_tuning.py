@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mend.configuration.specs.run import RunSpec
-    from mend.models.frozen_llm import Context, FrozenLLM
+    from mend.models.frozen_llm import Contexts, FrozenLLM
 
 
 class PromptTuning(Method):
@@ -33,6 +33,6 @@ class PromptTuning(Method):
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> Context:
+    ) -> Contexts:
         """Return the prompt, once for each sequence."""
         return llm.vector_context(trained.prompt.expand(len(demonstrations), -1, -1))

@@ -10,7 +10,7 @@ from mend.methods.base import Method
 if TYPE_CHECKING:
     from torch import nn
 
-    from mend.models.frozen_llm import Context, FrozenLLM
+    from mend.models.frozen_llm import Contexts, FrozenLLM
 
 
 class VanillaICL(Method):
@@ -20,6 +20,6 @@ class VanillaICL(Method):
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> Context:
+    ) -> Contexts:
         """Return the demonstrations' tokens."""
         return llm.token_context(demonstrations)

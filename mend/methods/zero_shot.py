@@ -10,7 +10,7 @@ from mend.methods.base import Method
 if TYPE_CHECKING:
     from torch import nn
 
-    from mend.models.frozen_llm import Context, FrozenLLM
+    from mend.models.frozen_llm import Contexts, FrozenLLM
 
 
 class ZeroShot(Method):
@@ -22,6 +22,6 @@ class ZeroShot(Method):
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> Context:
+    ) -> Contexts:
         """Return contexts of no tokens."""
         return llm.token_context([[] for _ in demonstrations])

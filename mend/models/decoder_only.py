@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Attentions, Context, FrozenLLM, Rows, TokenContext, predicting
+from mend.models.frozen_llm import Attentions, Contexts, FrozenLLM, Rows, TokenContexts, predicting
 from mend.models.padding import indices, pad_left, pad_right, to_device
 
 
@@ -80,16 +80,16 @@ class DecoderOnlyLLM(FrozenLLM):
 
     def states(
         self,
-        context: Context,
+        context: Contexts,
         rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens: see `FrozenLLM`."""
         tokens, first = self._tokens(context, rows)
         return predicting(self._plain(context, rows.owner, tokens), first, rows)
 
-    def _tokens(self, context: Context, rows: Rows) -> tuple[list[list[int]], list[int]]:
+    def _tokens(self, context: Contexts, rows: Rows) -> tuple[list[list[int]], list[int]]:
         """Return each row's tokens (0 for a vector), and where its first target is predicted."""
-        of_tokens = isinstance(context, TokenContext)
+        of_tokens = isinstance(context, TokenContexts)
         tokens, first = [], []
         for number, before, after in rows:
             read = context.tokens[number] if of_tokens else [0] * context.lengths[number]
@@ -99,15 +99,15 @@ class DecoderOnlyLLM(FrozenLLM):
             tokens.append([*row, *(after if rope_switch(self.body.config) else after[:-1])])
         return tokens, first
 
-    def _plain(self, context: Context, owner: Sequence[int], tokens: list[list[int]]) -> Tensor:
+    def _plain(self, context: Contexts, owner: Sequence[int], tokens: list[list[int]]) -> Tensor:
         ids, _ = pad_right([row or [0] for row in tokens], self.device)
         lengths = [len(row) for row in tokens]
-        if isinstance(context, TokenContext):
+        if isinstance(context, TokenContexts):
             return causal_states(self.body, ids, lengths, self.positions)
         embeddings = self._with_vectors(ids, context, owner)
         return causal_states(self.body, embeddings, lengths, self.positions)
 
-    def _with_vectors(self, ids: Tensor, context: Context, owner: Sequence[int]) -> Tensor:
+    def _with_vectors(self, ids: Tensor, context: Contexts, owner: Sequence[int]) -> Tensor:
         """Return embeddings of tokens, with each row's vectors in their places."""
         embeddings = self.embedding(ids)
         if len(context.lengths) == 0 or not context.vectors.shape[1]:
@@ -124,7 +124,7 @@ class DecoderOnlyLLM(FrozenLLM):
         rows, places = (to_device(one, self.device) for one in real.nonzero(as_tuple=True))
         return embeddings.index_put((rows, start + places), vectors[rows, places])
 
-    def prefill(self, context: Context) -> PrefilledContext:
+    def prefill(self, context: Contexts) -> PrefilledContext:
         """Compute each context's keys and values once; padding comes before all real tokens."""
         lengths = [len(self.prefix) + length for length in context.lengths]
         counts, longest = indices(lengths, self.device), max(lengths)
@@ -136,7 +136,7 @@ class DecoderOnlyLLM(FrozenLLM):
             options["attention_mask"] = mask
             if takes(self.body, "position_ids"):
                 options["position_ids"] = mask.cumsum(1).sub(1).clamp(min=0)
-        if isinstance(context, TokenContext):
+        if isinstance(context, TokenContexts):
             rows = [[*self.prefix, *tokens] for tokens in context.tokens]
             options["input_ids"] = pad_left(rows, self.device)[0]
         else:
@@ -148,7 +148,7 @@ class DecoderOnlyLLM(FrozenLLM):
             output.past_key_values, mask, counts, output.last_hidden_state[:, -1:]
         )
 
-    def _vectors_on_the_right(self, context: Context, counts: Tensor, longest: int) -> Tensor:
+    def _vectors_on_the_right(self, context: Contexts, counts: Tensor, longest: int) -> Tensor:
         """Return prefix and vectors as rows padded on the left, (contexts, longest, width)."""
         vectors = context.vectors
         prefix = self.embedding(indices(self.prefix, self.device)).to(vectors.dtype)
@@ -164,7 +164,7 @@ class DecoderOnlyLLM(FrozenLLM):
         tokens = [[*before, *after[:-1]] for _, before, after in rows]
         first = [len(before) for before in rows.inputs]
         if prefilled.cache is None:
-            empty = TokenContext([[]] * len(prefilled.lengths))
+            empty = TokenContexts([[]] * len(prefilled.lengths))
             states = self._plain(empty, rows.owner, tokens)
             return predicting(states, [place - 1 for place in first], rows)
         after = prefilled.select(rows.owner)
@@ -186,12 +186,12 @@ class DecoderOnlyLLM(FrozenLLM):
             states = torch.cat([states, output.last_hidden_state], dim=1)
         return predicting(states, first, rows)
 
-    def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
+    def text_attentions(self, context: Contexts, text: Sequence[int]) -> Attentions:
         """Return the attention of text after one context: see `FrozenLLM`."""
         tokens, _ = self._tokens(context, Rows([0], [text], [[0]]))
         ids = torch.tensor(tokens, device=self.device)
         inputs = {"input_ids": ids}
-        if not isinstance(context, TokenContext):
+        if not isinstance(context, TokenContexts):
             inputs = {"inputs_embeds": self._with_vectors(ids, context, [0])}
         with self.attention_weights():
             output = self.body(**inputs, use_cache=False, output_attentions=True)

@@ -26,7 +26,7 @@ from mend.models.verification import has_weights, verify_distiller
 from mend.progress import logger
 
 
-class Distiller(nn.Module):
+class DistillerModel(nn.Module):
     """S = MEND(concat(E_D, E_placeholders))[-l:], the paper's section 3.
 
     The demonstrations D are followed by l trained placeholder vectors; the last hidden states of
@@ -223,7 +223,7 @@ def _keep_blocks(model: nn.Module, layers: Sequence[int]) -> None:
 
 def load_distiller(
     source: DistillerSource, length: int, reading: ReadingSettings, llm: FrozenLLM
-) -> Distiller:
+) -> DistillerModel:
     """Build a distiller of `length` vectors for an LLM.
 
     Raises UserError if its model cannot be loaded, is of another vocabulary than the LLM's, or has
@@ -240,7 +240,7 @@ def load_distiller(
         )
     _check_tokenizer(where, llm)
     longest = reading.longest_context.distiller
-    distiller = Distiller(
+    distiller = DistillerModel(
         backbone,
         length=length,
         llm_width=llm.width,

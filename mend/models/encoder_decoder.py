@@ -23,11 +23,11 @@ from mend.models.architecture import UNLIMITED
 from mend.models.compilation import padded_length
 from mend.models.frozen_llm import (
     Attentions,
-    Context,
+    Contexts,
     FrozenLLM,
     Rows,
-    TokenContext,
-    VectorContext,
+    TokenContexts,
+    VectorContexts,
     predicting,
 )
 from mend.models.kernels import enabled
@@ -76,13 +76,13 @@ class EncoderDecoderLLM(FrozenLLM):
 
     def states(
         self,
-        context: Context,
+        context: Contexts,
         rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens: see `FrozenLLM`."""
         return self._decode(self._encode(context), rows)
 
-    def prefill(self, context: Context) -> EncodedContext:
+    def prefill(self, context: Contexts) -> EncodedContext:
         """Encode each context once."""
         encoded = self._encode(context)
         if enabled("cross_attention") and not is_sharded(self.model):
@@ -116,13 +116,13 @@ class EncoderDecoderLLM(FrozenLLM):
         output = self._run(prefilled, chosen, following, mask, cache)
         return torch.cat([first, output.last_hidden_state], dim=1)
 
-    def _encode(self, context: Context) -> EncodedContext:
+    def _encode(self, context: Contexts) -> EncodedContext:
         """Encode each context after the prefix, padded on the right.
 
         Nothing at all is one end-of-text token: attention needs something to attend to.
         """
         end = self.model.config.eos_token_id
-        if isinstance(context, TokenContext):
+        if isinstance(context, TokenContexts):
             rows = [[*self.prefix, *tokens] or [end] for tokens in context.tokens]
             lengths = [len(row) for row in rows]
             embeddings = self.embedding(pad_right(rows, self.device)[0])
@@ -131,7 +131,7 @@ class EncoderDecoderLLM(FrozenLLM):
         states, mask = encoder_states(self.model.encoder, embeddings, lengths)
         return EncodedContext(states, mask)
 
-    def _embed_vectors(self, context: VectorContext, end: int) -> tuple[Tensor, list[int]]:
+    def _embed_vectors(self, context: VectorContexts, end: int) -> tuple[Tensor, list[int]]:
         vectors, count = context.vectors, len(context.lengths)
         if not self.prefix and not vectors.shape[1]:
             return self.embedding(indices([end] * count, self.device)[:, None]), [1] * count
@@ -197,7 +197,7 @@ class EncoderDecoderLLM(FrozenLLM):
         nothing = BaseModelOutput(last_hidden_state=self.embedding.weight[None, :1])
         return self.model(encoder_outputs=nothing, decoder_input_ids=ids).logits
 
-    def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
+    def text_attentions(self, context: Contexts, text: Sequence[int]) -> Attentions:
         """Return the attention of the decoder's tokens: over the encoder's, and over each other.
 
         The first of `to_tokens` is the start token, which is no row.
@@ -265,7 +265,7 @@ class EncoderQueryLLM(EncoderDecoderLLM):
 
     def states(
         self,
-        context: Context,
+        context: Contexts,
         rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens; each context and query is encoded once."""
@@ -276,29 +276,29 @@ class EncoderQueryLLM(EncoderDecoderLLM):
         return self._decode(self._encode(joined), answers)
 
     def _joined(
-        self, context: Context, owner: Sequence[int], queries: Sequence[Sequence[int]]
-    ) -> Context:
+        self, context: Contexts, owner: Sequence[int], queries: Sequence[Sequence[int]]
+    ) -> Contexts:
         """Return contexts with a query right after each."""
-        if isinstance(context, TokenContext):
+        if isinstance(context, TokenContexts):
             pairs = zip(owner, queries, strict=True)
-            return TokenContext([[*context.tokens[o], *query] for o, query in pairs])
+            return TokenContexts([[*context.tokens[o], *query] for o, query in pairs])
         rows = []
         for number, query in zip(owner, queries, strict=True):
             tokens = indices(query, self.device)
             vectors = context.vectors[number, : context.lengths[number]]
             rows.append(torch.cat([vectors, self.embedding(tokens).to(vectors.dtype)]))
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return VectorContext(padded, [len(row) for row in rows])
+        return VectorContexts(padded, [len(row) for row in rows])
 
-    def prefill(self, context: Context) -> Context:
+    def prefill(self, context: Contexts) -> Contexts:
         """Keep the contexts for `states_after`, which has their queries."""
         return context
 
-    def states_after(self, prefilled: Context, rows: Rows) -> Tensor:
+    def states_after(self, prefilled: Contexts, rows: Rows) -> Tensor:
         """Return what `states` returns."""
         return self.states(prefilled, rows)
 
-    def query_attentions(self, context: Context, query: Sequence[int]) -> Attentions:
+    def query_attentions(self, context: Contexts, query: Sequence[int]) -> Attentions:
         """Return the attention of the start token: over the context, and the query after it."""
         encoded = self._encode(self._joined(context, [0], [query]))
         with self.attention_weights():

@@ -1,6 +1,6 @@
 """The frozen large language model (LLM), behind one face for every architecture.
 
-A method hands the LLM a `Context`, tokens or vectors. There are two ways through the LLM. `states`
+A method hands the LLM a `Contexts`, tokens or vectors. There are two ways through the LLM. `states`
 is one plain forward pass over rows that hold a context and what comes after it, padded on the
 right: under a causal mask that padding is seen by nobody, so that every architecture is right
 without special cases. `prefill` and `states_after` read a context once for all that comes after
@@ -33,7 +33,7 @@ LOGITS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
-class TokenContext:
+class TokenContexts:
     """Contexts made of tokens, each a list of token ids."""
 
     tokens: Sequence[Sequence[int]]
@@ -45,7 +45,7 @@ class TokenContext:
 
 
 @dataclass(frozen=True)
-class VectorContext:
+class VectorContexts:
     """Contexts made of vectors of a word embedding's size.
 
     vectors: (contexts, longest, width), padded on the right; lengths: how many each has.
@@ -55,7 +55,7 @@ class VectorContext:
     lengths: Sequence[int]
 
 
-Context = TokenContext | VectorContext
+Contexts = TokenContexts | VectorContexts
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ class FrozenLLM:
         rows = self.embedding.weight.shape[0]
         return rows if self.tokenizer is None else min(rows, len(self.tokenizer))
 
-    def token_context(self, sequences: Sequence[Sequence[int]]) -> TokenContext:
+    def token_context(self, sequences: Sequence[Sequence[int]]) -> TokenContexts:
         """Return the contexts made of tokens: each of `sequences` a list of token ids."""
-        return TokenContext(sequences)
+        return TokenContexts(sequences)
 
-    def vector_context(self, vectors: Tensor, lengths: Sequence[int] | None = None) -> Context:
+    def vector_context(self, vectors: Tensor, lengths: Sequence[int] | None = None) -> Contexts:
         """Return the contexts made of vectors, (contexts, longest, width).
 
         lengths: how many vectors each context has, if not all; the rest is padding.
@@ -172,7 +172,7 @@ class FrozenLLM:
         self.check_vectors()
         if lengths is None:
             lengths = [vectors.shape[1]] * len(vectors)
-        return VectorContext(vectors.to(self.device, self.dtype), lengths)
+        return VectorContexts(vectors.to(self.device, self.dtype), lengths)
 
     def last_embeddings(self, sequences: Sequence[Sequence[int]], count: int) -> Tensor:
         """Return the embeddings of the last `count` tokens of each sequence, in float32.
@@ -197,7 +197,7 @@ class FrozenLLM:
 
     def states(
         self,
-        context: Context,
+        context: Contexts,
         rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens, (rows, longest, width), by one plain pass.
@@ -207,7 +207,7 @@ class FrozenLLM:
         """
         raise NotImplementedError
 
-    def prefill(self, context: Context) -> Any:
+    def prefill(self, context: Contexts) -> Any:
         """Compute each context's keys and values once; all contexts are empty, or none is."""
         raise NotImplementedError
 
@@ -215,7 +215,7 @@ class FrozenLLM:
         """Return what `states` returns, after contexts that `prefill` read."""
         raise NotImplementedError
 
-    def can_share(self, context: Context, sizes: Sequence[int]) -> bool:
+    def can_share(self, context: Contexts, sizes: Sequence[int]) -> bool:
         """Return whether a context can be read once for all rows of these sizes.
 
         sizes: the positions of each row, its context included.
@@ -229,11 +229,11 @@ class FrozenLLM:
         switch = rope_switch(self.model.config)
         return not switch or max(sizes, default=0) + len(self.prefix) <= switch
 
-    def text_attentions(self, context: Context, text: Sequence[int]) -> Attentions:
+    def text_attentions(self, context: Contexts, text: Sequence[int]) -> Attentions:
         """Return the attention of text after one context: n tokens."""
         raise NotImplementedError
 
-    def query_attentions(self, context: Context, query: Sequence[int]) -> Attentions:
+    def query_attentions(self, context: Contexts, query: Sequence[int]) -> Attentions:
         """Return the attention of what predicts the first token after a query (n = 1)."""
         read = self.text_attentions(context, query)
         return Attentions(read.to_context[:, :, -1:], read.to_tokens[:, :, -1:])

@@ -28,7 +28,7 @@ from mend.progress import logger
 
 if TYPE_CHECKING:
     from mend.methods.built import BuiltMethod
-    from mend.models.distiller import Distiller
+    from mend.models.distiller import DistillerModel
 
 #: How often weights and attention are computed: in a forward pass; that and back through what is
 #: frozen; that and back through what is trained.
@@ -178,7 +178,7 @@ class _EncoderDecoder:
 class _DistillerSizes:
     """A distiller, forwards and backwards."""
 
-    def __init__(self, distiller: Distiller) -> None:
+    def __init__(self, distiller: DistillerModel) -> None:
         backbone = distiller.backbone
         self.prefix, self.length = len(distiller.prefix), distiller.length
         self.layers = layers_of(backbone.encoder if distiller.decodes else backbone)
@@ -292,7 +292,7 @@ def _vectors(method: BuiltMethod) -> int:
     return method.vectors
 
 
-def _distillers(method: BuiltMethod) -> list[Distiller]:
+def _distillers(method: BuiltMethod) -> list[DistillerModel]:
     # By what it has: trainings without a distiller need not know the class.
     found = [part for part in method.children() if hasattr(part, "placeholders")]
     if any(_elements(part) for part in method.children() if part not in found):

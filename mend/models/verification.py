@@ -17,7 +17,7 @@ from torch import Tensor
 from mend.errors import UserError, first_line
 from mend.models.architecture import max_positions, rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Context, FrozenLLM, Rows
+from mend.models.frozen_llm import Contexts, FrozenLLM, Rows
 from mend.progress import logger
 
 #: Contexts of different lengths; whose each row is, what it reads alone, and what is predicted.
@@ -88,7 +88,7 @@ def _rows(vocabulary: int, longest: int) -> tuple[list[list[int]], Rows]:
     return contexts, Rows(owner, inputs, targets)
 
 
-def _as_vectors(llm: FrozenLLM, contexts: Sequence[Sequence[int]]) -> Context:
+def _as_vectors(llm: FrozenLLM, contexts: Sequence[Sequence[int]]) -> Contexts:
     """Return the contexts' tokens as the vectors that the LLM reads for them."""
     llm.refuses_vectors = None
     words = [llm.embedding(torch.tensor(tokens, device=llm.device)) for tokens in contexts]

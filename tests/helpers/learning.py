@@ -19,7 +19,7 @@ from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
 from mend.methods.mend import Mend
-from mend.models.distiller import Distiller, distilling_part
+from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 from mend.training.distributed import Processes
@@ -136,7 +136,9 @@ def prepared(
         for precision in precisions
     }
     llm = frozen_llm(model, None, query_in=case.query_in, prefix=case.prefix)
-    distiller = Distiller(backbone, LENGTH, llm.width, prefix=case.prefix, precision=distilled_in)
+    distiller = DistillerModel(
+        backbone, LENGTH, llm.width, prefix=case.prefix, precision=distilled_in
+    )
     for reference in references.values():
         distiller.load_state_dict(reference.state_dict())
 

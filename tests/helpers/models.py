@@ -24,7 +24,7 @@ from mend.configuration.specs.run import DistillerSettings, LLMSource, MethodSou
 from mend.configuration.specs.training import Losses, LossSettings, TrainingSettings
 from mend.methods.base import Method
 from mend.methods.built import BuiltMethod, build_method
-from mend.models.distiller import Distiller, distilling_part
+from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 
@@ -171,7 +171,7 @@ def random_distiller(
     architecture: str = "gpt2",
     part: str | None = None,
     **options,
-) -> Distiller:
+) -> DistillerModel:
     """Return a random distiller for `llm`, without dropout."""
     torch.manual_seed(1)
     if architecture in ENCODER_DECODERS:
@@ -180,7 +180,7 @@ def random_distiller(
     else:
         backbone = AutoModel.from_config(CONFIGURATIONS[architecture](width))
         _enlarge(backbone)
-    return Distiller(backbone, length, llm.width, **options).eval()
+    return DistillerModel(backbone, length, llm.width, **options).eval()
 
 
 def use_eager_attention(model: torch.nn.Module) -> None:

@@ -21,7 +21,7 @@ from transformers import AutoModel
 
 from mend.configuration.specs.reading import LongestContext
 from mend.errors import UserError
-from mend.models.distiller import Distiller, distilling_part
+from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM, Rows
 
 
@@ -175,7 +175,7 @@ def test_chosen_blocks_compute_what_the_whole_model_does_without_the_others(
     assert len(chosen.get_submodule(stack)) == chosen.config.num_hidden_layers == 2
     if name == "gemma 3":
         assert chosen.config.layer_types == ["sliding_attention", "full_attention"]
-    vectors = Distiller(chosen, 3, 16)([random_tokens(30, seed=1)])
+    vectors = DistillerModel(chosen, 3, 16)([random_tokens(30, seed=1)])
     assert vectors.shape == (1, 3, 16)
 
 

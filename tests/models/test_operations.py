@@ -19,7 +19,7 @@ from mend.data.examples import Example
 from mend.methods.base import Method
 from mend.methods.mend import Mend
 from mend.methods.prompt_tuning import PromptTuning
-from mend.models.distiller import Distiller, distilling_part
+from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
 from mend.models.operations import TrainingOperations, layers_of, measured_peak
@@ -54,7 +54,7 @@ def tiny_llm(name: str, **options) -> FrozenLLM:
 
 def distilling(llm: FrozenLLM, backbone: nn.Module, part: str | None = None):
     """Return a method whose distiller is around this backbone."""
-    made = Distiller(distilling_part(counted(backbone), part), LENGTH, llm.width)
+    made = DistillerModel(distilling_part(counted(backbone), part), LENGTH, llm.width)
 
     class OfATest(Mend):
         def trained(self, llm, run):

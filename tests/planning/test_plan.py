@@ -33,7 +33,7 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation import scoring
 from mend.evaluation.scoring import score_items
-from mend.models.distiller import Distiller
+from mend.models.distiller import DistillerModel
 from mend.models.frozen_llm import LOGITS_AT_ONCE, Rows
 from mend.models.loading import frozen_llm
 from mend.planning import costs as plan_costs
@@ -116,7 +116,7 @@ def models(name: str, width: int, distiller_width: int, length: int):
         backbone = AutoModel.from_config(configs[1], **eager)
     llm = frozen_llm(model, word_tokenizer())
     sizes = [architecture(config.to_dict()) for config in configs]
-    return llm, Distilled(Distiller(backbone, length, llm.width)), *sizes
+    return llm, Distilled(DistillerModel(backbone, length, llm.width)), *sizes
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, LlamaConfi
 from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.methods.mend import Mend
-from mend.models.distiller import Distiller
+from mend.models.distiller import DistillerModel
 from mend.models.frozen_llm import LOGITS_AT_ONCE
 from mend.models.loading import frozen_llm
 from mend.models.padding import to_device
@@ -152,7 +152,7 @@ def test_how_many_operators_a_step_of_8_launches(
 
     class OfThisTest(Mend):
         def trained(self, llm, run):
-            return {"distiller": Distiller(backbone, 10, llm.width)}
+            return {"distiller": DistillerModel(backbone, 10, llm.width)}
 
     method = built(llm, OfThisTest(length=10))
     changes = {"batch_size": 8, "micro_batch_size": 8, "losses": Losses(distill=1.0, pred=1.0)}
