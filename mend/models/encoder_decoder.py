@@ -131,6 +131,19 @@ class EncoderDecoderLLM(FrozenLLM):
         states, mask = encoder_states(self.model.encoder, embeddings, lengths)
         return EncodedContext(states, mask)
 
+    def encoded(
+        self, contexts: Contexts, owner: Sequence[int], texts: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, list[int]]:
+        """Return the encoder's states of contexts with a text after each, and how many each has.
+
+        (rows, longest, width), padded on the right; owner: whose context each text comes after.
+        """
+        end = self.embedding(indices([self.model.config.eos_token_id], self.device))
+        rows = [row if len(row) else end for row in self.embeddings(contexts, owner, texts)]
+        lengths = [len(row) for row in rows]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return encoder_states(self.model.encoder, padded, lengths)[0], lengths
+
     def _embed_vectors(self, context: VectorContexts, end: int) -> tuple[Tensor, list[int]]:
         vectors, count = context.vectors, len(context.lengths)
         if not self.prefix and not vectors.shape[1]:
@@ -282,11 +295,8 @@ class EncoderQueryLLM(EncoderDecoderLLM):
         if isinstance(context, TokenContexts):
             pairs = zip(owner, queries, strict=True)
             return TokenContexts([[*context.tokens[o], *query] for o, query in pairs])
-        rows = []
-        for number, query in zip(owner, queries, strict=True):
-            tokens = indices(query, self.device)
-            vectors = context.vectors[number, : context.lengths[number]]
-            rows.append(torch.cat([vectors, self.embedding(tokens).to(vectors.dtype)]))
+        prefix = len(self.prefix)
+        rows = [row[prefix:] for row in self.embeddings(context, owner, queries)]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return VectorContexts(padded, [len(row) for row in rows])
 

@@ -26,7 +26,7 @@ from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
 from mend.models.fingerprint import fingerprint
 from mend.models.kernels.activations import fuse_activations
-from mend.models.padding import to_device
+from mend.models.padding import indices, to_device
 
 #: Logits, positions times vocabulary, that are in memory together: 256 MB of them.
 LOGITS_AT_ONCE = 2**26
@@ -186,6 +186,26 @@ class FrozenLLM:
             tokens = list(tokens) or [end]
             rows.append((tokens * -(-count // len(tokens)))[-count:])
         return self.embedding(to_device(torch.tensor(rows), self.device)).float()
+
+    def embeddings(
+        self, contexts: Contexts, owner: Sequence[int], texts: Sequence[Sequence[int]]
+    ) -> list[Tensor]:
+        """Return what each text is read with: prefix, its context and the text as vectors.
+
+        owner: whose context each text comes after. Each is (positions, width).
+        """
+        rows = []
+        for number, text in zip(owner, texts, strict=True):
+            if isinstance(contexts, TokenContexts):
+                row = [*self.prefix, *contexts.tokens[number], *text]
+                rows.append(self.embedding(indices(row, self.device)))
+                continue
+            before, after = (
+                self.embedding(indices(part, self.device)) for part in (self.prefix, text)
+            )
+            vectors = contexts.vectors[number, : contexts.lengths[number]]
+            rows.append(torch.cat([before.to(vectors.dtype), vectors, after.to(vectors.dtype)]))
+        return rows
 
     def check_vectors(self) -> None:
         """Raise UserError if the LLM cannot read vectors."""
