@@ -112,7 +112,7 @@ def _of_group(
     numbers: Sequence[int],
     batch_size: int,
 ) -> dict[int, LogLikelihood]:
-    """Return the log-likelihoods of the continuations `numbers`, those after a group of contexts."""
+    """Return the log-likelihoods of the continuations `numbers`, which a group of contexts has."""
     chosen = _select(contexts, group)
     place = {context: row for row, context in enumerate(group)}
     # What is read for a continuation is also read for another that differs in its last token.
