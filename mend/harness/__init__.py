@@ -1,0 +1,1 @@
+"""Contexts in lm-evaluation-harness."""
