@@ -1,0 +1,81 @@
+"""What the documentation shows is what happens: its code blocks are run, or read."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.workflow import PARTS
+
+from mend.configuration.loading import read_configuration
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of a page's console blocks that begin with `$`, continued ones joined."""
+    joined = "".join(blocks(page, "console")).replace("\\\n", " ")
+    return re.findall(r"^\$ (.+)$", joined, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A folder with the repository's own files and nothing that was made of them."""
+    folder = tmp_path_factory.mktemp("clone")
+    for part in PARTS:
+        (folder / part).symlink_to(ROOT / part)
+    return folder
+
+
+CONSOLE = sorted({command: page for page in PAGES for command in commands(page)}.items())
+
+
+@pytest.mark.parametrize(("command", "page"), CONSOLE, ids=[command for command, _ in CONSOLE])
+def test_a_command_of_a_console_block_works(command, page, clone) -> None:
+    words = shlex.split(command)
+    modules = {"python": [], "snakemake": ["-m", "snakemake"], "mend": ["-m", "mend"]}
+    assert words[0] in modules, f"{page.name}: mark what cannot be run here as another block"
+    if words[0] == "snakemake" and "-n" not in words:
+        words.insert(1, "-n")
+    done = subprocess.run(
+        [sys.executable, *modules[words[0]], *words[1:]],
+        cwd=clone,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{page.name}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_yaml_blocks_are_yaml_and_files_that_commands_name_are_there(page) -> None:
+    for block in blocks(page, "yaml"):
+        assert isinstance(yaml.safe_load(block), dict)
+    named = "\n".join(blocks(page, r"(?:bash|console)?"))
+    for path in re.findall(r"\b(?:config|envs|profiles|benchmarks|tests|examples)/[\w./-]+", named):
+        if not re.match(r".*results/", path):
+            assert (ROOT / path).exists(), path
+
+
+STUDIES = blocks(ROOT / "docs/studies.md", "yaml")
+
+
+@pytest.mark.parametrize("block", STUDIES, ids=lambda block: block.split("\n")[1].strip(" :"))
+def test_a_block_of_the_page_on_studies_is_a_configuration(block, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / "mine.yaml"
+    file.write_text(block)
+    assert read_configuration("config.yaml", file).values.studies
