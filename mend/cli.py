@@ -84,7 +84,15 @@ def tasks(options: argparse.Namespace) -> None:
     from mend.data.tasks import import_tasks
 
     spec = read_spec(options.spec, TasksSpec)
-    import_tasks(spec, options.folder, options.output, options.pool)
+    import_tasks(spec, options.folder, options.output, options.pool, options.own)
+
+
+def own_tasks(options: argparse.Namespace) -> None:
+    """Turn tables of one's own into tasks in MetaICL's layout."""
+    from mend.configuration.specs.own_tasks import OwnTasksSpec
+    from mend.data.own_tasks import write_own_tasks
+
+    write_own_tasks(read_spec(options.spec, OwnTasksSpec), options.output)
 
 
 def meta_train_text(options: argparse.Namespace) -> None:
@@ -460,8 +468,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(pool, output="folder")
     sub.add_argument("--files", type=_path, nargs="+", required=True)
     sub = command(tasks, output="folder")
-    reads(sub, "folder", folder=True)
-    reads(sub, "pool", folder=True, **optional)
+    reads(sub, "folder", "pool", "own", folder=True, **optional)
+    command(own_tasks, output="folder")
     reads(command(meta_train_text, output="folder"), "tasks", folder=True)
     sub = command(chunks, output="parquet")
     sub.add_argument("--files", type=_path, nargs="+", required=True)

@@ -16,8 +16,8 @@ from mend.configuration.choices import (
     STAGES,
 )
 from mend.configuration.files import read_small_text
-from mend.configuration.messages import closest, listed
 from mend.configuration.methods import method_class
+from mend.configuration.own_tasks import own_task_problems
 from mend.configuration.paths import DEFAULT, parse_settings
 from mend.configuration.positions import max_positions
 from mend.configuration.results_folder import results_problem
@@ -33,6 +33,7 @@ from mend.configuration.study_checks import (
     stage_problem,
     study_problems,
 )
+from mend.configuration.words import closest, listed
 from mend.errors import UserError
 
 CORPUS_ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz")
@@ -47,7 +48,13 @@ _BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 def check_values(values: ConfigurationValues) -> None:
     """Raise UserError, listing the keys, for values that do not fit other ones."""
     problems = [f"results: {problem}" for problem in results_problem(values)]
-    problems += [*_tasks(values), *_pool(values), *_corpus(values), *_dense(values)]
+    problems += [
+        *_tasks(values),
+        *own_task_problems(values),
+        *_pool(values),
+        *_corpus(values),
+        *_dense(values),
+    ]
     methods = [*_methods(values), *_llm_settings(values)]
     problems += [*methods, *_stopping(values), *name_problems(values)]
     unknown = {study: list(_unknown_names(values, study)) for study in values.studies}
@@ -96,7 +103,7 @@ def _tasks(values: ConfigurationValues) -> Iterator[str]:
             )
     elif tasks.source == "hub":
         yield from _required(tasks, "benchmark.tasks", "repository", "revision")
-    else:
+    elif tasks.source == "folder":
         yield from _required(tasks, "benchmark.tasks", "folder")
         if tasks.folder and not os.path.isdir(tasks.folder):
             yield (
@@ -176,7 +183,7 @@ def _unknown_names(values: ConfigurationValues, study: str) -> Iterator[str]:
     defined = {
         "llms": list(values.llms),
         "methods": values.methods.names(),
-        "partitions": values.benchmark.partitions,
+        "partitions": values.benchmark.all_partitions,
     }
     for kind, names in defined.items():
         for name in getattr(values.studies[study], kind) or ():
@@ -257,7 +264,7 @@ def stopping_settings(values: ConfigurationValues) -> Iterator[tuple[str, str, A
 
 def _stopping(values: ConfigurationValues) -> Iterator[str]:
     """Check whose dev rows stop a training."""
-    seeds, partitions = values.benchmark.seeds, values.benchmark.partitions
+    seeds, partitions = values.benchmark.seeds, values.benchmark.all_partitions
     for key, stage, stopping in stopping_settings(values):
         if stopping.seed not in seeds:
             yield f"{key}.seed: {stopping.seed} is not in benchmark.seeds, {listed(seeds)}"
@@ -275,7 +282,7 @@ def _stopping(values: ConfigurationValues) -> Iterator[str]:
 
 def _parts(values: ConfigurationValues) -> Iterator[str]:
     """Check that figures 3, 5 and 8 have the LLMs, methods and partitions that they are of."""
-    methods, partitions = values.methods.names(), values.benchmark.partitions
+    methods, partitions = values.methods.names(), values.benchmark.all_partitions
     for part, content, needed, wanted in (
         ("efficiency", values.efficiency, ("mend", "prompt-tuning"), "partitions"),
         ("attention", values.attention, ("mend",), "partition"),

@@ -48,6 +48,9 @@ ALL_PARTITIONS = "all"
 TRAIN_ROWS = 16
 """Training rows of a meta-test task and seed, in MetaICL's files."""
 
+MOST_META_TRAIN_ROWS = 16_384
+"""Rows of a meta-train task, at most: MetaICL's files say it in their names."""
+
 POCKET_SEEDS = (13, 21, 42, 87, 100)
 """Seeds of the pocket tasks: MetaICL's."""
 

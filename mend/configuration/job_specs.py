@@ -29,6 +29,7 @@ from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
 from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.configuration.specs.local_models import LocalModelsSpec
 from mend.configuration.specs.meta_train_text import MetaTrainTextSpec
+from mend.configuration.specs.own_tasks import OwnTasksSpec
 from mend.configuration.specs.pocket import PocketWorldSpec
 from mend.configuration.specs.pool import PoolSpec
 from mend.configuration.specs.prediction import PredictionSettings, PredictionSpec
@@ -92,13 +93,15 @@ def specification(configuration: Configuration, path: str) -> Settings:
                 repository=pool.repository, revision=pool.revision, files=pool.files
             )
         case "pool":
-            tasks = _tasks(configuration)
+            tasks = listed_tasks(configuration)
             return PoolSpec(
                 tasks=tasks.test_tasks,
                 seeds=tasks.seeds,
                 rows=tasks.pool,
                 missing_tasks=values.benchmark.missing_tasks,
             )
+        case "own-tasks":
+            return own_tasks_specification(configuration)
         case "tasks":
             return _tasks(configuration)
         case "local-models":
@@ -162,7 +165,7 @@ def _benchmark(configuration: Configuration) -> PocketWorldSpec | BenchmarkDownl
     source = values.benchmark.tasks
     if source.source == "pocket":
         return PocketWorldSpec(**dict(values.pocket), pool=values.benchmark.pool)
-    of_tasks = dict(_tasks(configuration))
+    of_tasks = dict(listed_tasks(configuration))
     if values.benchmark.pool_files:
         of_tasks["pool"] = None  # it is elsewhere
     return BenchmarkDownload(repository=source.repository, revision=source.revision, **of_tasks)
@@ -175,6 +178,32 @@ def _tasks(configuration: Configuration) -> TasksSpec:
         test_tasks=_in_order(configuration, (roles["test"] for roles in needs)),
         seeds=configuration.values.benchmark.seeds,
         pool=configuration.values.benchmark.pool,
+    )
+
+
+def listed_tasks(configuration: Configuration) -> TasksSpec:
+    """Return those that are not one's own: their rows come in MetaICL's layout."""
+    tasks, own = _tasks(configuration), configuration.own_tasks
+    return tasks.model_copy(
+        update={
+            side: [name for name in getattr(tasks, side) if name not in own]
+            for side in ("train_tasks", "test_tasks")
+        }
+    )
+
+
+def own_tasks_specification(configuration: Configuration) -> OwnTasksSpec:
+    """Return the specification of the job that writes one's own tasks in MetaICL's layout."""
+    benchmark, own = configuration.values.benchmark, configuration.own_tasks
+    tasks, finetune = _tasks(configuration), configuration.values.training.finetune
+    return OwnTasksSpec(
+        tasks={name: benchmark.own_tasks[name] for name in own},
+        train_tasks=[name for name in tasks.train_tasks if name in own],
+        test_tasks=[name for name in tasks.test_tasks if name in own],
+        seeds=tasks.seeds,
+        shots=benchmark.shots,
+        train_rows=benchmark.shots + finetune.queries_per_episode,
+        pool=tasks.pool,
     )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from mend.configuration.checks import check_values
 from mend.configuration.files import read_yaml
 from mend.configuration.messages import located, readable, validated
+from mend.configuration.own_tasks import own_needs, with_own_tasks
 from mend.configuration.plain import unusable_values
 from mend.configuration.presets import with_preset
+from mend.configuration.runs import study_runs
 from mend.configuration.schema import ConfigurationValues, configuration_type
 from mend.configuration.task_list import Task, partition_needs, read_task_list
 from mend.errors import UserError
@@ -45,7 +47,16 @@ class Configuration:
     def benchmark_folder(self) -> str:
         """The folder that holds data/TASK: the user's own, or the one that a job fills."""
         tasks = self.values.benchmark.tasks
+        if tasks.source == "own":
+            return f"{self.results}/data/own-tasks"
         return tasks.folder if tasks.source == "folder" else f"{self.results}/data/benchmark"
+
+    @property
+    def own_tasks(self) -> list[str]:
+        """The tasks of one's own that a partition has."""
+        own = self.values.benchmark.own_tasks
+        used = {name for roles in self.needs.values() for names in roles.values() for name in names}
+        return [name for name in own if name in used]
 
     @property
     def text_tasks(self) -> list[str]:
@@ -107,17 +118,32 @@ def load_configuration(
 def _fitting(values: ConfigurationValues, files: Sequence[str]) -> Configuration:
     """Return a configuration whose parts fit each other and the files that they name."""
     check_values(values)
-    tasks = read_task_list(values.benchmark.task_list)
+    benchmark = values.benchmark
+    listed = read_task_list(benchmark.task_list) if benchmark.task_list else {}
+    tasks = with_own_tasks(values, listed)
     needs = partition_needs(
         tasks,
-        values.benchmark.partitions,
+        [name for name in benchmark.partitions if name not in benchmark.own_partitions],
         values.protocol.excluded_test_tasks,
         values.protocol.drop_tasks_in_both,
     )
+    needs |= own_needs(values, tasks)
     test_tasks = {partition: roles["test"] for partition, roles in needs.items()}
     configuration = Configuration(values, tasks, needs, test_tasks, files)
     check_data_files(configuration)
+    _check_meta_train(configuration)
     return configuration
+
+
+def _check_meta_train(configuration: Configuration) -> None:
+    """Raise UserError for a run that is finetuned on a partition without meta-train tasks."""
+    for study in configuration.values.studies:
+        for run in study_runs(configuration, study):
+            if not configuration.needs.get(run.partition, {"train": True})["train"]:
+                raise UserError(
+                    f"benchmark.own_partitions.{run.partition}.train: missing, and studies.{study} "
+                    f"finetunes {run.method} on it; name tasks, or one of MetaICL's partitions"
+                )
 
 
 def check_data_files(configuration: Configuration) -> None:

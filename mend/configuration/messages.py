@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 from mend.configuration.files import read_yaml
 from mend.configuration.methods import method_names
 from mend.configuration.schema import NAME, run_settings
+from mend.configuration.words import closest, cut, listed
 from mend.errors import UserError
 
 _ABSENT = object()
@@ -39,7 +39,7 @@ _LIMITS = {
 _NAMES = (
     "a name may hold letters, digits, dots, _ and -, begins with a letter or digit, and is not long"
 )
-LONGEST_LINE, MOST_LINES, LONGEST_LIST = 400, 20, 200
+LONGEST_LINE, MOST_LINES = 400, 20
 
 Path = Sequence[Any]
 
@@ -76,22 +76,6 @@ def readable(lines: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def cut(text: str, letters: int) -> str:
-    """Return text with so many letters at most, what is left out in the middle as dots."""
-    half = (letters - 3) // 2
-    return text if len(text) <= letters else f"{text[:half]}...{text[-half:]}"
-
-
-def listed(names: Iterable[Any]) -> str:
-    """Return names with commas between them, the first ones alone if they are many."""
-    names = [cut(" ".join(str(name).split()), 80) for name in names]
-    text = ", ".join(names)
-    if len(text) > LONGEST_LIST:
-        shown = text[:LONGEST_LIST].split(", ")[:-1]
-        text = f"{', '.join(shown)} and {len(names) - len(shown)} more"
-    return text or "none"
-
-
 def setting_problems(settings: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with settings of a run, each with its key."""
     kind = run_settings()
@@ -114,12 +98,6 @@ def problems(kind: type[BaseModel], error: ValidationError) -> list[tuple[list[A
             rule = _annotation(kind, place)
         found.setdefault(dotted(place), (place, _problem(kind, place, rule, one)))
     return [found[key] for key in sorted(found)]
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" for the name most like `name`, or nothing."""
-    near = difflib.get_close_matches(name[:100], [*names][:1000], n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def dotted(path: Path) -> str:

@@ -94,6 +94,8 @@ class JobPath:
                 return "data/pool-files"
             case "pool":
                 return "data/pool"
+            case "own-tasks":
+                return "data/own-tasks"
             case "tasks":
                 return "data/tasks"
             case "local-models":
@@ -141,6 +143,8 @@ def parse_job_path(path: str) -> JobPath:
             found = JobPath("download-pool")
         case ["data", "pool"]:
             found = JobPath("pool")
+        case ["data", "own-tasks"]:
+            found = JobPath("own-tasks")
         case ["data", "tasks"]:
             found = JobPath("tasks")
         case ["local-models"]:

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, create_model
 
 from mend.configuration.choices import (
+    MOST_META_TRAIN_ROWS,
     OF_ANSWERS,
+    PARTITIONS,
     STAGES,
     Dtype,
     Metrics,
@@ -43,6 +45,7 @@ from mend.configuration.specs.chunks import PretrainingChunks
 from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, DenseRetrieval
 from mend.configuration.specs.gguf_models import GGUFModel
 from mend.configuration.specs.local_models import LocalModelsSettings
+from mend.configuration.specs.own_tasks import OwnTask
 from mend.configuration.specs.pocket import PocketSettings
 from mend.configuration.specs.reading import ReadingSettings, Separators
 from mend.configuration.specs.run import (
@@ -66,11 +69,23 @@ FILE = Path(__file__).parents[2] / "workflow/schemas/configuration.schema.json"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Names = Annotated[list[str], Field(min_length=1), Distinct]
-Partitions = Annotated[
-    list[Partition], Field(min_length=1, description="Partitions (MetaICL's names)."), Distinct
+PartitionName = Annotated[
+    str,
+    StringConstraints(pattern=NAME),
+    WithJsonSchema(
+        {
+            "anyOf": [{"enum": list(PARTITIONS)}, {"type": "string", "pattern": NAME}],
+            "description": "One of MetaICL's partitions, or a name from benchmark.own_partitions.",
+        }
+    ),
 ]
-LARGEST_WINDOW, MOST_TRAIN_ROWS = 1_000_000, 16_384
-"""Tokens of a chunk, and rows of a meta-train task (MetaICL's files say it in their names)."""
+Partitions = Annotated[
+    list[PartitionName],
+    Field(min_length=1, description="MetaICL's partitions, or names from own_partitions."),
+    Distinct,
+]
+LARGEST_WINDOW = 1_000_000
+"""Tokens of a chunk."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -108,8 +123,9 @@ class Protocol(ReadingSettings, DistillerSettings, LossSettings, ScoringSettings
 class Tasks(Settings):
     """Where MetaICL's rows come from."""
 
-    source: Literal["pocket", "folder", "hub"]
-    """Made here (pocket), a local folder in MetaICL's layout, or the Hugging Face hub."""
+    source: Literal["pocket", "folder", "hub", "own"]
+    """Made here (pocket), a local folder in MetaICL's layout, the Hugging Face hub, or nowhere
+    (own): the tasks of own_tasks are all."""
 
     folder: PathText | None = None
     """source folder: holds data/TASK/TASK_16_SEED_SPLIT.jsonl."""
@@ -171,14 +187,31 @@ class PoolFiles(Settings):
     """source hub: commit or tag; pin it."""
 
 
+class OwnPartition(Settings):
+    """A partition of one's own. A name is a task's, or that of one of MetaICL's partitions: all its
+    tasks of the same side."""
+
+    train: Annotated[list[Text], Distinct] = []
+    """Meta-train tasks; none if nothing is finetuned."""
+
+    test: Annotated[list[Text], Field(min_length=1), Distinct]
+    """Meta-test tasks."""
+
+
 class Benchmark(Settings):
     """Tasks, text, and how episodes are made of them."""
 
     tasks: Tasks
     """Where MetaICL's rows come from."""
 
-    task_list: PathText
+    task_list: PathText | None = None
     """CSV of tasks, their types and their part in each partition."""
+
+    own_tasks: dict[Name, OwnTask] = {}
+    """Tasks of one's own, from tables or data sets, beside those of the task list."""
+
+    own_partitions: dict[Name, OwnPartition] = {}
+    """Partitions of one's own: which tasks are trained on and which are tested."""
 
     corpus: Corpus
     """Where running text for pretraining comes from."""
@@ -209,11 +242,16 @@ class Benchmark(Settings):
     dense_retrieval: DenseRetrieval | None = None
     """What embeds inputs for selection: dense."""
 
+    @property
+    def all_partitions(self) -> list[str]:
+        """MetaICL's partitions that run, and one's own."""
+        return list(dict.fromkeys([*self.partitions, *self.own_partitions]))
+
 
 class EarlyStoppingSettings(DevRows):
     """Stop when dev rows no longer improve and keep the best weights; null trains all steps."""
 
-    partition: Partition | None = None
+    partition: PartitionName | None = None
     """Whose meta-test dev rows stop pretraining (the paper: class_to_class). Finetuning uses its
     own partition's."""
 
@@ -233,7 +271,7 @@ class StageSettings(Settings):
 class Episodes(Settings):
     """What finetuning alone has."""
 
-    queries_per_episode: Annotated[int, Field(ge=1, le=MOST_TRAIN_ROWS)]
+    queries_per_episode: Annotated[int, Field(ge=1, le=MOST_META_TRAIN_ROWS)]
     """Queries asked after the same demonstrations."""
 
     label_names: LabelNames | None = None
@@ -458,7 +496,7 @@ class Attention(Settings):
     """Tokens of the random sequence that is repeated to find induction heads; 500 if left out, as
     in the paper."""
 
-    partition: Partition
+    partition: PartitionName
     """Whose MEND and meta-test rows are looked at."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
 from mend.configuration.choices import STAGES, TRAIN_ROWS
-from mend.configuration.messages import closest, dotted, listed, setting_problems
+from mend.configuration.messages import dotted, setting_problems
 from mend.configuration.methods import method_class
 from mend.configuration.paths import LONGEST_FOLDER, parse_settings
 from mend.configuration.results_folder import MADE
@@ -27,6 +27,7 @@ from mend.configuration.schema import (
     given,
 )
 from mend.configuration.settings import LARGEST_COUNT
+from mend.configuration.words import closest, listed
 from mend.errors import UserError
 
 

@@ -81,7 +81,9 @@ def study_specification(configuration: Configuration, study: str) -> StudySpec:
         in_both=_named(
             {
                 partition: [
-                    name for name in names if "train" in configuration.tasks[name].roles[partition]
+                    name
+                    for name in names
+                    if "train" in configuration.tasks[name].roles.get(partition, ())
                 ]
                 for partition, names in tasks.items()
             }

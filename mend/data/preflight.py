@@ -6,6 +6,7 @@ The Snakefile imports this module while it is parsed: no pyarrow here.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mend.configuration.schema import ConfigurationValues
     from mend.configuration.specs.evaluation_episodes import DenseRetrieval
     from mend.configuration.specs.gguf_models import GGUFModel
+    from mend.configuration.specs.own_tasks import OwnTask
 
 
 def with_present_tasks(configuration: Configuration) -> Configuration:
@@ -34,7 +36,14 @@ def with_present_tasks(configuration: Configuration) -> Configuration:
     so, and named in the log. Raises UserError as `check_benchmark`, and if nothing is left of
     table 2 or of what stops pretraining.
     """
-    values, listed = configuration.values, configuration.needs
+    values, own = configuration.values, configuration.own_tasks
+    check_own_tasks(configuration)
+    listed = {
+        partition: {
+            role: tuple(name for name in names if name not in own) for role, names in roles.items()
+        }
+        for partition, roles in configuration.needs.items()
+    }
     benchmark = values.benchmark
     if benchmark.tasks.source != "folder":
         return configuration
@@ -48,6 +57,7 @@ def with_present_tasks(configuration: Configuration) -> Configuration:
         missing_tasks=benchmark.missing_tasks,
         pool=None if benchmark.pool_files else benchmark.pool,
     )
+    listed = configuration.needs
     needs = remaining_needs(listed, missing)
     if missing:
         logger.warning("%s", describe_missing(folder, missing))
@@ -64,6 +74,56 @@ def with_present_tasks(configuration: Configuration) -> Configuration:
         if not set(needs) & set(content.partitions):
             raise UserError(f"benchmark.missing_tasks: skip leaves no partition of studies.{study}")
     return replace(configuration, needs=needs)
+
+
+def check_own_tasks(configuration: Configuration) -> None:
+    """Check the rows of one's own tasks before any job, as far as they are on this machine.
+
+    What was found right is remembered in data/checked-own-tasks.json, and read again when a file or
+    the task's settings change. Raises UserError as `mend.data.own_tasks.read_own_task`.
+    """
+    if not configuration.own_tasks:
+        return
+    from mend.configuration.job_specs import own_tasks_specification
+    from mend.data.own_tasks import read_own_task
+
+    spec = own_tasks_specification(configuration)
+    stamp = Path(configuration.results) / "data" / "checked-own-tasks.json"
+    known = _remembered(stamp)
+    found = {}
+    for name, task in spec.tasks.items():
+        files = own_files(task)
+        settings = spec.model_dump(mode="json", exclude={"tasks"})
+        marks = [[file, os.stat(file).st_size, os.stat(file).st_mtime_ns] for file in files]
+        found[name] = [settings, task.model_dump(mode="json"), marks]
+        if files and known.get(name) != found[name]:
+            logger.info("checking the rows of own task %s", name)
+            read_own_task(spec, name)
+    if found != known:
+        _remember(found, stamp)
+
+
+def own_files(task: OwnTask) -> list[str]:
+    """Return the files that hold a task's rows; none if they are on the hub."""
+    if not task.dataset:
+        return sorted(set(task.sources.values()))
+    return sorted(str(path) for path in Path(task.dataset).rglob("*") if path.is_file())
+
+
+def _remembered(stamp: Path) -> dict[str, Any]:
+    """Return what a stamp says was found right: nothing if it cannot be read."""
+    try:
+        remembered = json.loads(stamp.read_text(encoding="utf-8"))
+        return dict(remembered["files"]) if remembered["rules"] == READER_RULES else {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+
+
+def _remember(found: Mapping[str, Any], stamp: Path) -> None:
+    try:
+        write_json({"rules": READER_RULES, "files": found}, stamp)
+    except OSError:
+        logger.warning("%s cannot be written, so the rows will be checked again", stamp)
 
 
 def _partitions_needed(values: ConfigurationValues) -> Iterator[tuple[str, Sequence[str]]]:
@@ -170,13 +230,7 @@ def check_benchmark(
 def _check_rows(
     folder: Path, tasks: Mapping[str, Task], files: Sequence[BenchmarkFile], stamp: Path
 ) -> None:
-    known: dict[str, list[Any]] = {}
-    try:
-        remembered = json.loads(stamp.read_text(encoding="utf-8"))
-        if remembered["rules"] == READER_RULES:
-            known = dict(remembered["files"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass  # without a readable stamp every file is read
+    known = _remembered(stamp)
     unread, size = [], 0
     for file in files:
         path = (folder / file.name).absolute()
@@ -197,10 +251,7 @@ def _check_rows(
                 pass
             known[str(path)] = mark
     finally:
-        try:
-            write_json({"rules": READER_RULES, "files": known}, stamp)
-        except OSError:
-            logger.warning("%s cannot be written, so the rows will be checked again", stamp)
+        _remember(known, stamp)
 
 
 def describe_missing(
@@ -229,6 +280,6 @@ def remaining_needs(
             role: tuple(name for name in names if name not in gone.get(role, {}))
             for role, names in roles.items()
         }
-        if all(left.values()):
+        if all(left[role] or not names for role, names in roles.items()):
             remaining[partition] = left
     return remaining

@@ -37,6 +37,7 @@ def import_tasks(
     folder: str | Path,
     output_folder: str | Path,
     pool_folder: str | Path | None = None,
+    own_folder: str | Path | None = None,
 ) -> None:
     """Convert tasks from the layout to `output_folder/TASK.parquet`, with flat memory.
 
@@ -52,6 +53,7 @@ def import_tasks(
         folder: the folder that holds `data/TASK/...`.
         output_folder: receives one file a task and nothing else.
         pool_folder: holds the larger train files, as far as there are any; None: `folder` has them.
+        own_folder: holds tasks of one's own, in the same layout; None: there are none.
 
     Raises:
         UserError: as `read_rows`. The task's type is not known here, so meta-train rows may lack
@@ -78,13 +80,16 @@ def import_tasks(
         progress = Progress("tasks", len(files))
         for count, (task, task_files) in enumerate(files.items(), start=1):
             name = f"{task}.parquet"
-            sources = [_path(Path(folder), file, pool_folder) for file in task_files]
+            place, pool = Path(folder), pool_folder
+            if own_folder and (Path(own_folder) / "data" / task).is_dir():
+                place, pool = Path(own_folder), None
+            sources = [_path(place, file, pool) for file in task_files]
             made_of = made_by(checksums(sources, output_folder / name))
             writing = pyarrow.parquet.ParquetWriter(
                 temporary / name, schema.with_metadata(made_of), **PARQUET
             )
             with writing as writer:
-                for split, seed, rows in _splits(Path(folder), task_files, pool_folder):
+                for split, seed, rows in _splits(place, task_files, pool):
                     for batch in _batches(rows, split, seed, schema):
                         writer.write_batch(batch)
             progress.update(count, task)

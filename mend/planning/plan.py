@@ -253,6 +253,7 @@ def _data_jobs(
         for source in sources[: 1 if "pocket" in sources else 2]
     )
     stopping = any((training.pretrain.early_stopping, training.finetune.early_stopping))
+    made += bool(configuration.own_tasks)
     return made + 1 + len(pretrained) + len(finetuned) + len(samplings) + stopping
 
 

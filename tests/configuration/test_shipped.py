@@ -24,6 +24,7 @@ def from_the_root(monkeypatch) -> None:
         ["config.yaml"],
         ["config.yaml", "config/pocket-sealed.yaml"],
         ["config.yaml", "config/pocket-wrong.yaml"],
+        ["config.yaml", "config/own-data.yaml"],
         ["config/paper.yaml"],
         ["config/paper.yaml", "config/pool-100.yaml"],
         ["config/smollm2.yaml"],

@@ -91,6 +91,9 @@ REACHED = {
     | names("configuration.specs.hub data.hub"),
     "pool": TASKS - names("configuration.specs.tasks data.parquet data.tasks provenance")
     | names("configuration.specs.pool data.pool"),
+    "own_tasks": JOB
+    | names("choices specs.own_tasks words", "configuration.")
+    | names("data.layout data.own_tasks data.seeding data.tables"),
     "tasks": TASKS,
     "meta_train_text": TASKS | names("configuration.specs.meta_train_text data.meta_train_text"),
     "chunks": JOB | names("configuration.specs.chunks data.corpus data.pretrained"),

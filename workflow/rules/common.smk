@@ -7,7 +7,7 @@ import sys
 from glob import escape, glob
 
 from mend.code_hash import code_hash
-from mend.configuration.job_specs import specification, specification_json
+from mend.configuration.job_specs import listed_tasks, specification, specification_json
 from mend.configuration.loading import load_configuration
 from mend.configuration.methods import method_class, method_module
 from mend.configuration.paths import JobPath, sampling_of
@@ -29,6 +29,7 @@ from mend.data.preflight import (
     check_gguf,
     check_int8_library,
     check_retrieval_library,
+    own_files,
     with_present_tasks,
 )
 from mend.errors import UserError
@@ -122,7 +123,7 @@ def benchmark_rows(wildcards):
     folder = CONFIGURATION.benchmark_folder
     if TASKS_SOURCE != "folder":
         return [folder]
-    spec = specification(CONFIGURATION, "data/tasks")
+    spec = listed_tasks(CONFIGURATION)
     pool = None if VALUES.benchmark.pool_files else spec.pool
     files = benchmark_files(spec.train_tasks, spec.test_tasks, spec.seeds, pool)
     return [f"{folder}/{file.name}" for file in files]
@@ -138,6 +139,17 @@ def pool_source(wildcards):
 def pool_folder(wildcards):
     """Return the folder of larger pools, if they are not beside the tasks' other files."""
     return {"pool": f"{R}/data/pool"} if VALUES.benchmark.pool_files else {}
+
+
+def own_rows(wildcards):
+    """Return the files of one's own tasks, as far as they are on this machine."""
+    own = VALUES.benchmark.own_tasks
+    return sorted({file for name in CONFIGURATION.own_tasks for file in own_files(own[name])})
+
+
+def own_folder(wildcards):
+    """Return the folder of one's own tasks, if there are any."""
+    return {"own": f"{R}/data/own-tasks"} if CONFIGURATION.own_tasks else {}
 
 
 def corpus_source(wildcards):

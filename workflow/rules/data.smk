@@ -156,11 +156,36 @@ if VALUES.benchmark.pool_files:
             " --output {output.folder:q} --log {log:q}"
 
 
+if CONFIGURATION.own_tasks:
+
+    rule own_tasks:
+        # Tables of one's own become tasks in MetaICL's layout.
+        input:
+            own_rows,
+            spec=f"{R}/data/own-tasks.spec.json",
+        output:
+            folder=directory(f"{R}/data/own-tasks"),
+        log:
+            f"{R}/logs/data/own-tasks.log",
+        benchmark:
+            f"{R}/benchmarks/data/own-tasks.jsonl"
+        conda:
+            ENVIRONMENT
+        params:
+            code=code("mend.data.own_tasks"),
+        message:
+            "reading the rows of your own tasks"
+        shell:
+            "python -m mend own-tasks --spec {input.spec:q} --output {output.folder:q}"
+            " --log {log:q}"
+
+
 rule tasks:
     # Rows in MetaICL's layout become one Parquet file for each task.
     input:
         benchmark_rows,
         unpack(pool_folder),
+        unpack(own_folder),
         spec=f"{R}/data/tasks.spec.json",
     output:
         folder=directory(f"{R}/data/tasks"),
@@ -172,7 +197,7 @@ rule tasks:
         ENVIRONMENT
     params:
         folder=CONFIGURATION.benchmark_folder,
-        optional=lambda wildcards, input: flags(input, "pool"),
+        optional=lambda wildcards, input: flags(input, "pool", "own"),
         code=code("mend.data.tasks"),
     message:
         "reading the tasks' rows"

@@ -116,8 +116,9 @@ def _bars(
 ) -> pd.DataFrame:
     """Draw one quantity: a group of bars for each partition, and the paper's as diamonds."""
     shown = table[table["part"].isin(["total", "paper"])].dropna(subset=column)
-    present = set(table["partition"])
+    present = list(dict.fromkeys(table["partition"]))
     partitions = [name for name in PARTITIONS if name in present]
+    partitions += [name for name in present if name not in PARTITIONS]
     name, unit = _unit(shown[column].max(), units)
     width = 0.8 / len(METHODS)
     for place, method in enumerate(METHODS):

@@ -71,8 +71,9 @@ def _sides(spec: Table1Spec) -> dict[tuple[str, str], tuple[str, ...]]:
     for place, split in enumerate(SPLITS):
         for partition in spec.partitions:
             name = partition_display_name(partition)
-            setting, names = name.split("→")[place], tuple(spec.tasks[partition][split])
-            if sides.setdefault((split, setting), names) != names:
+            both, names = name.split("→"), tuple(spec.tasks[partition][split])
+            setting = both[place] if len(both) > 1 else name  # one's own has one name
+            if names and sides.setdefault((split, setting), names) != names:
                 sides[split, f"{setting} ({name})"] = names
     return sides
 
