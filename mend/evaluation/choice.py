@@ -17,15 +17,16 @@ from mend.errors import UserError
 from mend.progress import logger
 from mend.provenance import checksums
 
-WEIGHTS, RECORD = "weights.safetensors", "record.json"
+WEIGHTS, RECORD, DESCRIPTION = "weights.safetensors", "record.json", "mend.json"
 
 
 def choose(spec: ChoiceSpec, folders: Sequence[str | Path], output: str | Path) -> None:
     """Copy the candidate with the best dev score, of equal ones the first, into a folder.
 
-    folders: those of the candidates' trainings, in their order. Written are the chosen weights and
-    a record.json: that of their training, and chosen (its variant), settings (the chosen ones) and
-    candidates, [{variant, settings, dev_score, step (of the kept weights), steps}].
+    folders: those of the candidates' trainings, in their order. Written are the chosen weights with
+    their mend.json, and a record.json: that of their training, and chosen (its variant), settings
+    (the chosen ones) and candidates, [{variant, settings, dev_score, step (of the kept weights),
+    steps}].
     Raises UserError for a training without a dev score.
     """
     if len(folders) != len(spec.candidates):
@@ -35,6 +36,7 @@ def choose(spec: ChoiceSpec, folders: Sequence[str | Path], output: str | Path) 
     candidates = []
     for candidate, folder in zip(spec.candidates, folders, strict=True):
         check_file(Path(folder) / WEIGHTS)
+        check_file(Path(folder) / DESCRIPTION)
         record = read_json(Path(folder) / RECORD)
         if not isinstance(record, dict):
             raise UserError(f"{folder}/{RECORD}: not the record of a training run")
@@ -70,7 +72,8 @@ def choose(spec: ChoiceSpec, folders: Sequence[str | Path], output: str | Path) 
         ),
     }
     with atomic_folder(output) as folder:
-        shutil.copyfile(Path(folders[best]) / WEIGHTS, folder / WEIGHTS)
+        for name in (WEIGHTS, DESCRIPTION):
+            shutil.copyfile(Path(folders[best]) / name, folder / name)
         write_json(record, folder / RECORD)
     listed = ", ".join(f"{one['variant']} {one['dev_score']:.2f}" for one in candidates)
     logger.info("choose %s %s: %s of %s", spec.llm, spec.method, record["chosen"], listed)

@@ -26,7 +26,7 @@ class BuiltMethod(nn.Module):
         """Make what `method` trains for an LLM."""
         super().__init__()
         self.method, self.name, self.reading = method, run.method.name, run.reading
-        self._llm, self._run = llm, run
+        self.llm, self.run = llm, run
         for name, part in method.trained(llm, run).items():
             setattr(self, name, part)
         self.to(llm.device)
@@ -63,12 +63,12 @@ class BuiltMethod(nn.Module):
 
     def _identity(self) -> dict[str, Any]:
         """Return what decides whether trained weights fit: all that tensors' shapes do not say."""
-        distiller = self._run.distiller
+        distiller = self.run.distiller
         models = [part for part in self.modules() if isinstance(part, PreTrainedModel)]
         identity = {
             "method": self.name,
             "settings": self.method.model_dump(mode="json"),
-            "LLM": self._llm.fingerprint,
+            "LLM": self.llm.fingerprint,
             "distiller": distiller and distiller.subset(DistillerSettings).model_dump(mode="json"),
             "distiller's layers": distiller and distiller.layers,
             "distiller's model": [settings_of(model.config) for model in models[:1]],
@@ -101,6 +101,19 @@ class BuiltMethod(nn.Module):
         file = TensorFile(path, f"weights of {self.name} as configured")
         asked = {key: value for key, value in training.items() if value is not None}
         file.check(self._identity() | asked)
+        self._take(file)
+
+    def load_as_described(self, path: Path) -> None:
+        """Read weights whose folder says what they are of, which was compared (`mend.json`).
+
+        Raises UserError if they are of another method, or damaged.
+        """
+        file = TensorFile(path, f"weights of {self.name} as {path.parent}/mend.json describes them")
+        settings = self.method.model_dump(mode="json")
+        file.check({"method": self.name, "settings": json.loads(json.dumps(settings))})
+        self._take(file)
+
+    def _take(self, file: TensorFile) -> None:
         own = self._tensors()
         if others := own.keys() ^ set(file.names):
             raise file.refuse(f"{listed(others)} are in one of them alone")

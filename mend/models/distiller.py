@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource
+from mend.configuration.specs.saved import SavedDistiller
 from mend.data.pretrained import Pretrained
 from mend.errors import UserError
 from mend.models.architecture import keep_caps, max_positions, takes
@@ -226,19 +227,27 @@ def load_distiller(
 ) -> DistillerModel:
     """Build a distiller of `length` vectors for an LLM.
 
+    One that was trained and saved (SavedDistiller) has random weights here: its own come next.
     Raises UserError if its model cannot be loaded, is of another vocabulary than the LLM's, or has
     no position left beside l placeholders.
     """
     where = Pretrained(source.path, source.revision, source.local_files_only, "the distiller")
-    where.config()
-    backbone = load_model(where, AutoModel, head=False, dtype=torch.float32)
+    is_saved = isinstance(source, SavedDistiller)
+    if is_saved:
+        with where.loading("mend.json"):
+            config = AutoConfig.for_model(**source.configuration)
+            backbone = AutoModel.from_config(config, dtype=torch.float32)
+    else:
+        where.config()
+        backbone = load_model(where, AutoModel, head=False, dtype=torch.float32)
     backbone = distilling_part(backbone, source.part, source.layers)
     if backbone.get_input_embeddings().weight.shape[0] < len(llm.tokenizer):
         raise UserError(
             f"llms: the distiller {source.path!r} knows fewer tokens than the LLM's tokenizer; "
             "both must share one tokenizer"
         )
-    _check_tokenizer(where, llm)
+    if not is_saved:
+        _check_tokenizer(where, llm)
     longest = reading.longest_context.distiller
     distiller = DistillerModel(
         backbone,

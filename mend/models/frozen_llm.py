@@ -22,9 +22,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from mend.configuration.specs.run import LLMSource
+from mend.configuration.specs.saved import ModelIdentity
 from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
-from mend.models.fingerprint import fingerprint
+from mend.models.fingerprint import fingerprint, identity
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import indices, to_device
 
@@ -96,7 +98,10 @@ class FrozenLLM:
     shares_contexts: whether `prefill` and `states_after` equal `states`, as far as was tried.
     takes_trees: whether tree attention does (`mend.models.kernels.tree_attention`).
     refuses_vectors: why the LLM cannot read vectors; None if it can.
+    source: where it is from and how it was loaded, if `load_llm` did.
     """
+
+    source: LLMSource | None = None
 
     #: Whether the LLM predicts a query's tokens as it reads them; else it only reads the query.
     predicts_query = True
@@ -132,6 +137,11 @@ class FrozenLLM:
     def fingerprint(self) -> str:
         """What weights and a teacher's states of this LLM know it by."""
         return fingerprint(self.model, self.tokenizer, self.predicts_query, self.prefix)
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What saved methods and contexts know the model by, wherever it is."""
+        return identity(self.model, self.tokenizer)
 
     @property
     def width(self) -> int:

@@ -14,7 +14,7 @@ from mend.errors import UserError
 from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.devices import choose_device
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
-from mend.models.fingerprint import fingerprint
+from mend.models.fingerprint import fingerprint, identity
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.pretrained import check_vocabulary, load_model
 from mend.models.verification import has_weights, verify_llm
@@ -74,10 +74,21 @@ def prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
     return ids
 
 
-def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
-    """Load an LLM; `dropout` leaves its dropout on. Raises UserError if it cannot be loaded."""
-    device = choose_device()
-    options: dict = {"dtype": getattr(torch, source.dtype)}
+def load_llm(
+    source: LLMSource,
+    dropout: bool = False,
+    device: torch.device | None = None,
+    **options: Any,
+) -> FrozenLLM:
+    """Load an LLM.
+
+    dropout: leave its dropout on. device: where to; a free GPU by default, which is then this
+    process's. options: what `from_pretrained` of transformers takes; with device_map or
+    quantization_config it decides where the parts go.
+    Raises UserError if it cannot be loaded.
+    """
+    device = device or choose_device()
+    options = {"dtype": getattr(torch, source.dtype), **options}
     if source.int8:
         from transformers import BitsAndBytesConfig
 
@@ -89,17 +100,19 @@ def load_llm(source: LLMSource, dropout: bool = False) -> FrozenLLM:
     model = load_model(where, model_class, **options)
     check_vocabulary(model, tokenizer, where)
     prefix = prefix_tokens(tokenizer, source.prefix)
-    known = None
+    known = {}
     if source.sharded:
         from mend.models.sharding import shard_blocks
 
-        known = fingerprint(model, tokenizer, source.query_in != "encoder", prefix)
+        # A process has a part of the weights alone afterwards.
+        known["fingerprint"] = fingerprint(model, tokenizer, source.query_in != "encoder", prefix)
+        known["identity"] = identity(model, tokenizer)
         shard_blocks(model, device)
-    if not source.int8:
+    if not options.keys() & {"device_map", "quantization_config"}:
         model = model.to(device)
     if prefix:
         logger.info("every context begins with %s", tokenizer.convert_ids_to_tokens(prefix))
     llm = frozen_llm(model, tokenizer, dropout, source.query_in, prefix)
-    if known:  # a process has a part of the weights alone by now
-        llm.fingerprint = known
+    vars(llm).update(known)
+    llm.source = source
     return llm

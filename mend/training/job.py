@@ -21,6 +21,7 @@ from mend.data.examples import ChunkExamples, EpisodeExamples, Example
 from mend.data.template import Template
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod, build_method
+from mend.methods.saved import DESCRIPTION, describe
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
 from mend.models.operations import measured_peak
@@ -219,6 +220,7 @@ def _write_results(
         method.save(folder / "weights.safetensors", **trained, source=source)
         write_metrics(result.metrics, folder / "metrics.jsonl")
         write_json(record, folder / "record.json")
+        write_json(describe(method).model_dump(mode="json"), folder / DESCRIPTION)
 
 
 def provenance(llm: FrozenLLM) -> dict:

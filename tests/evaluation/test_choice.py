@@ -27,6 +27,7 @@ def write_training(folder: Path, score: float | None, weight: float, step: int =
     record = {"llm": "a", "method": "mend", "stage": "finetune", "variant": folder.name}
     record |= {"steps": 6, "best_step": step, "best_score": score, "commit": "abc"}
     (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "mend.json").write_text(json.dumps({"made by": folder.name}), encoding="utf-8")
     return folder
 
 
@@ -58,6 +59,8 @@ def test_the_best_dev_score_is_chosen_and_of_equal_ones_the_first(tmp_path, scor
     assert weights["prompt"].tolist() == [place]
     record = json.loads((tmp_path / "chosen/record.json").read_text(encoding="utf-8"))
     assert record["chosen"] == chosen
+    described = (tmp_path / "chosen/mend.json").read_text(encoding="utf-8")
+    assert json.loads(described) == {"made by": chosen}
     assert record["settings"] == {"length": place}
     assert record["best_score"] == scores[place]
     assert (record["variant"], record["partition"]) == ("length=first~second~third", "qa_to_qa")

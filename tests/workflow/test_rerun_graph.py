@@ -52,7 +52,9 @@ JOB = names("atomic_io errors progress configuration.settings")
 TASKS = JOB | names("configuration.specs.tasks data.layout data.parquet data.tasks provenance")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
 ROWS = TASKS | RUN | names("data.template")
-LLM = names("configuration.positions data.pretrained methods.base methods.built") | names(
+LLM = names(
+    "configuration.positions configuration.specs.saved data.pretrained methods.base methods.built"
+) | names(
     "architecture causal compilation decoder_only devices encoder_decoder fingerprint frozen_llm"
     " kernels kernels.activations kernels.cross_attention loading padding pretrained sharding"
     " tensor_files verification",
@@ -63,7 +65,7 @@ SCORING = ROWS | LLM | ITEMS | names("configuration.specs.prediction evaluation.
 SCORING |= names("evaluation.grouping evaluation.scoring models.kernels.tree_attention")
 TEACHER = ROWS | LLM | names("data.cuts data.examples training.losses training.teacher")
 TEACHER |= names("configuration.specs.teacher configuration.specs.training")
-TRAINING = TEACHER | {"models.operations"}
+TRAINING = TEACHER | {"models.operations", "methods.saved"}
 TRAINING |= names("batches checkpoint distributed gradients job loop signals", "training.")
 DISTILLER = names("methods.mend models.distiller")
 POCKET = names("atomic_io configuration.choices errors") | names(

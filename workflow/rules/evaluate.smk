@@ -2,21 +2,18 @@
 # Makes: runs/LLM/METHOD/VARIANT/PARTITION/chosen, the candidate with the best dev score, if there are several;
 #        runs/LLM/METHOD/VARIANT/PARTITION/CONDITION/predictions.parquet, every option's score of every row.
 
+CHOSEN = ["weights.safetensors", "mend.json", "record.json"]
+
 
 rule choose:
     # Candidates are trained, and the chosen one alone is predicted.
     input:
         lambda wildcards: [
-            f"{folder}/{name}"
-            for folder in candidates_of(wildcards)
-            for name in ("weights.safetensors", "record.json")
+            f"{folder}/{name}" for folder in candidates_of(wildcards) for name in CHOSEN
         ],
         spec=f"{R}/{RUN}/{{partition}}/chosen.spec.json",
     output:
-        [
-            f"{R}/{RUN}/{{partition}}/chosen/{name}"
-            for name in ("weights.safetensors", "record.json")
-        ],
+        [f"{R}/{RUN}/{{partition}}/chosen/{name}" for name in CHOSEN],
     log:
         f"{R}/logs/{RUN}/{{partition}}/chosen.log",
     benchmark:

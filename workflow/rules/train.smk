@@ -4,7 +4,7 @@
 #        A checkpoint lies beside each folder while its job runs, so that a killed job goes on.
 
 RUN = "runs/{llm}/{method}/{variant}"
-TRAINED = ["weights.safetensors", "record.json", "metrics.jsonl"]
+TRAINED = ["weights.safetensors", "mend.json", "record.json", "metrics.jsonl"]
 
 
 rule pretraining_teacher:
