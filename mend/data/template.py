@@ -187,6 +187,10 @@ class Template:
             )
         return x[: max(1, min(room, self._longest_input(longest_option)))]
 
+    def whole_query(self, input: str, after_context: bool) -> list[int]:
+        """Token ids of a query, of which nothing is cut; `query` with all the room there is."""
+        return self._input(input, separated=after_context)
+
     def answered_query(
         self, input: str, output: str, after_context: bool
     ) -> tuple[list[int], list[int]]:

@@ -1,0 +1,233 @@
+"""A context: what an LLM reads instead of demonstrations, to be kept, shared and served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mend.atomic_io import atomic_folder, write_json
+from mend.configuration.specs.reading import ReadingSettings
+from mend.configuration.specs.saved import FORMAT, SavedContext
+from mend.data.template import Template
+from mend.errors import UserError
+from mend.library.card import context_card
+from mend.library.folders import fetched, pushed
+from mend.library.llms import llm_of
+from mend.methods.saved import DESCRIPTION, MADE_WITH, describe_llm, read_description
+from mend.models.frozen_llm import Contexts, FrozenLLM, TokenContexts
+from mend.models.tensor_files import TensorFile, save_tensors
+
+#: PEFT's names of a prompt's file, its tensor and its configuration.
+PROMPT_FILE, PROMPT, PEFT_CONFIGURATION = (
+    "adapter_model.safetensors",
+    "prompt_embeddings",
+    "adapter_config.json",
+)
+#: Contexts of tokens, which PEFT does not have.
+TOKENS_FILE, TOKENS = "tokens.safetensors", "input_ids"
+
+
+class Context:
+    """What one LLM reads before queries in place of demonstrations: vectors, or tokens.
+
+    A method makes it (`Distiller.distill`); it scores and generates by any method's `score` and
+    `generate`, and is saved as a folder that knows its LLM.
+
+    llm: the frozen LLM that reads it. content: it alone, as a batch of one. method: the name of
+    what made it. shots: K, how many demonstrations it stands for; None if it reads none.
+    demonstrations: a digest of them.
+    """
+
+    def __init__(
+        self,
+        llm: FrozenLLM,
+        content: Contexts,
+        reading: ReadingSettings,
+        method: str,
+        shots: int | None = None,
+        demonstrations: str | None = None,
+    ) -> None:
+        """Keep what a method made."""
+        self.llm, self.content, self.reading = llm, content, reading
+        self.method, self.shots, self.demonstrations = method, shots, demonstrations
+
+    def __len__(self) -> int:
+        """How many positions the LLM reads it in, without the prefix of every context."""
+        return self.content.lengths[0]
+
+    def __bool__(self) -> bool:
+        """Always true: an empty context is one, too."""
+        return True
+
+    def __repr__(self) -> str:
+        """Say what it is."""
+        kind = "tokens" if isinstance(self.content, TokenContexts) else "vectors"
+        of = "" if self.shots is None else f" for {self.shots} demonstrations"
+        return f"Context({self.method}: {len(self)} {kind}{of})"
+
+    @cached_property
+    def template(self) -> Template:
+        """How queries and options become tokens."""
+        return Template(self.llm.tokenizer, self.reading, self.llm.max_positions)
+
+    def after(self, query: str) -> list[int]:
+        """Return a query's token ids after this context, with the separator between them."""
+        if not isinstance(query, str):
+            raise UserError(f"a query is a {type(query).__name__}; give a text")
+        return self.template.whole_query(query, after_context=len(self) > 0)
+
+    def prompt_embeds(self, query: str | None = None) -> Tensor:
+        """Return what a server takes as prompt embeddings: (positions, width), on the CPU.
+
+        That is the LLM's prefix, this context and, if given, the query with its separator. For a
+        T5 that reads queries in its decoder it is what the encoder reads, without the query.
+        Raises UserError for what the LLM has no room for.
+        """
+        text = [] if query is None else self.after(query)
+        if text and self.llm.model.config.is_encoder_decoder and self.llm.predicts_query:
+            raise UserError(
+                "prompt_embeds: this LLM reads queries in its decoder; call it without a query, "
+                "and give the query to the decoder as tokens"
+            )
+        if len(self) + len(text) > self.llm.max_positions:
+            raise UserError(
+                f"prompt_embeds: a context of {len(self)} positions and a query of {len(text)} "
+                f"tokens do not fit the {self.llm.max_positions} that the LLM reads"
+            )
+        return self.llm.embeddings(self.content, [0], [text])[0].detach().cpu()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that any place can load, all of it or nothing.
+
+        Vectors are a PEFT folder of prompt tuning with the LLM's prefix as its first rows, and
+        `mend.json`; tokens are safetensors of their ids.
+        Raises UserError if there is a folder with something else in it.
+        """
+        of_tokens = isinstance(self.content, TokenContexts)
+        saved = SavedContext(
+            format=FORMAT,
+            kind="context",
+            made_with=MADE_WITH,
+            llm=describe_llm(self.llm),
+            method=self.method,
+            content="tokens" if of_tokens else "vectors",
+            positions=len(self),
+            shots=self.shots,
+            demonstrations=self.demonstrations,
+            reading=self.reading,
+        )
+        identity = {"kind": "context", "method": self.method, "positions": len(self)}
+        with atomic_folder(folder) as temporary:
+            if of_tokens:
+                ids = torch.tensor(list(self.content.tokens[0]), dtype=torch.long)
+                save_tensors({TOKENS: ids}, temporary / TOKENS_FILE, identity)
+            else:
+                save_tensors({PROMPT: self.prompt_embeds()}, temporary / PROMPT_FILE, identity)
+                write_json(self._peft_configuration(), temporary / PEFT_CONFIGURATION)
+            write_json(saved.model_dump(mode="json"), temporary / DESCRIPTION)
+            (temporary / "README.md").write_text(context_card(saved), encoding="utf-8")
+
+    def _peft_configuration(self) -> dict[str, Any]:
+        config, source = self.llm.model.config, self.llm.source
+        is_pair = config.is_encoder_decoder
+        return {
+            "peft_type": "PROMPT_TUNING",
+            "task_type": "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM",
+            "base_model_name_or_path": source.path,
+            "revision": source.revision,
+            "inference_mode": True,
+            "num_virtual_tokens": len(self.llm.prefix) + len(self),
+            "token_dim": self.llm.width,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": config.num_attention_heads,
+            "num_layers": config.num_hidden_layers,
+            "prompt_tuning_init": "RANDOM",
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        llm: FrozenLLM | str | Path | None = None,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **loading: Any,
+    ) -> Context:
+        """Load a context from a folder, or from the hub.
+
+        llm: the LLM that it was made for, loaded or by its folder or name; None loads it from where
+        it was. loading: what `load_llm` takes. revision: of the context on the hub.
+        Raises UserError if there is no context, if it is of another LLM, revision or tokenizer, of
+        a newer version, or damaged.
+        """
+        folder = fetched(path, revision, local_files_only)
+        saved = read_description(folder, SavedContext, "context")
+        llm = llm_of(saved.llm, folder, llm, **loading)
+        of_tokens = saved.content == "tokens"
+        file = TensorFile(folder / (TOKENS_FILE if of_tokens else PROMPT_FILE), "a context")
+        file.check({"kind": "context", "method": saved.method, "positions": saved.positions})
+        name = TOKENS if of_tokens else PROMPT
+        before = 0 if of_tokens else len(llm.prefix)
+        shape = [before + saved.positions, *([] if of_tokens else [llm.width])]
+        if file.names != [name] or file.shape(name) != shape:
+            raise file.refuse(f"it has not one tensor {name} of shape {shape}")
+        tensor = file[name]
+        if of_tokens:
+            ids = tensor.tolist()
+            if tensor.dtype != torch.long or not all(0 <= one < llm.vocabulary for one in ids):
+                raise file.refuse("it holds numbers that are no tokens of the LLM")
+            content = llm.token_context([ids])
+        else:
+            content = llm.vector_context(tensor[None, before:])
+        return cls(llm, content, saved.reading, saved.method, saved.shots, saved.demonstrations)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, **options: Any) -> str:
+        """Save it as a repository of the Hugging Face hub, and return the commit's address.
+
+        options: token, revision, and what else `upload_folder` of huggingface_hub takes.
+        Raises UserError if the hub refuses it, or cannot be reached.
+        """
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "context"
+            self.save_pretrained(folder)
+            return pushed(folder, name, f"Upload a context ({self.method})", private, **options)
+
+
+def joined(contexts: Sequence[Context], llm: FrozenLLM) -> Contexts:
+    """Return several contexts as one batch of their LLM.
+
+    Raises UserError for one of another LLM, or where tokens and vectors are mixed.
+    """
+    for context in contexts:
+        if not isinstance(context, Context):
+            raise UserError(
+                f"a context is a {type(context).__name__}; give what distill returned, or "
+                "Context.from_pretrained"
+            )
+        if context.llm is not llm and context.llm.fingerprint != llm.fingerprint:
+            raise UserError(f"{context!r} was made for another LLM than the one that is to read it")
+    kinds = {type(context.content) for context in contexts}
+    if len(kinds) > 1:
+        raise UserError("contexts of tokens and of vectors are mixed; ask for each kind by itself")
+    if kinds == {TokenContexts}:
+        return llm.token_context([context.content.tokens[0] for context in contexts])
+    rows = [context.content.vectors[0, : len(context)] for context in contexts]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return llm.vector_context(padded, [len(row) for row in rows])
+
+
+def digest(demonstrations: Any) -> str:
+    """Return a digest of demonstrations, the same wherever they are."""
+    import hashlib
+
+    text = json.dumps(demonstrations, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
