@@ -18,7 +18,7 @@ from mend.configuration.specs.run import MethodSource
 from mend.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "methods"
-NO_METHODS = ("__init__", "base", "built")
+NO_METHODS = ("__init__", "base", "built", "saved")
 
 
 class MethodSettings(Settings):
