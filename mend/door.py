@@ -36,6 +36,11 @@ _ADVICE = {
     "files": "too many files are open: raise `ulimit -n`, or run fewer jobs at once",
 }
 
+_EXTRAS = dict.fromkeys(("datasets", "jinja2", "markupsafe", "matplotlib", "PIL"), "workflow")
+_EXTRAS |= dict.fromkeys(("seaborn", "snakemake", "tensorboard"), "workflow")
+_EXTRAS |= {"gguf": "gguf", "lm_eval": "eval"}
+"""The extra that brings each module which an installed package may lack."""
+
 
 def check_inputs(inputs: Mapping[str, Sequence[str | Path]], folders: Sequence[str]) -> None:
     """Raise UserError, naming the option, for an input that is not there or of the wrong kind.
@@ -153,6 +158,10 @@ def advice(error: BaseException) -> str | None:
     what = None
     if isinstance(error, BrokenPipeError):
         return "what read the output has ended before it was all written"
+    if isinstance(error, ModuleNotFoundError):
+        missing = (error.name or "").partition(".")[0]
+        if extra := _EXTRAS.get(missing):
+            return f"{missing} is not installed: pip install 'mend-icl[{extra}]'"
     if "OutOfMemoryError" in kinds:  # of torch, which is not imported here
         what = "gpu memory"
     elif isinstance(error, MemoryError) or "can't allocate memory" in text:

@@ -35,6 +35,7 @@ from mend.configuration.settings import (
     Count,
     Distinct,
     HubName,
+    PackagePath,
     PathText,
     Revision,
     Seed,
@@ -204,7 +205,7 @@ class Benchmark(Settings):
     tasks: Tasks
     """Where MetaICL's rows come from."""
 
-    task_list: PathText | None = None
+    task_list: PackagePath | None = None
     """CSV of tasks, their types and their part in each partition."""
 
     own_tasks: dict[Name, OwnTask] = {}
@@ -507,7 +508,7 @@ class ConfigurationValues(Settings):
     """Folder for everything that is made."""
 
     environment: Literal["cpu", "cuda"] = "cpu"
-    """Which pinned environment of envs/ --sdm conda uses."""
+    """Which pinned environment of workflow/envs/ --sdm conda uses."""
 
     protocol: Protocol
     """Choices that decide what is measured; see docs/fidelity.md."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -54,6 +55,23 @@ def _readable_path(path: str) -> str:
 
 PathText = Annotated[Text, AfterValidator(_readable_path)]
 """The path of a file or a folder, a pattern of paths, or a name on the Hugging Face hub."""
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def package_path(path: str) -> str:
+    """Return where a file or a folder is that a configuration names.
+
+    path: what is not here, and begins with the name of this package, is looked for among the files
+    that the installed package brings, such as mend/pocket/models/gpt2. All else stays as it is.
+    """
+    installed = PACKAGE.parent / path
+    ours = path.startswith(f"{PACKAGE.name}/") and not os.path.lexists(path)
+    return str(installed) if ours and installed.exists() else path
+
+
+PackagePath = Annotated[PathText, AfterValidator(package_path)]
+"""A path, of a file that this package brings also where there is no clone of it."""
 
 
 def hub_name_problem(name: str) -> str | None:

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from mend.training.gradients import float32_products
 from mend.training.loop import TrainingResult, train, write_metrics
 from mend.training.signals import Stopped, StopSignals
 from mend.training.teacher import TaughtExamples, TeacherStates
+
+ROOT = Path(__file__).parents[2]
+"""The clone that the package is in, unless it is installed."""
 
 
 def run_training(
@@ -225,13 +229,12 @@ def _write_results(
 
 def provenance(llm: FrozenLLM) -> dict:
     """Return what a result was made with: versions, commit, device."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    commit = ""
+    if (ROOT / ".git").exists():  # an installed package may lie in another project's repository
+        with suppress(OSError):  # no git
+            commit = subprocess.run(
+                ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+            ).stdout.strip()
     cuda = llm.device.type == "cuda"
     return {
         "versions": {

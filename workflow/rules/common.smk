@@ -51,7 +51,7 @@ MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 VALUES = CONFIGURATION.values
 TASKS_SOURCE = VALUES.benchmark.tasks.source
 SAMPLING = sampling_of(default_condition(VALUES))
-ENVIRONMENT = f"{ROOT}/envs/{VALUES.environment}.yaml"
+ENVIRONMENT = f"{PACKAGE}/workflow/envs/{VALUES.environment}.yaml"
 
 STUDIES = list(VALUES.studies)
 FIGURES = VALUES.figures
@@ -72,9 +72,15 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))  # the most tha
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
 
 # Jobs run this workflow's own package, wherever they are started from and whatever is installed.
+# One that is installed they find themselves, in Snakemake's own environment.
 SEARCHED = os.getenv("PYTHONPATH", "").split(os.pathsep)
-if ROOT not in SEARCHED:
-    os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, *SEARCHED])))
+if CLONE and CLONE not in SEARCHED:
+    os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [CLONE, *SEARCHED])))
+if not CLONE and DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    sys.exit(
+        "error: --sdm conda is for a clone, whose package jobs run in that environment; here jobs "
+        "run in the one that mend is installed in: leave --sdm conda out"
+    )
 
 # `--cores 8` on a machine with 2 processors must not start 8 jobs that compute: each takes the
 # cores that stand for one processor.

@@ -4,7 +4,7 @@
 
 rule efficiency_of:
     input:
-        f"{ROOT}/mend/paper/figure3.csv",
+        f"{PACKAGE}/paper/figure3.csv",
         lambda wildcards: model_files(VALUES.llms[wildcards.llm].path),
         lambda wildcards: model_files(VALUES.llms[wildcards.llm].distiller.path),
         episodes=f"{R}/data/episodes/{SAMPLING}/test.parquet",

@@ -4,8 +4,8 @@
 
 rule table1:
     input:
-        glob(f"{ROOT}/mend/paper/*.csv"),
-        glob(f"{ROOT}/mend/reporting/templates/*"),
+        glob(f"{PACKAGE}/paper/*.csv"),
+        glob(f"{PACKAGE}/reporting/templates/*"),
         lambda wildcards: [
             file
             for name in VALUES.studies["table2"].llms
@@ -35,8 +35,8 @@ rule table1:
 
 rule table5:
     input:
-        glob(f"{ROOT}/mend/paper/*.csv"),
-        glob(f"{ROOT}/mend/reporting/templates/*"),
+        glob(f"{PACKAGE}/paper/*.csv"),
+        glob(f"{PACKAGE}/reporting/templates/*"),
         spec=f"{R}/table5.spec.json",
     output:
         csv=f"{R}/table5.csv",
@@ -60,8 +60,8 @@ rule table5:
 
 rule study:
     input:
-        glob(f"{ROOT}/mend/paper/*.csv"),
-        glob(f"{ROOT}/mend/reporting/templates/*"),
+        glob(f"{PACKAGE}/paper/*.csv"),
+        glob(f"{PACKAGE}/reporting/templates/*"),
         predictions=lambda wildcards: study_files(wildcards.study, "predictions"),
         records=lambda wildcards: study_files(wildcards.study, "records"),
         choices=lambda wildcards: study_files(wildcards.study, "choices"),

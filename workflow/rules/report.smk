@@ -6,8 +6,8 @@ from mend.configuration.report_spec import report_files
 
 rule report_page:
     input:
-        glob(f"{ROOT}/mend/paper/*.csv"),
-        glob(f"{ROOT}/mend/reporting/templates/*"),
+        glob(f"{PACKAGE}/paper/*.csv"),
+        glob(f"{PACKAGE}/reporting/templates/*"),
         lambda wildcards: [f"{R}/{file}" for file in report_files(CONFIGURATION)],
         spec=f"{R}/report.spec.json",
     output:

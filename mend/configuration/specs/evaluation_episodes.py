@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mend.configuration.conditions import Selection
-from mend.configuration.settings import Count, PathText, Revision, Seed, Settings
+from mend.configuration.settings import Count, PackagePath, Revision, Seed, Settings
 
 DemonstrationsAtTest = Literal["per-row", "per-seed"]
 
@@ -15,7 +15,7 @@ DemonstrationsAtTest = Literal["per-row", "per-seed"]
 class DenseRetrieval(Settings):
     """What embeds inputs for selection: dense."""
 
-    model: PathText
+    model: PackagePath
     """Folder or hub name."""
 
     revision: Revision | None = None

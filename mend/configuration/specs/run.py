@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from mend.configuration.choices import Dtype
-from mend.configuration.settings import PathText, Revision, Settings, Text
+from mend.configuration.settings import PackagePath, Revision, Settings, Text
 from mend.configuration.specs.reading import ReadingSettings
 
 
@@ -26,7 +26,7 @@ Blocks = Annotated[
 class LLMLoading(Settings):
     """Where a frozen LLM is, and how it is loaded."""
 
-    path: PathText
+    path: PackagePath
     """Folder or hub name of the LLM."""
 
     revision: Revision | None = None
@@ -80,7 +80,7 @@ class DistillerSettings(Settings):
 class LLMDistiller(Settings):
     """The small language model that the distiller starts as."""
 
-    path: PathText
+    path: PackagePath
     """Folder or hub name of the small LM that the distiller starts as; same tokenizer as the
     LLM."""
 
