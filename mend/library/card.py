@@ -137,15 +137,12 @@ def _of_llm(saved: SavedMethod | SavedContext) -> str:
 
 def _of_method(saved: SavedMethod, training: Mapping[str, Any]) -> dict[str, Any]:
     cuts = training.get("cuts") or {}
-    shots = {
-        round(counts["demonstrations"] / counts["examples"])
-        for counts in cuts.values()
-        if counts.get("examples") and counts.get("demonstrations")
-    }
+    shown = sum(counts.get("demonstrations", 0) for counts in cuts.values())
+    shots = shown / (training.get("examples") or 1) if training.get("stage") == "finetune" else 0
     return {
         "frozen LLM": _of_llm(saved),
         "vectors (l)": saved.method.settings.get("length"),
-        "demonstrations (K) in training": ", ".join(map(str, sorted(shots))) or None,
+        "demonstrations (K) in training": f"{shots:g}" if shots else None,
         "longest demonstrations": f"{saved.reading.longest_context.distiller} tokens",
         "separators": json.dumps(dict(saved.reading.separators)),
         "last stage": training.get("stage"),

@@ -62,6 +62,7 @@ class ContextMethod:
         self.reading = built.reading
         self.template = Template(self.llm.tokenizer, self.reading, self.llm.max_positions)
         self._folder: Path | None = None
+        self._scores: list[dict[str, Any]] = []
 
     @property
     def display_name(self) -> str:
@@ -102,7 +103,7 @@ class ContextMethod:
         llm = llm_of(saved.llm, folder, llm, **loading)
         method = cls.__new__(cls)
         ContextMethod.__init__(method, load_method(folder, llm, saved))
-        method._folder = folder
+        method._folder, method._scores = folder, saved.scores
         return method
 
     @torch.no_grad()
@@ -247,7 +248,7 @@ class ContextMethod:
         """Return the contexts, which of them each query comes after, and all as one batch."""
         if isinstance(queries, str) or not isinstance(queries, Sequence) or not queries:
             raise UserError("queries: give a list of texts, at least one")
-        if isinstance(context, Context):
+        if not isinstance(context, Sequence) or isinstance(context, str):
             contexts, owner = [context], [0] * len(queries)
         else:
             contexts, owner = list(context), list(range(len(queries)))
@@ -275,7 +276,8 @@ class ContextMethod:
         """
         if not self.built.method.is_trained():
             raise UserError(f"{self.name} trains nothing, so there is nothing to save of it")
-        saved = describe(self.built, [] if scores is None else scores_of(scores, self.name))
+        given = self._scores if scores is None else scores_of(scores, self.name)
+        saved = describe(self.built, given)
         if base_model is not None:
             renamed = saved.llm.model_copy(update={"path": base_model, "revision": None})
             saved = saved.model_copy(update={"llm": renamed})

@@ -1,0 +1,249 @@
+"""A saved context: PEFT's format, the same numbers by every way to read it, and no other LLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from helpers.damage import flip_data
+from helpers.trained import trained_run
+from safetensors.torch import load_file, save_file
+
+import mend
+
+SHOWN = [("w1 w2", "w50"), ("w3 w4", "w51 w52")]
+QUERIES = ["w7 w8", "w9"]
+OPTIONS = ["w50", "w51 w52"]
+GREEDY = {"max_new_tokens": 5, "do_sample": False}
+
+
+@pytest.fixture(scope="module", params=["none", "w3 w4"])
+def distiller(request, data: Path, tmp_path_factory) -> mend.Distiller:
+    """A trained distiller of a tiny GPT-2, without a prefix and with one."""
+    folder = tmp_path_factory.mktemp("distiller")
+    trained_run(data, folder, llm={"prefix": request.param})
+    return mend.Distiller.from_pretrained(folder / "run")
+
+
+@pytest.fixture
+def saved(distiller: mend.Distiller, tmp_path) -> Path:
+    """The folder of a context of vectors."""
+    distiller.distill(SHOWN).save_pretrained(tmp_path / "context")
+    return tmp_path / "context"
+
+
+@pytest.mark.parametrize("kind", ["vectors", "tokens", "nothing"])
+def test_what_was_saved_scores_as_before(distiller: mend.Distiller, kind: str, tmp_path) -> None:
+    llm = distiller.llm
+    makers = {"tokens": mend.VanillaICL(llm, like=distiller), "nothing": mend.ZeroShot(llm)}
+    context = makers.get(kind, distiller).distill(SHOWN)
+    context.save_pretrained(tmp_path / "context")
+    again = mend.Context.from_pretrained(tmp_path / "context", llm=llm)
+    assert distiller.score(again, QUERIES, OPTIONS) == distiller.score(context, QUERIES, OPTIONS)
+    kept = ("method", "shots", "demonstrations", "reading")
+    assert [getattr(again, name) for name in kept] == [getattr(context, name) for name in kept]
+    # Its LLM comes along by itself.
+    alone = mend.Context.from_pretrained(tmp_path / "context")
+    texts = [
+        mend.ZeroShot(one.llm).generate(one, QUERIES, **GREEDY) for one in (alone, again, context)
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_peft_and_input_vectors_read_the_same(distiller: mend.Distiller, saved: Path) -> None:
+    context = mend.Context.from_pretrained(saved, llm=distiller.llm)
+    ours = distiller.generate(context, QUERIES[:1], **GREEDY)
+    llm = mend.load_llm(distiller.llm.source.path)
+    prompt = context.prompt_embeds(QUERIES[0])
+    ids = torch.tensor([context.after(QUERIES[0])])
+    assert len(prompt) == len(distiller.llm.prefix) + len(context) + ids.shape[1]
+    with torch.no_grad():
+        plain = llm.model(inputs_embeds=prompt[None]).logits
+        written = llm.model.generate(inputs_embeds=prompt[None], **GREEDY)
+        adapted = peft.PeftModel.from_pretrained(llm.model, saved)
+        by_peft = adapted(input_ids=ids).logits
+        by_peft_written = adapted.generate(input_ids=ids, **GREEDY)[:, ids.shape[1] :]
+    assert torch.equal(by_peft, plain)
+    texts = [
+        llm.tokenizer.decode(row[0], skip_special_tokens=True) for row in (written, by_peft_written)
+    ]
+    assert texts == ours * 2
+
+
+def test_nothing_in_a_folder_is_pickled(saved: Path) -> None:
+    kinds = {path.name: path.suffix for path in saved.iterdir() if not path.name.startswith(".")}
+    assert set(kinds.values()) == {".json", ".safetensors", ".md"}
+    assert load_file(saved / "adapter_model.safetensors").keys() == {"prompt_embeddings"}
+
+
+def test_a_t5_of_peft_reads_the_same(data: Path, tmp_path) -> None:
+    trained_run(data, tmp_path, "t5", llm={"query_in": "encoder"})
+    distiller = mend.Distiller.from_pretrained(tmp_path / "run")
+    context = distiller.distill(SHOWN)
+    context.save_pretrained(tmp_path / "context")
+    model = mend.load_llm(tmp_path / "llm").model
+    ids = torch.tensor([context.after(QUERIES[0])])
+    start = torch.zeros(1, 1, dtype=torch.long)
+    with torch.no_grad():
+        prompt = context.prompt_embeds(QUERIES[0])[None]
+        plain = model(inputs_embeds=prompt, decoder_input_ids=start).logits
+        adapted = peft.PeftModel.from_pretrained(model, tmp_path / "context")
+        by_peft = adapted(input_ids=ids, decoder_input_ids=start).logits
+    torch.testing.assert_close(by_peft, plain, atol=1e-5, rtol=0)
+
+
+def test_a_t5_that_reads_queries_in_its_decoder_has_prompts_without_them(data, tmp_path) -> None:
+    trained_run(data, tmp_path, "t5")
+    context = mend.Distiller.from_pretrained(tmp_path / "run").distill(SHOWN)
+    assert len(context.prompt_embeds()) == len(context)
+    with pytest.raises(mend.UserError, match="reads queries in its decoder"):
+        context.prompt_embeds("w1")
+
+
+def other_weights(folder: Path) -> None:
+    """Change one number of a weight."""
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in sorted(tensors) if tensors[name].dim() > 1)
+    tensors[name][0, 0] += 0.5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def other_tokenizer(folder: Path) -> None:
+    """Swap two words."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    words["w1"], words["w2"] = words["w2"], words["w1"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def other_setting(folder: Path) -> None:
+    """Change what the configuration says of the model."""
+    file = folder / "config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["layer_norm_epsilon"] = 0.01
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (other_weights, "its weights are others: another revision, or trained further"),
+        (other_tokenizer, "its tokenizer is another"),
+        (other_setting, "its layer_norm_epsilon is 0.01, not"),
+    ],
+)
+@pytest.mark.parametrize("what", ["context", "distiller"])
+def test_another_llm_is_refused_with_the_reason(
+    distiller: mend.Distiller, saved: Path, what: str, change: Callable, told: str, tmp_path
+) -> None:
+    distiller.save_pretrained(tmp_path / "distiller")
+    distiller.llm.model.save_pretrained(tmp_path / "other")
+    distiller.llm.tokenizer.save_pretrained(tmp_path / "other")
+    load = {"context": mend.Context, "distiller": mend.Distiller}[what].from_pretrained
+    load(tmp_path / what, llm=tmp_path / "other")
+    change(tmp_path / "other")
+    with pytest.raises(mend.UserError, match=told) as raised:
+        load(tmp_path / what, llm=tmp_path / "other")
+    assert str(tmp_path / what) in str(raised.value)
+    # Of another precision rounding hides a small change, and nothing else.
+    if change is not other_weights:
+        with pytest.raises(mend.UserError, match=told):
+            load(tmp_path / what, llm=tmp_path / "other", dtype="bfloat16")
+
+
+def test_another_architecture_is_refused(saved: Path, data: Path, tmp_path) -> None:
+    trained_run(data, tmp_path / "llama", "llama")
+    with pytest.raises(mend.UserError, match="it is a llama, not a gpt2"):
+        mend.Context.from_pretrained(saved, llm=tmp_path / "llama/llm")
+
+
+def test_another_prefix_is_refused(distiller: mend.Distiller, saved: Path) -> None:
+    with pytest.raises(mend.UserError, match="its prefix is 'w9'"):
+        mend.Context.from_pretrained(saved, llm=distiller.llm.source.path, prefix="w9")
+
+
+def test_a_context_of_another_llm_is_not_scored(distiller, data: Path, tmp_path) -> None:
+    trained_run(data, tmp_path, "llama")
+    other = mend.Distiller.from_pretrained(tmp_path / "run")
+    with pytest.raises(mend.UserError, match="made for another LLM"):
+        distiller.score(other.distill(SHOWN), QUERIES, OPTIONS)
+
+
+def in_json(**changes: object) -> Callable[[Path], None]:
+    """Return what changes keys of mend.json."""
+
+    def change(folder: Path) -> None:
+        file = folder / "mend.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes), encoding="utf-8")
+
+    return change
+
+
+def flipped(folder: Path) -> None:
+    """Flip a bit of the vectors."""
+    import random
+
+    flip_data(folder / "adapter_model.safetensors", random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (in_json(format=2, made_with="mend 9.1"), "written by mend 9.1, .* install a newer"),
+        (in_json(format="new"), "mend.json: format"),
+        (in_json(kind="method"), "the folder holds a method, not a context"),
+        (in_json(positions=1), "not a context: its positions is 2"),
+        (in_json(nonsense=1), "mend.json: nonsense"),
+        (in_json(method="other"), "its method is"),
+        (lambda folder: (folder / "mend.json").write_text("[1]"), "no JSON object"),
+        (lambda folder: (folder / "mend.json").write_text("{"), "mend.json"),
+        (lambda folder: (folder / "mend.json").unlink(), "no context: it has no mend.json"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "there is no such file"),
+        (flipped, "is not what was written|is not finite"),
+    ],
+)
+def test_a_damaged_folder_is_told(distiller, saved: Path, damage: Callable, told: str) -> None:
+    damage(saved)
+    with pytest.raises(mend.UserError, match=told) as raised:
+        mend.Context.from_pretrained(saved, llm=distiller.llm)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_folder_is_told(distiller: mend.Distiller, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "file").write_text("text")
+    wrong = {
+        str(tmp_path / "file"): "a file, not a folder",
+        str(tmp_path / "absent"): "there is no such folder",
+        "nobody/has-this": "there is no such folder, and the hub gave nothing",
+        str(tmp_path): "it has no mend.json",
+    }
+    for path, told in wrong.items():
+        for load in (mend.Context.from_pretrained, mend.Distiller.from_pretrained):
+            with pytest.raises(mend.UserError, match=told):
+                load(path, llm=distiller.llm)
+
+
+def test_an_llm_that_is_nowhere_is_told(distiller: mend.Distiller, saved: Path) -> None:
+    content = json.loads((saved / "mend.json").read_text())
+    content["llm"]["path"] = "no/llm"
+    in_json(llm=content["llm"])(saved)
+    with pytest.raises(mend.UserError, match=r"made for the LLM 'no/llm'.*name it with llm="):
+        mend.Context.from_pretrained(saved)
+
+
+def test_a_folder_of_something_else_is_not_replaced(distiller: mend.Distiller, tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(mend.UserError, match="mine.txt is in it"):
+        distiller.distill(SHOWN).save_pretrained(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_prompt_that_has_no_room_is_told(distiller: mend.Distiller) -> None:
+    with pytest.raises(mend.UserError, match="do not fit the"):
+        distiller.distill(SHOWN).prompt_embeds(" ".join(["w1"] * 96))
