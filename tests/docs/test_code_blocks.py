@@ -7,11 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.workflow import PARTS
 
 from mend.configuration.loading import read_configuration
 
@@ -28,15 +28,6 @@ def commands(page: Path) -> list[str]:
     """Return the lines of a page's console blocks that begin with `$`, continued ones joined."""
     joined = "".join(blocks(page, "console")).replace("\\\n", " ")
     return re.findall(r"^\$ (.+)$", joined, flags=re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
-    """A folder with the repository's own files and nothing that was made of them."""
-    folder = tmp_path_factory.mktemp("clone")
-    for part in PARTS:
-        (folder / part).symlink_to(ROOT / part)
-    return folder
 
 
 CONSOLE = sorted({command: page for page in PAGES for command in commands(page)}.items())
@@ -79,3 +70,23 @@ def test_a_block_of_the_page_on_studies_is_a_configuration(block, tmp_path, monk
     file = tmp_path / "mine.yaml"
     file.write_text(block)
     assert read_configuration("config.yaml", file).values.studies
+
+
+SESSIONS = [page for page in PAGES if page.stem in ("library", "own-data", "serving", "harness")]
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.stem)
+def test_the_python_blocks_of_a_page_are_one_session_that_works(page, clone, monkeypatch) -> None:
+    sybil = pytest.importorskip("sybil", reason="the documentation's tools are not installed")
+    from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+    pytest.importorskip("peft")
+    monkeypatch.chdir(clone)
+    parsers = [PythonCodeBlockParser(), SkipParser()]
+    examples = list(sybil.Sybil(parsers).parse(page).examples())
+    assert len(examples) == len(blocks(page, "python")) + page.read_text().count("<!-- skip: next")
+    for example in examples:
+        try:
+            example.evaluate()
+        except unittest.SkipTest:
+            continue
