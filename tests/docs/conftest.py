@@ -12,9 +12,21 @@ ROOT = Path(__file__).parents[2]
 RUN = "results/runs/pocket-gpt2/mend/default/class_to_class/finetune"
 
 
+def _clone(folder: Path) -> Path:
+    for part in (*PARTS, "examples", "docs"):
+        (folder / part).symlink_to(ROOT / part)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory) -> Path:
-    """A folder with the repository's files, the pocket world's rows, and a distiller.
+    """A folder with the repository's files and nothing that was made of them."""
+    return _clone(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="session")
+def used_clone(tmp_path_factory) -> Path:
+    """A clone with the pocket world's rows and a distiller.
 
     The distiller is as it is before any training, where the workflow leaves a trained one.
     """
@@ -25,9 +37,7 @@ def clone(tmp_path_factory) -> Path:
     from mend.methods.built import build_method
     from mend.pocket.world import write_world
 
-    folder = tmp_path_factory.mktemp("clone")
-    for part in (*PARTS, "examples", "docs"):
-        (folder / part).symlink_to(ROOT / part)
+    folder = _clone(tmp_path_factory.mktemp("used-clone"))
     with contextlib.chdir(folder):
         write_world("results/data/benchmark", documents=1, pool=128)
         llm = load_llm("mend/pocket/models/gpt2")

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {"classification.py": (["--shots", "4", "40"], r"MEND +40 +48 +\d+\.\d%")}
+EXAMPLES = {"classification.py": (["--shots", "4", "40", "--sets", "2"], r"MEND +40 +48 +\d+\.\d%")}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name, clone) -> None:
+def test_an_example_runs(name, used_clone) -> None:
     arguments, printed = EXAMPLES[name]
     done = subprocess.run(
         [sys.executable, f"examples/{name}", *arguments],
-        cwd=clone,
+        cwd=used_clone,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
