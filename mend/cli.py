@@ -1,4 +1,4 @@
-"""The command line: one command for each rule of the workflow, usable by hand.
+"""The command line: what a person calls, and one command for each rule of the workflow.
 
 Modules are imported when a command runs, so that drawing a table does not import torch.
 """
@@ -6,21 +6,161 @@ Modules are imported when a command runs, so that drawing a table does not impor
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from mend import __version__
 from mend.configuration.settings import read_spec
 from mend.door import advice, check_inputs, check_outputs, one_line, unexpected
 from mend.errors import UserError
 from mend.progress import logger, start_logging
 
+if TYPE_CHECKING:
+    from mend.library.context import Context
+    from mend.library.methods import ContextMethod
+
 MOST = 1024
 """Threads or processes of a command."""
+
+GROUPS = {
+    "To begin": ("init", "plan", "completion"),
+    "With a trained method": ("distill", "score", "generate", "push"),
+    "What the workflow's rules call": (),
+}
+"""The commands that a person calls, by what for; the last has all others."""
+
+AT_ONCE = 32
+"""Queries that are asked at once, between two steps of a progress bar."""
+
+
+def init(options: argparse.Namespace) -> None:
+    """Write a commented configuration, a Snakefile and two little tasks into a folder."""
+    from mend.starter import write_starter
+
+    for path in write_starter(options.folder):
+        print(path)
+    logger.info("now, in %s: snakemake -n, then snakemake --cores 4", options.folder)
+
+
+def completion(options: argparse.Namespace) -> None:
+    """Print a shell's completion of this command."""
+    import shtab
+
+    root = parser()
+    for action in chain(*(each._actions for each in root.commands.values())):  # noqa: SLF001
+        if action.type is _path:
+            action.complete = shtab.FILE
+    print(shtab.complete(root, options.shell))
+
+
+def distill(options: argparse.Namespace) -> None:
+    """Turn demonstrations into a context, a folder that `score` and `generate` read."""
+    from mend import ContextMethod
+
+    rows = _table(options.demonstrations, "input", "output")
+    method = ContextMethod.from_pretrained(options.method, llm=options.llm)
+    context = method.distill([(row["input"], row["output"]) for row in rows])
+    context.save_pretrained(options.output)
+    logger.info("%s: %d positions for %d demonstrations", options.output, len(context), len(rows))
+
+
+def score(options: argparse.Namespace) -> None:
+    """Print the log-probability of each option after each query."""
+    queries = _queries(options)
+    method, context = _context(options)
+
+    def ask(part: Sequence[str]) -> list[list[float]]:
+        return method.score(context, part, options.options, option_score=options.option_score)
+
+    for query, scores in _in_parts(queries, ask):
+        best = options.options[scores.index(max(scores))]
+        found = dict(zip(options.options, scores, strict=True))
+        if options.json:
+            _print_json({"query": query, "best": best, "scores": found})
+        else:
+            told = ", ".join(f"{option} {value:.3f}" for option, value in found.items())
+            print(f"{best}\t{told}\t{one_line(query)}")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Print the text that the LLM writes after each query."""
+    queries = _queries(options)
+    method, context = _context(options)
+    ask = partial(method.generate, context, max_new_tokens=options.max_new_tokens)
+    for query, text in _in_parts(queries, ask):
+        if options.json:
+            _print_json({"query": query, "text": text})
+        else:
+            print(text)
+
+
+def push(options: argparse.Namespace) -> None:
+    """Put a trained method on the Hugging Face hub, with a model card."""
+    from mend import ContextMethod
+
+    print(
+        ContextMethod.from_pretrained(options.method, llm=options.llm).push_to_hub(
+            options.name,
+            scores=options.scores,
+            base_model=options.base_model,
+            licence=options.licence,
+            private=options.private,
+        )
+    )
+
+
+def _table(file: Path, *columns: str) -> list[dict[str, str]]:
+    """Return a table's rows; raises UserError for a column that is missing or holds no text."""
+    from mend.data.tables import file_rows
+
+    found = []
+    for where, row in file_rows(file):
+        for column in columns:
+            if not isinstance(row.get(column), str):
+                raise UserError(f"{where}: it has no text in the column {column}")
+        found.append(dict(row))
+    if not found:
+        raise UserError(f"{file}: it has no rows")
+    return found
+
+
+def _queries(options: argparse.Namespace) -> list[str]:
+    """Return the queries that were given, or those of a file's column `input`."""
+    if bool(options.query) == bool(options.queries):
+        raise UserError("give queries: either --query TEXT ..., or --queries FILE")
+    return options.query or [row["input"] for row in _table(options.queries, "input")]
+
+
+def _context(options: argparse.Namespace) -> tuple[ContextMethod, Context]:
+    """Return a saved context, and what asks its LLM."""
+    from mend import Context, ZeroShot
+
+    context = Context.from_pretrained(options.context, llm=options.llm)
+    return ZeroShot(context.llm), context
+
+
+def _in_parts(
+    queries: Sequence[str], ask: Callable[[Sequence[str]], list[Any]]
+) -> Iterator[tuple[str, Any]]:
+    """Yield each query with its answer; on a terminal with a progress bar, if it takes long."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(queries), unit="query", delay=1, disable=None, leave=False) as progress:
+        for start in range(0, len(queries), AT_ONCE):
+            part = queries[start : start + AT_ONCE]
+            yield from zip(part, ask(part), strict=True)
+            progress.update(len(part))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
 
 
 def pocket_world(options: argparse.Namespace) -> None:
@@ -363,10 +503,15 @@ def plan(options: argparse.Namespace) -> None:
     """Say what a configuration's tables would cost; nothing is run."""
     from mend.configuration.loading import read_configuration
     from mend.data.preflight import with_present_tasks
-    from mend.planning.plan import plan_text
+    from mend.planning import plan as planning
 
-    configuration = with_present_tasks(read_configuration(*options.configfile))
-    print(plan_text(configuration, options.targets, options.device))
+    files = options.configfile or [Path("config.yaml")]
+    configuration = with_present_tasks(read_configuration(*files))
+    asked = (configuration, options.targets, options.device)
+    if options.json:
+        _print_json(asdict(planning.plan(*asked)))
+    else:
+        print(planning.plan_text(*asked))
 
 
 def _is_trained(method: str) -> bool:
@@ -407,6 +552,25 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (--help lists what it takes)")
 
 
+class _Root(_Parser):
+    """The parser of all commands, whose help lists them in groups.
+
+    commands: the parser of each, by name.
+    """
+
+    commands: dict[str, argparse.ArgumentParser]
+
+    def format_help(self) -> str:
+        """Return the help."""
+        listed = set(chain(*GROUPS.values()))
+        lines = [f"usage: {self.prog} COMMAND ...", "", self.description or ""]
+        for group, names in GROUPS.items():
+            lines += ["", f"{group}:"]
+            for name in names or [name for name in self.commands if name not in listed]:
+                lines.append(f"  {name:<20}{self.commands[name].description}")
+        return "\n".join([*lines, "", f"{self.prog} COMMAND --help says what a command takes.", ""])
+
+
 def _path(text: str) -> Path:
     if not text or any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
         raise argparse.ArgumentTypeError(f"{text!r} names no file")
@@ -424,14 +588,17 @@ def _number(most: int) -> Callable[[str], int]:
     return number
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Root:
     """Return the parser of every command.
 
     What is parsed has `reads` and `read_folders`, the options that are inputs, and `writes`, the
     form of each output (`mend.door`).
     """
-    root = _Parser(prog="python -m mend", description=__doc__, allow_abbrev=False)
-    subparsers = root.add_subparsers(required=True, metavar="COMMAND")
+    told = "Meta demonstration distillation: methods of in-context learning, trained and compared."
+    root = _Root(prog="mend", description=told, allow_abbrev=False)
+    subparsers = root.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    root.commands = subparsers.choices
+    root.add_argument("--version", action="version", version=f"mend {__version__}")
 
     def command(run: Callable, *, spec: bool = True, **writes: str) -> argparse.ArgumentParser:
         """Add a command; writes: the form of each output."""
@@ -457,7 +624,44 @@ def parser() -> argparse.ArgumentParser:
     def threads(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--threads", type=_number(MOST), default=1)
 
+    def json_option(sub: argparse.ArgumentParser, told: str) -> None:
+        sub.add_argument("--json", action="store_true", help=told)
+
     optional = {"required": False}
+    sub = command(init, spec=False)
+    sub.add_argument("folder", type=_path, nargs="?", default=Path(), help="by default this one")
+    sub = command(completion, spec=False)
+    sub.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+    def trained(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("method", help="a training's folder, a saved one, or a name on the hub")
+        sub.add_argument("--llm", help="where its frozen LLM is, if it is elsewhere by now")
+
+    sub = command(distill, spec=False, output="folder")
+    trained(sub)
+    told = ".csv, .jsonl or .parquet with the columns input and output"
+    reads(sub, "demonstrations", help=told)
+    for run in (score, generate):
+        sub = command(run, spec=False)
+        sub.add_argument("context", help="what distill wrote: a folder, or a name on the hub")
+        sub.add_argument("--llm", help="where its frozen LLM is, if it is elsewhere by now")
+        sub.add_argument("--query", nargs="+", metavar="TEXT", help="the queries")
+        told = "or a .csv, .jsonl or .parquet with the column input"
+        reads(sub, "queries", help=told, **optional)
+        json_option(sub, "print a line of JSON for each query")
+        if run is score:
+            sub.add_argument("--options", nargs="+", metavar="TEXT", required=True)
+            told = "over an option's tokens"
+            sub.add_argument("--option-score", choices=("mean", "sum"), default="mean", help=told)
+        else:
+            sub.add_argument("--max-new-tokens", type=_number(10**6), default=32)
+    sub = command(push, spec=False)
+    trained(sub)
+    sub.add_argument("name", help="of the repository on the hub, OWNER/NAME")
+    reads(sub, "scores", help="a study's table.csv, whose scores go into the card", **optional)
+    sub.add_argument("--base-model", help="the LLM's name on the hub")
+    sub.add_argument("--licence", help="of the weights, as the hub calls it")
+    sub.add_argument("--private", action="store_true", default=None)
     command(pocket_world, output="folder")
     sub = command(pocket_models, spec=False, output="models")
     sub.add_argument("--steps", type=_number(10**8), help="stop early: a test of the recipe")
@@ -534,8 +738,10 @@ def parser() -> argparse.ArgumentParser:
     reads(command(tensorboard, spec=False, output="folder"), "results", folder=True)
     sub = command(plan, spec=False)
     sub.add_argument("targets", nargs="*", help="tables; all if none is named")
-    sub.add_argument("--configfile", type=_path, nargs="+", default=[Path("config.yaml")])
+    told = "config.yaml if none; given again, the later is merged over the earlier"
+    sub.add_argument("--configfile", type=_path, action="append", metavar="FILE", help=told)
     sub.add_argument("--device", default="h100", help="the GPU to plan for")
+    json_option(sub, "print it as JSON; seconds, bytes and FLOPs")
     return root
 
 
@@ -566,7 +772,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     1 stands for an error that is a fault of the program, whose traceback is saved, 130 for Ctrl-C.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     log = None
     try:
         try:
@@ -574,6 +779,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.log:
                 check_outputs({"log": (options.log, "log")})
             log = options.log
+            # Jobs have lines of a log.
+            is_job = options.run.__name__ not in chain(*GROUPS.values())
+            if is_job or not sys.stderr.isatty():
+                os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         finally:
             start_logging(log)
         _check_paths(options)

@@ -90,6 +90,42 @@ def test_what_is_nobodys_mistake_is_told_with_what_to_do(
     assert "\n" not in line
 
 
+def test_help_lists_every_command_once_in_groups(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    places = [text.index(f"{group}:") for group in cli.GROUPS]
+    assert places == sorted(places)
+    assert [text.count(f"\n  {name} ") for name in WRITES] == [1] * len(WRITES)
+    assert places[0] < text.index("\n  init ") < places[1] < text.index("\n  distill ") < places[2]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_shells_complete_every_command(capsys, shell: str) -> None:
+    assert cli.main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in WRITES)
+    if shell == "bash":
+        checked = subprocess.run(
+            ["bash", "-c", f"{text}\ncomplete -p mend"], capture_output=True, text=True, check=False
+        )
+        assert "mend" in checked.stdout, checked.stderr
+
+
+def test_a_plan_takes_targets_after_files_and_is_json_where_a_machine_reads(
+    capsys, caplog, tmp_path: Path
+) -> None:
+    root = Path(cli.__file__).parents[1]
+    (tmp_path / "more.yaml").write_text("results: elsewhere\n")
+    files = ["--configfile", str(root / "config.yaml"), "--configfile", str(tmp_path / "more.yaml")]
+    assert cli.main(["plan", *files, "table2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["targets"] == ["table2"]
+    assert found["total"]["seconds"] >= max(row["seconds"] for row in found["rows"]) > 0
+    assert cli.main(["plan", *files[:2], "tabel2"]) == 2
+    assert "tabel2 is neither a study nor a figure" in caplog.text
+
+
 def test_a_reader_that_has_gone_is_one_line() -> None:
     command = f"set -o pipefail; {sys.executable} -m mend plan --configfile config.yaml | true"
     root = Path(cli.__file__).parents[1]
@@ -142,12 +178,14 @@ def arguments_of(command: str, folder: Path, **outputs: Path) -> list[str]:
             if action.required or name in outputs:
                 arguments += [f"--{name}", str(outputs.get(name, folder / f"out-{name}"))]
         elif action.required and action.option_strings:
-            value = folder / f"in-{name}"
+            value = folder / f"in-{name.replace('_', '-')}"
             if name in sub.get_default("read_folders"):
                 value.mkdir()
             elif name != "split":
                 value.write_text("{}")
             arguments += [f"--{name}", "test" if name == "split" else str(value)]
+        elif not action.option_strings and action.nargs is None:
+            arguments.append(action.choices[0] if action.choices else str(folder / f"in-{name}"))
     return arguments
 
 
@@ -305,8 +343,9 @@ def test_calls_that_are_made_up_are_refused_in_one_line_and_touch_nothing(
             arguments.insert(at, value)
         else:
             arguments += arguments[at : at + 2]
-    if command == "pocket-models" or "--help" in arguments or "-h" in arguments:
-        return  # it needs no input, and would begin
+    needs_nothing = command in ("pocket-models", "init", "completion")
+    if needs_nothing or "--help" in arguments or "-h" in arguments:
+        return  # it would begin
     before, said = tree(folder), io.StringIO()
     handler = logging.StreamHandler(said)
     logger.addHandler(handler)

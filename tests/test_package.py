@@ -169,11 +169,10 @@ def test_an_installed_package_needs_no_clone(site, tmp_path) -> None:
 
 
 def test_an_installed_package_has_the_workflow(site, tmp_path) -> None:
-    shutil.copy(ROOT / "config.yaml", tmp_path)
-    snakemake = [sys.executable, "-m", "snakemake", "-s", str(site / "mend/workflow/Snakefile")]
-    dry = run(*snakemake, "-n", "results/table2.csv", cwd=tmp_path, PYTHONPATH=str(site))
-    assert "predicting: pocket-t5 vanilla-icl default all shots=16" in dry.stdout, dry.stderr[
-        -2000:
-    ]
-    conda = run(*snakemake, "-n", "--sdm", "conda", cwd=tmp_path, PYTHONPATH=str(site))
+    made = run(sys.executable, "-m", "mend", "init", cwd=tmp_path, PYTHONPATH=str(site))
+    assert made.returncode == 0, made.stderr[-2000:]
+    snakemake = [sys.executable, "-m", "snakemake", "-n"]
+    dry = run(*snakemake, cwd=tmp_path, PYTHONPATH=str(site))
+    assert "predicting: my-llm vanilla-icl default all shots=4" in dry.stdout, dry.stderr[-999:]
+    conda = run(*snakemake, "--sdm", "conda", cwd=tmp_path, PYTHONPATH=str(site))
     assert "error: --sdm conda is for a clone" in conda.stderr

@@ -22,11 +22,16 @@ def table_rows(task: OwnTask, source: str) -> Iterator[TableRow]:
 
     Raises UserError, naming the file and the line, for what cannot be read.
     """
-    if task.dataset:
-        return _dataset_rows(task, source)
+    return _dataset_rows(task, source) if task.dataset else file_rows(source)
+
+
+def file_rows(path: str | Path) -> Iterator[TableRow]:
+    """Yield the rows of a file; raises UserError as `table_rows`."""
     readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
-    check_file(source, "file of rows")
-    return readers[Path(source).suffix](Path(source))
+    check_file(path, "file of rows")
+    if (ending := Path(path).suffix) not in readers:
+        raise UserError(f"{path}: its name ends in none of {', '.join(readers)}")
+    return readers[ending](Path(path))
 
 
 def _csv_rows(path: Path) -> Iterator[TableRow]:
