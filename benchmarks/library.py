@@ -1,4 +1,4 @@
-"""The library: sets of demonstrations distilled together beside one by one, and contexts used again.
+"""The library: sets of demonstrations distilled together beside one by one, and a kept context.
 
 Both ways are the library's own calls, so that the ratio is what a user gains by `distill_many`, and
 by keeping a context instead of distilling for each query.
