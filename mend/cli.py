@@ -345,12 +345,16 @@ def predict(options: argparse.Namespace) -> None:
     spec = read_spec(options.spec, PredictionSpec)
     if not options.weights and _is_trained(spec.method.name):
         raise UserError(f"--weights is missing; {spec.method.name} is a method that is trained")
+    answered = None
+    if spec.predict.free_form:
+        from mend.evaluation.free_form import answered
     run_prediction(
         spec,
         options.episodes,
         options.tasks,
         options.output,
         options.weights,
+        answered,
     )
 
 

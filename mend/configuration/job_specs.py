@@ -26,10 +26,11 @@ from mend.configuration.specs.choice import Candidate, ChoiceSpec
 from mend.configuration.specs.chunks import ChunksSpec, TokenizerSource
 from mend.configuration.specs.divergence import DivergenceRun, DivergenceSpec
 from mend.configuration.specs.evaluation_episodes import EvaluationEpisodesSpec
+from mend.configuration.specs.free_form import FreeForm
 from mend.configuration.specs.hub import BenchmarkDownload, FilesDownload
 from mend.configuration.specs.local_models import LocalModelsSpec
 from mend.configuration.specs.meta_train_text import MetaTrainTextSpec
-from mend.configuration.specs.own_tasks import OwnTasksSpec
+from mend.configuration.specs.own_tasks import OwnTaskRows, OwnTasksSpec
 from mend.configuration.specs.pocket import PocketWorldSpec
 from mend.configuration.specs.pool import PoolSpec
 from mend.configuration.specs.prediction import PredictionSettings, PredictionSpec
@@ -155,6 +156,14 @@ def test_tasks(configuration: Configuration, partition: str) -> list[str]:
     return _in_order(configuration, (roles["test"] for roles in chosen))
 
 
+def _with_options(configuration: Configuration, key: str, tasks: Iterable[str]) -> list[str]:
+    """Return those of some tasks whose options can be scored; raises UserError if none can."""
+    found = [name for name in tasks if configuration.tasks[name].type != "free-form"]
+    if not found:
+        raise UserError(f"{key}: all its meta-test tasks are free-form, and options are needed")
+    return found
+
+
 def _in_order(configuration: Configuration, lists: Iterable[Iterable[str]]) -> list[str]:
     wanted = {name for names in lists for name in names}
     return [name for name in configuration.tasks if name in wanted]
@@ -197,7 +206,7 @@ def own_tasks_specification(configuration: Configuration) -> OwnTasksSpec:
     benchmark, own = configuration.values.benchmark, configuration.own_tasks
     tasks, finetune = _tasks(configuration), configuration.values.training.finetune
     return OwnTasksSpec(
-        tasks={name: benchmark.own_tasks[name] for name in own},
+        tasks={name: benchmark.own_tasks[name].subset(OwnTaskRows) for name in own},
         train_tasks=[name for name in tasks.train_tasks if name in own],
         test_tasks=[name for name in tasks.test_tasks if name in own],
         seeds=tasks.seeds,
@@ -263,7 +272,9 @@ def _training(configuration: Configuration, job: JobPath) -> TrainingSpec:
     stopping = stage.early_stopping
     if stopping:
         # The dev score needs each task's type to know its metric.
-        tasks = test_tasks(configuration, job.partition or stopping.partition)
+        partition = job.partition or stopping.partition
+        tasks = test_tasks(configuration, partition)
+        tasks = _with_options(configuration, f"early_stopping (null: none) by {partition}", tasks)
         stopping = EarlyStopping(
             every=stopping.every,
             patience=stopping.patience,
@@ -309,8 +320,14 @@ def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:
     values = configuration.values
     how = parse_settings(job.condition)
     setup = method_setup(values, job.llm, job.method, job.variant)
+    tasks, own = test_tasks(configuration, job.partition), values.benchmark.own_tasks
     predict = PredictionSettings(
-        tasks=test_tasks(configuration, job.partition),
+        tasks=tasks,
+        free_form={
+            name: own[name].subset(FreeForm)
+            for name in tasks
+            if configuration.tasks[name].type == "free-form"
+        },
         partition=job.partition,
         variant=job.variant,
         condition=job.condition,
@@ -326,6 +343,13 @@ def _prediction(configuration: Configuration, job: JobPath) -> PredictionSpec:
     if longest := how.get("longest_context"):
         changed["longest_context"] = LongestContext(llm=longest, distiller=longest)
     parts = {**dict(run), "reading": run.reading.model_copy(update=changed)}
+    between = parts["reading"].separators.demonstrations
+    if predict.free_form and not between.strip(" "):
+        raise UserError(
+            f"protocol.separators.demonstrations: {between!r} does not tell where a generated "
+            f"answer ends, and {next(iter(predict.free_form))} is a free-form task; write another, "
+            'such as "\\n"'
+        )
     scoring = values.protocol.subset(ScoringSettings)
     return PredictionSpec(**parts, scoring=scoring, predict=predict)
 
@@ -337,6 +361,10 @@ def _divergence(configuration: Configuration, job: JobPath) -> DivergenceSpec:
     ]
     if not specs:
         raise UserError(f"there is no job for {job}.spec.json: there is nothing to measure")
+    for of_run in specs:
+        tasks = _with_options(configuration, f"studies.{job.study}", of_run["predict"].tasks)
+        update = {"tasks": tasks, "free_form": {}}
+        of_run["predict"] = of_run["predict"].model_copy(update=update)
     return DivergenceSpec(
         runs=[{key: of_run[key] for key in DivergenceRun.model_fields} for of_run in specs],
         dev_seed=configuration.values.benchmark.seeds[0],
@@ -348,7 +376,9 @@ def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:
     run = _run(configuration, llm, method_setup(values, llm, "mend", DEFAULT))
     settings = EfficiencySettings(
         tasks={
-            partition: test_tasks(configuration, partition)
+            partition: _with_options(
+                configuration, f"efficiency, {partition}", test_tasks(configuration, partition)
+            )
             for partition in values.efficiency.partitions
             if partition in configuration.needs
         },
@@ -364,7 +394,9 @@ def _attention(configuration: Configuration, llm: str) -> AttentionSpec:
     run = _run(configuration, llm, method_setup(values, llm, "mend", DEFAULT))
     settings = AttentionSettings(
         partition=values.attention.partition,
-        tasks=test_tasks(configuration, values.attention.partition),
+        tasks=_with_options(
+            configuration, "attention", test_tasks(configuration, values.attention.partition)
+        ),
         seed=values.benchmark.seeds[0],
         copy_length=values.attention.copy_length,
     )

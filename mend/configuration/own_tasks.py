@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mend.configuration.choices import PARTITIONS
-from mend.configuration.schema import ConfigurationValues
+from mend.configuration.schema import ConfigurationValues, OwnTask
 from mend.configuration.settings import hub_name_problem
-from mend.configuration.specs.own_tasks import OPTION_NUMBER, OwnTask
+from mend.configuration.specs.free_form import FreeForm
+from mend.configuration.specs.own_tasks import OPTION_NUMBER
 from mend.configuration.task_list import Task, test_tasks, train_tasks
 from mend.configuration.words import closest, listed
 from mend.errors import UserError
@@ -50,6 +51,9 @@ def _of_task(key: str, task: OwnTask) -> Iterator[str]:
         yield f"{key}.rows: train is missing: demonstrations are train rows"
     if task.type == "free-form" and (task.options or task.labels == OPTION_NUMBER):
         yield f"{key}.type: free-form tasks have no options; leave one of them out"
+    for name in FreeForm.model_fields:
+        if name in task.model_fields_set and task.type != "free-form":
+            yield f"{key}.{name}: it is for type: free-form; leave it out"
     if task.labels == OPTION_NUMBER and not task.options:
         yield f"{key}.labels: {OPTION_NUMBER} needs `options`, whose numbers outputs are"
     if task.shares.dev + task.shares.test >= 1:

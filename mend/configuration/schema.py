@@ -44,9 +44,10 @@ from mend.configuration.settings import (
 )
 from mend.configuration.specs.chunks import PretrainingChunks
 from mend.configuration.specs.evaluation_episodes import DemonstrationsAtTest, DenseRetrieval
+from mend.configuration.specs.free_form import FreeForm
 from mend.configuration.specs.gguf_models import GGUFModel
 from mend.configuration.specs.local_models import LocalModelsSettings
-from mend.configuration.specs.own_tasks import OwnTask
+from mend.configuration.specs.own_tasks import OwnTaskRows
 from mend.configuration.specs.pocket import PocketSettings
 from mend.configuration.specs.reading import ReadingSettings, Separators
 from mend.configuration.specs.run import (
@@ -186,6 +187,10 @@ class PoolFiles(Settings):
 
     revision: Revision | None = None
     """source hub: commit or tag; pin it."""
+
+
+class OwnTask(FreeForm, OwnTaskRows):
+    """A task of one's own; see docs/own-data.md."""
 
 
 class OwnPartition(Settings):

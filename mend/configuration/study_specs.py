@@ -51,6 +51,11 @@ def study_specification(configuration: Configuration, study: str) -> StudySpec:
         task_types={
             name: configuration.tasks[name].type for names in tasks.values() for name in names
         },
+        free_form={
+            name: own.metric
+            for name, own in values.benchmark.own_tasks.items()
+            if own.type == "free-form" and any(name in names for names in tasks.values())
+        },
         seeds=values.benchmark.seeds,
         training_seeds=training_seeds(values, study),
         axes=[{"name": name, "values": points} for name, points in axes.items()],

@@ -103,8 +103,8 @@ def _read_task(cells: Mapping[str, str], where: str) -> Task:
             )
         if "test" in role and type_ == "free-form":
             raise UserError(
-                f"{where}: {partition} has the free-form task {name} in meta-test, but only tasks "
-                "with options can be scored"
+                f"{where}: {partition} has the free-form task {name} in meta-test, but only "
+                "benchmark.own_tasks may be scored by what is generated"
             )
         roles[partition] = role
     return Task(name, type_, tuple(options), roles)

@@ -26,6 +26,8 @@ from mend.progress import logger
 class MultipleChoiceItem:
     """A query and its options, as token ids, after the demonstrations it is asked with.
 
+    Of a free-form task it has no options, and its query ends with what stands before an answer.
+
     context: equal for items whose demonstrations are the same tokens, and only for them.
     demonstrations: token ids; where demonstrations are distilled in groups, those of each group.
     longest: tokens that context, query and one option may have together; of more the oldest fall
@@ -126,6 +128,7 @@ def read_items(
     reads_demonstrations: bool = True,
     vectors: int | None = None,
     starts: bool = True,
+    longest_answers: Mapping[str, int] | None = None,
     **settings,
 ) -> tuple[list[dict], list[MultipleChoiceItem]]:
     """Return evaluation rows and, in the same order, their multiple-choice items.
@@ -139,11 +142,14 @@ def read_items(
     the demonstrations' tokens, which then take what query and longest option leave.
     starts: whether the LLM reads a token of its own before a context. Without one, a row with
     neither context nor query has nothing that predicts its options, and is refused.
+    longest_answers: of free-form tasks, the most tokens of an answer that is to be generated.
     settings: perturbation, sampling_seed and group, as in `DemonstrationReader`.
     A row is a dictionary of task, seed, row, gold (the right option's index) and options, and of
     what was cut: query_cut (whether), demonstrations (how many there were), demonstrations_cut and
-    demonstrations_left_out. Where anything was, the log says how much, by task.
-    Raises UserError, naming the row, if nothing stands before its options, if an option leaves no
+    demonstrations_left_out. Where anything was, the log says how much, by task. Of a free-form task
+    gold is -1, and output the right answer.
+    Raises UserError, naming the row, if nothing stands before its options, if it has none though
+    its task is not told to be free-form, if an option leaves no
     room for its query, or if vectors, query and longest option do not fit the LLM.
     """
     table = read_columns(
@@ -175,13 +181,19 @@ def read_items(
         if rows_per_task is not None and taken[task, seed] > rows_per_task:
             continue
         x, y, options = task_rows[task].rows(split, seed)[record["row"]]
+        answer = (longest_answers or {}).get(task)
         where = f"{task_rows[task].path}, {split} row {record['row']} of seed {seed}"
-        longest = template.longest(options)
+        if not options and answer is None:
+            raise UserError(f"{where}: it has no options, and its task is not told to be free-form")
+        start = [] if answer is None else template.answer_start()
+        longest = template.longest(options) if answer is None else len(start) + answer
         query = template.query(x, after_context, longest, where)
         numbers = record["demonstrations"] if reads_demonstrations else []
         show = partial(read, task_rows[task], task, seed, numbers)
         # With oldest-tokens, what falls off depends on the option: items have all that may stay.
-        together = None if vectors else template.longest_together(len(numbers))
+        together = (
+            None if vectors or answer is not None else template.longest_together(len(numbers))
+        )
         room = limit
         if not vectors:
             room = min(limit, template.room_before(len(query), longest, len(numbers)))
@@ -204,7 +216,7 @@ def read_items(
                 "task": task,
                 "seed": seed,
                 "row": record["row"],
-                "gold": options.index(y),
+                "gold": options.index(y) if answer is None else -1,
                 "options": options,
                 "query_cut": template.is_cut(x, query, after_context),
                 "demonstrations": len(numbers),
@@ -214,7 +226,9 @@ def read_items(
         )
         encoded = [template.option(option) for option in options]
         number = contexts.setdefault(_hashable(whole.ids), len(contexts))
-        items.append(MultipleChoiceItem(number, whole.ids, query, encoded, together))
+        items.append(MultipleChoiceItem(number, whole.ids, query + start, encoded, together))
+        if answer is not None:
+            rows[-1]["output"] = y
     for row in rows:
         counts = {"queries": 1, "queries_cut": int(row["query_cut"])}
         counts |= {key: value for key, value in row.items() if key.startswith("demonstrations")}

@@ -31,7 +31,7 @@ SHOWN_OPTIONS, SHOWN_LETTERS = 5, 60
 
 
 class Row(NamedTuple):
-    """One example. `options` is empty only in meta-train rows of free-form tasks."""
+    """One example. `options` is empty only in rows of free-form tasks."""
 
     input: str
     output: str

@@ -14,7 +14,7 @@ from mend.atomic_io import atomic_folder
 from mend.configuration.choices import MOST_META_TRAIN_ROWS, TRAIN_ROWS
 from mend.configuration.specs.own_tasks import (
     OPTION_NUMBER,
-    OwnTask,
+    OwnTaskRows,
     OwnTasksSpec,
     columns_of,
     fill,
@@ -108,7 +108,7 @@ def read_own_task(spec: OwnTasksSpec, name: str) -> dict[str, list[OwnRow]]:
     return {side: sides.get(side, []) for side in ("train", "dev", "test")}
 
 
-def _row(task: OwnTask, where: str, row: Mapping[str, Any], key: str) -> OwnRow:
+def _row(task: OwnTaskRows, where: str, row: Mapping[str, Any], key: str) -> OwnRow:
     """Return a row's texts; its options only as far as they are the row's own."""
 
     def text(template: str) -> str:
@@ -198,7 +198,7 @@ def _list(template: str, row: Mapping[str, Any], where: str, key: str) -> list[s
     return [_text(option, column, where) for option in value]
 
 
-def _add_options(task: OwnTask, sides: dict[str, list[OwnRow]], key: str) -> None:
+def _add_options(task: OwnTaskRows, sides: dict[str, list[OwnRow]], key: str) -> None:
     """Give rows their options where all have the same, and check that the right one is there."""
     if not (task.options or task.labels):
         labels = sorted({row.output for rows in sides.values() for row in rows})
@@ -221,7 +221,7 @@ def _add_options(task: OwnTask, sides: dict[str, list[OwnRow]], key: str) -> Non
             )
 
 
-def _apart(task: OwnTask, sides: dict[str, list[OwnRow]], key: str) -> dict[str, list[OwnRow]]:
+def _apart(task: OwnTaskRows, sides: dict[str, list[OwnRow]], key: str) -> dict[str, list[OwnRow]]:
     """Return rows of which none has an input that is on another side, too."""
     held_out: dict[str, str] = {}
     apart = {}
@@ -247,7 +247,7 @@ def _apart(task: OwnTask, sides: dict[str, list[OwnRow]], key: str) -> dict[str,
     return apart
 
 
-def _split_off(task: OwnTask, name: str, sides: dict[str, list[OwnRow]]) -> None:
+def _split_off(task: OwnTaskRows, name: str, sides: dict[str, list[OwnRow]]) -> None:
     """Split dev and test rows that are not there off the train rows."""
     missing = [side for side in ("test", "dev") if side not in sides]
     rows = sides["train"]
@@ -264,7 +264,7 @@ def _split_off(task: OwnTask, name: str, sides: dict[str, list[OwnRow]]) -> None
 
 
 def _rows_of(
-    file: BenchmarkFile, task: OwnTask, sides: Mapping[str, Sequence[OwnRow]], pool: int | None
+    file: BenchmarkFile, task: OwnTaskRows, sides: Mapping[str, Sequence[OwnRow]], pool: int | None
 ) -> Iterable[OwnRow]:
     """Return the rows of one of MetaICL's files."""
     if file.split == "test":

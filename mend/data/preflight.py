@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mend.configuration.schema import ConfigurationValues
     from mend.configuration.specs.evaluation_episodes import DenseRetrieval
     from mend.configuration.specs.gguf_models import GGUFModel
-    from mend.configuration.specs.own_tasks import OwnTask
+    from mend.configuration.specs.own_tasks import OwnTaskRows
 
 
 def with_present_tasks(configuration: Configuration) -> Configuration:
@@ -103,7 +103,7 @@ def check_own_tasks(configuration: Configuration) -> None:
         _remember(found, stamp)
 
 
-def own_files(task: OwnTask) -> list[str]:
+def own_files(task: OwnTaskRows) -> list[str]:
     """Return the files that hold a task's rows; none if they are on the hub."""
     if not task.dataset:
         return sorted(set(task.sources.values()))

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mend.atomic_io import check_file
-from mend.configuration.specs.own_tasks import OwnTask
+from mend.configuration.specs.own_tasks import OwnTaskRows
 from mend.errors import UserError, first_line
 
 TableRow = tuple[str, Mapping[str, Any]]
 """Where a row is, for messages, and its columns."""
 
 
-def table_rows(task: OwnTask, source: str) -> Iterator[TableRow]:
+def table_rows(task: OwnTaskRows, source: str) -> Iterator[TableRow]:
     """Yield the rows of a file, or of a split of the task's data set, in their order.
 
     Raises UserError, naming the file and the line, for what cannot be read.
@@ -91,7 +91,7 @@ def _parquet_rows(path: Path) -> Iterator[TableRow]:
         raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)})") from None
 
 
-def _dataset_rows(task: OwnTask, split: str) -> Iterator[TableRow]:
+def _dataset_rows(task: OwnTaskRows, split: str) -> Iterator[TableRow]:
     what = f"dataset {task.dataset}, split {split}"
     try:
         import datasets
@@ -117,7 +117,7 @@ def _dataset_rows(task: OwnTask, split: str) -> Iterator[TableRow]:
         raise UserError(f"{what}: cannot be loaded ({first_line(error)})") from error
 
 
-def _load(datasets: Any, task: OwnTask, split: str) -> Any:
+def _load(datasets: Any, task: OwnTaskRows, split: str) -> Any:
     """Load a split: of a folder that `save_to_disk` wrote, or of whatever `load_dataset` finds.
 
     Version 4 of the library, and later ones, run no code of a data set.

@@ -80,16 +80,16 @@ def import_tasks(
         progress = Progress("tasks", len(files))
         for count, (task, task_files) in enumerate(files.items(), start=1):
             name = f"{task}.parquet"
-            place, pool = Path(folder), pool_folder
+            place, pool, own = Path(folder), pool_folder, False
             if own_folder and (Path(own_folder) / "data" / task).is_dir():
-                place, pool = Path(own_folder), None
+                place, pool, own = Path(own_folder), None, True
             sources = [_path(place, file, pool) for file in task_files]
             made_of = made_by(checksums(sources, output_folder / name))
             writing = pyarrow.parquet.ParquetWriter(
                 temporary / name, schema.with_metadata(made_of), **PARQUET
             )
             with writing as writer:
-                for split, seed, rows in _splits(place, task_files, pool):
+                for split, seed, rows in _splits(place, task_files, pool, own):
                     for batch in _batches(rows, split, seed, schema):
                         writer.write_batch(batch)
             progress.update(count, task)
@@ -101,15 +101,18 @@ def _path(folder: Path, file: BenchmarkFile, pool_folder: str | Path | None) -> 
 
 
 def _splits(
-    folder: Path, files: Sequence[BenchmarkFile], pool_folder: str | Path | None
+    folder: Path, files: Sequence[BenchmarkFile], pool_folder: str | Path | None, own: bool
 ) -> Iterator[tuple[str, int, Iterator[Row]]]:
-    """Yield (split, seed, rows) of a task: its files as they are, then the pool of each seed."""
+    """Yield (split, seed, rows) of a task: its files as they are, then the pool of each seed.
+
+    own: it is one's own, which may be free-form.
+    """
 
     def path(file: BenchmarkFile) -> Path:
         return _path(folder, file, pool_folder)
 
     def rows(file: BenchmarkFile) -> Iterator[Row]:
-        return read_rows(path(file), options_required=file.split != "meta_train")
+        return read_rows(path(file), options_required=not own and file.split != "meta_train")
 
     def of(split: str) -> dict[int, BenchmarkFile]:
         return {file.seed: file for file in files if file.split == split}

@@ -266,6 +266,15 @@ class Template:
             raise UserError(f"the output or option {text[:60]!r} has no tokens, so it has no score")
         return ids
 
+    def answer_start(self) -> list[int]:
+        """Token ids of what stands between a query and an answer that is generated.
+
+        It is the separator before outputs, but for spaces at its end: tokenizers make them a part
+        of the word that follows.
+        """
+        text = self._before_output.rstrip(" ")
+        return list(self._encode_after(text)) if text else []
+
     def longest(self, texts: Sequence[str]) -> int:
         """How many tokens the longest of some options has."""
         return max(len(self.option(text)) for text in texts)

@@ -64,12 +64,16 @@ def uses_macro_f1(kind: str, metrics: str = "metaicl") -> bool:
 
 
 def scores_by_task(
-    predictions: pd.DataFrame, types: Mapping[str, str], metrics: str = "metaicl"
+    predictions: pd.DataFrame,
+    types: Mapping[str, str],
+    metrics: str = "metaicl",
+    free_form: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Score each task under each seed: for tables, and for early stopping.
 
     `predictions` is what `mend.evaluation.prediction_table` returns: a row for each dev or test
-    row. `types`: each task's type. Returns the columns of `KEYS` that are there, and score (per
+    row. `types`: each task's type; `free_form`: the metric of each free-form task, whose score is
+    its mean over the rows. Returns the columns of `KEYS` that are there, and score (per
     cent), in the order of first appearance. Raises UserError for a task without a type.
     """
     unknown = sorted(set(predictions["task"]) - set(types))
@@ -82,7 +86,11 @@ def scores_by_task(
     indices = predictions[["gold", "predicted"]].to_numpy().T
     rows = []
     for key, group in predictions.reset_index(drop=True).groupby(keys, sort=False):
-        kind = types[key[keys.index("task")]]
+        task = key[keys.index("task")]
+        if metric := (free_form or {}).get(task):
+            rows.append((*key, float(group[metric.replace("-", "_")].mean())))
+            continue
+        kind = types[task]
         labels = codes if uses_macro_f1(kind, metrics) else indices
         gold, predicted = labels[:, group.index]
         rows.append((*key, task_score(gold, predicted, kind, metrics)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,18 @@ PREDICTION_SCHEMA = pyarrow.schema(
     ]
 )
 
+ANSWER_FIELDS = [
+    ("output", pyarrow.string()),
+    ("generated", pyarrow.string()),
+    ("exact_match", pyarrow.float64()),
+    ("f1", pyarrow.float64()),
+    ("rouge_l", pyarrow.float64()),
+]
+"""What predictions have besides where a task is free-form; empty in rows with options."""
+
+Answering = Callable[..., list[dict[str, Any]]]
+"""`mend.evaluation.free_form.answered`."""
+
 
 WEIGHTS = "weights.safetensors"
 
@@ -58,6 +71,7 @@ def run_prediction(
     tasks: str | Path,
     output: str | Path,
     weights: Path | None,
+    answered: Answering | None = None,
 ) -> None:
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
 
@@ -66,6 +80,8 @@ def run_prediction(
 
     weights: the folder that a training job, or `mend.evaluation.choice`, wrote; None for a method
     that trains nothing.
+    answered: what generates and compares the answers of free-form tasks, where there are some:
+    their rows have no scores, and the columns of ANSWER_FIELDS besides.
     Raises UserError for a row that gets a score that is not finite, for a group where
     the method does not distil, or as `read_items`.
     """
@@ -82,19 +98,40 @@ def run_prediction(
     if wanted.group:
         method = GroupedMethod(method)
         changes["group"] = wanted.group
+    changes["longest_answers"] = {
+        task: how.longest_answer for task, how in wanted.free_form.items()
+    }
     rows, items = items_for(llm, method, episodes, tasks, "test", wanted.tasks, **changes)
     name = f"predict {spec.llm.name} {spec.method.name} {wanted.partition}"
     logger.info("%s: %d rows", name, len(rows))
     lengths: dict[int, int] = {}
-    progress = Progress(name, len(rows))
-    scores = score_items(
-        llm,
-        method,
-        items,
-        spec.scoring.option_score,
-        progress=progress,
-        context_lengths=lengths,
-    )
+    free = [place for place, row in enumerate(rows) if row["task"] in wanted.free_form]
+    chosen = sorted({*range(len(rows))} - {*free})
+    scores: list[list[float]] = [[] for _ in rows]
+    if chosen:
+        found = score_items(
+            llm,
+            method,
+            [items[place] for place in chosen],
+            spec.scoring.option_score,
+            progress=Progress(name, len(chosen)),
+            context_lengths=lengths,
+        )
+        for place, values in zip(chosen, found, strict=True):
+            scores[place] = values
+    if free:
+        answers = answered(
+            llm,
+            method,
+            [items[place] for place in free],
+            [wanted.free_form[rows[place]["task"]].longest_answer for place in free],
+            [rows[place]["output"] for place in free],
+            spec.reading.separators,
+            Progress(f"{name}, answers", len(free)),
+            lengths,
+        )
+        for place, answer in zip(free, answers, strict=True):
+            rows[place] |= answer
     same = {
         "llm": spec.llm.name,
         "method": spec.method.name,
@@ -110,7 +147,7 @@ def run_prediction(
             **row,
             "context_length": lengths[item.context],
             "scores": values,
-            "tied": values.count(max(values)) > 1,
+            "tied": bool(values) and values.count(max(values)) > 1,
         }
         for row, item, values in zip(rows, items, scores, strict=True)
     ]
@@ -118,7 +155,10 @@ def run_prediction(
         logger.info("%s: in %d rows several options are the best; the first counts", name, ties)
     inputs = [episodes, *(Path(tasks) / f"{task}.parquet" for task in wanted.tasks)]
     inputs.append(Path(weights) / WEIGHTS if weights else None)
-    table = pyarrow.Table.from_pylist(records, schema=PREDICTION_SCHEMA)
+    schema = PREDICTION_SCHEMA
+    if free:
+        schema = pyarrow.schema([*schema, *starmap(pyarrow.field, ANSWER_FIELDS)])
+    table = pyarrow.Table.from_pylist(records, schema=schema)
     write_parquet(table, output, checksums(inputs, output))
 
 

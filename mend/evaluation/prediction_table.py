@@ -21,6 +21,10 @@ COLUMNS |= dict.fromkeys(["seed", "row", "context_length", "gold"], NUMBER)
 COLUMNS |= {"options": [TEXT], "scores": [REAL]}
 """The columns of predictions that are read, and their kinds."""
 
+ANSWER_COLUMNS = dict.fromkeys(["output", "generated"], TEXT)
+ANSWER_COLUMNS |= dict.fromkeys(["exact_match", "f1", "rouge_l"], REAL)
+"""Those that there are besides where a task is free-form; empty in rows with options."""
+
 IDENTITY = [*RUN, "partition", "task", "seed", "row"]
 
 
@@ -30,7 +34,8 @@ def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
     A file that is named twice is read once. Of options with equal scores the first is chosen.
     Returns a row for each test row with columns llm, method, variant, condition, partition, task,
     seed, row, context_length (positions that the LLM read before the query), gold and predicted
-    (option indices), gold_text and predicted_text. Raises UserError for a file that is not Parquet,
+    (option indices; -1 in free-form tasks), gold_text and predicted_text; where a task is free-form
+    also exact_match, f1 and rouge_l, in per cent. Raises UserError for a file that is not Parquet,
     a missing column, a row without options, a number of scores other than the number of options, a
     gold index out of range, a score that is not finite, or a row that is there twice.
     """
@@ -109,10 +114,32 @@ def _check_complete(part: pd.DataFrame, name: str, tasks: Sequence[str], seeds: 
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    table = read_columns(path, COLUMNS, "predictions")
+    answers = {"optional": ANSWER_COLUMNS, "may_be_empty": ANSWER_COLUMNS}
+    table = read_columns(path, COLUMNS, "predictions", **answers)
     if table.num_rows == 0:
         raise UserError(f"{path}: holds no predictions")
-    return chosen_options(table, path)
+    if "generated" not in table.column_names:
+        return chosen_options(table, path)
+    if absent := sorted(ANSWER_COLUMNS.keys() - {*table.column_names}):
+        raise UserError(f"{path}: predictions with answers lack the columns {', '.join(absent)}")
+    free = table["generated"].is_valid()
+    parts = [_answers(table.filter(free), path)]
+    with_options = table.filter(pyarrow.compute.invert(free)).drop_columns([*ANSWER_COLUMNS])
+    if with_options.num_rows:
+        parts.insert(0, chosen_options(with_options, path))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _answers(table: pyarrow.Table, path: Path) -> pd.DataFrame:
+    """Return rows of free-form tasks: predicted is -1, predicted_text what was generated."""
+    for name in ANSWER_COLUMNS:
+        if table[name].null_count:
+            raise UserError(f"{path}: a row with a generated answer has no {name}")
+    frame = table.drop_columns(["options", "scores", "output", "generated"]).to_pandas()
+    frame["predicted"] = -1
+    frame["gold_text"] = table["output"].to_pandas()
+    frame["predicted_text"] = table["generated"].to_pandas()
+    return frame
 
 
 def chosen_options(table: pyarrow.Table, source: str | Path) -> pd.DataFrame:

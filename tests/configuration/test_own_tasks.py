@@ -102,6 +102,7 @@ def test_own_tasks_may_be_all(values) -> None:
             {"rows": "README.csv", "input": "{a}", "output": "{b}"},
             "there is no file README.csv",
         ),
+        ("own_tasks/mine/metric", "f1", "mine.metric: it is for type: free-form; leave it out"),
         ("own_partitions/to_mine/test", ["min"], r"neither a task nor .* \(did you mean mine\?\)"),
         ("own_partitions/to_mine/train", ["mine"], "mine is in train and in test; choose one"),
         ("own_partitions/qa_to_qa", {"test": ["mine"]}, "it is one of MetaICL's; choose another"),
@@ -113,6 +114,36 @@ def test_own_tasks_may_be_all(values) -> None:
 def test_what_is_wrong_is_told_by_its_key(values, key, value, told) -> None:
     with pytest.raises(UserError, match=f"benchmark.*{told}"):
         load_configuration(put(values, f"benchmark/{key}", value))
+
+
+FREE = {"type": "free-form", "metric": "rouge-l", "longest_answer": 8}
+
+
+def test_jobs_are_told_of_free_form_tasks_where_there_are_some_and_no_others(values) -> None:
+    path = "runs/pocket-gpt2/vanilla-icl/default/all/shots=16/predict"
+    before = load_configuration(values)
+    assert "free_form" not in specification(before, path).model_dump()
+    assert "free_form" not in specification(before, "own").model_dump()
+    mine = values["benchmark"]["own_tasks"]["mine"]
+    values = put(values, "benchmark/own_tasks/mine", {**mine, **FREE})
+    with pytest.raises(UserError, match=r"separators.demonstrations: ' ' does not tell where"):
+        specification(load_configuration(values), path)
+    between = {"input_output": " ", "demonstrations": "\n"}
+    found = load_configuration(put(values, "protocol/separators", between))
+    told = specification(found, path).model_dump(mode="json")
+    assert told["predict"]["free_form"] == {"mine": {"metric": "rouge-l", "longest_answer": 8}}
+    assert specification(found, "own").free_form == {"mine": "rouge-l"}
+    stopping = specification(found, "runs/pocket-gpt2/mend/default/qa_to_qa/finetune")
+    assert "mine" not in stopping.training.early_stopping.tasks
+
+
+def test_dev_rows_of_free_form_tasks_alone_stop_no_training(values) -> None:
+    mine = values["benchmark"]["own_tasks"]["mine"]
+    found = trained(put(values, "benchmark/own_tasks/mine", {**mine, **FREE}), "class_to_class")
+    with pytest.raises(
+        UserError, match=r"early_stopping \(null: none\) by to_mine: all its meta-test tasks are"
+    ):
+        specification(found, "runs/pocket-gpt2/mend/default/to_mine/finetune")
 
 
 def test_a_name_of_the_task_list_is_taken(values) -> None:

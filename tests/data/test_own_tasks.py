@@ -9,7 +9,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from mend.configuration.specs.own_tasks import OwnTask, OwnTasksSpec
+from mend.configuration.specs.own_tasks import OwnTaskRows, OwnTasksSpec
 from mend.configuration.specs.tasks import TasksSpec
 from mend.data.layout import read_rows
 from mend.data.own_tasks import OwnRow, read_own_task, write_own_tasks
@@ -23,7 +23,7 @@ def spec(task: dict, train: bool = False, test: bool = True, **changes) -> OwnTa
     """Return the specification of one task, called mine."""
     return OwnTasksSpec(
         **{
-            "tasks": {"mine": OwnTask(**task)},
+            "tasks": {"mine": OwnTaskRows(**task)},
             "train_tasks": ["mine"] * train,
             "test_tasks": ["mine"] * test,
             "seeds": [13, 21],
@@ -131,7 +131,7 @@ def test_templates_labels_and_options_of_each_kind(tmp_path) -> None:
     ],
 )
 def test_the_type_of_a_task_follows_from_its_options(task, kind) -> None:
-    assert OwnTask(rows="t.csv", **PLAIN, **task).task_type == kind
+    assert OwnTaskRows(rows="t.csv", **PLAIN, **task).task_type == kind
 
 
 def test_csv_json_lines_parquet_and_data_sets_give_the_same_rows(table, tmp_path) -> None:

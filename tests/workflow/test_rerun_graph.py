@@ -62,6 +62,7 @@ LLM = names(
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")
 SCORING = ROWS | LLM | ITEMS | names("configuration.specs.prediction evaluation.predict")
+SCORING |= {"configuration.specs.free_form"}
 SCORING |= names("evaluation.grouping evaluation.scoring models.kernels.tree_attention")
 TEACHER = ROWS | LLM | names("data.cuts data.examples training.losses training.teacher")
 TEACHER |= names("configuration.specs.teacher configuration.specs.training")
@@ -74,6 +75,7 @@ POCKET = names("atomic_io configuration.choices errors") | names(
 PAGE = (RUN | {"atomic_io", "errors"}) | names("configuration.display_names")
 TABLE = PAGE | names("configuration.claims configuration.specs.chunks paper reporting.pages")
 TABLE |= names("configuration.specs.reporting evaluation.statistics")
+TABLE |= {"configuration.specs.free_form"}
 STUDY = TABLE | names("evaluation.metrics evaluation.prediction_table")
 STUDY |= names("data.cuts data.parquet progress provenance reporting.cuts")
 STUDY |= names("claims studies studies.names studies.numbers", "reporting.")

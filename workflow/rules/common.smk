@@ -7,7 +7,12 @@ import sys
 from glob import escape, glob
 
 from mend.code_hash import code_hash
-from mend.configuration.job_specs import listed_tasks, specification, specification_json
+from mend.configuration.job_specs import (
+    listed_tasks,
+    specification,
+    specification_json,
+    test_tasks,
+)
 from mend.configuration.loading import load_configuration
 from mend.configuration.methods import method_class, method_module
 from mend.configuration.paths import JobPath, sampling_of
@@ -122,6 +127,18 @@ def code(*modules):
 def method_code(*modules):
     """Return a function that hashes the code of a job and of its method."""
     return lambda wildcards: code_hash(*modules, method_module(wildcards.method))
+
+
+def prediction_code(*modules):
+    """Return a function as `method_code` does, with generating if a task is free-form."""
+
+    def hashed(wildcards):
+        tasks = test_tasks(CONFIGURATION, wildcards.partition)
+        free = any(CONFIGURATION.tasks[name].type == "free-form" for name in tasks)
+        found = [*modules, *(["mend.evaluation.free_form"] if free else [])]
+        return code_hash(*found, method_module(wildcards.method))
+
+    return hashed
 
 
 def benchmark_rows(wildcards):

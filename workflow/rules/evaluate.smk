@@ -56,7 +56,7 @@ rule predict:
         processors=processors,
     params:
         optional=lambda wildcards, input: flags(input, "weights"),
-        code=method_code("mend.evaluation.predict"),
+        code=prediction_code("mend.evaluation.predict"),
     message:
         "predicting: {wildcards.llm} {wildcards.method} {wildcards.variant} {wildcards.partition}"
         " {wildcards.condition}"

@@ -81,8 +81,8 @@ class Shares(Settings):
     """Of the rows, for test rows."""
 
 
-class OwnTask(Settings):
-    """A task of one's own; see docs/own-data.md."""
+class OwnTaskRows(Settings):
+    """The rows of a task of one's own."""
 
     rows: PathText | dict[Side, PathText]
     """A file (.csv, .jsonl, .parquet) or, of `dataset`, a split; or one for each of train, dev and
@@ -140,7 +140,7 @@ class OwnTask(Settings):
 class OwnTasksSpec(Settings):
     """The job that writes one's own tasks in MetaICL's layout."""
 
-    tasks: dict[str, OwnTask]
+    tasks: dict[str, OwnTaskRows]
     """The tasks."""
 
     train_tasks: list[str]

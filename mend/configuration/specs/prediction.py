@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from mend.configuration.choices import Stage
 from mend.configuration.conditions import Perturbation
 from mend.configuration.settings import Count, Seed, Settings
+from mend.configuration.specs.free_form import FreeForm
 from mend.configuration.specs.run import RunSpec, ScoringSettings
 
 
@@ -13,6 +18,9 @@ class PredictionSettings(Settings):
 
     tasks: list[str]
     """Meta-test tasks."""
+
+    free_form: Annotated[dict[str, FreeForm], Field(exclude_if=lambda tasks: not tasks)] = {}
+    """Those without options, and how they are answered."""
 
     partition: str
     """The partition whose tasks they are, or `all`."""

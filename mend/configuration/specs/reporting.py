@@ -10,6 +10,7 @@ from mend.configuration.choices import Metrics, TaskMean, TaskType
 from mend.configuration.claims import Claim, CostClaim, PaperTable, Value
 from mend.configuration.settings import Seed, Settings, Text
 from mend.configuration.specs.chunks import TokenizerSource
+from mend.configuration.specs.free_form import AnswerMetric
 from mend.configuration.specs.reading import ReadingSettings
 
 Layout = Literal["list", "matrix"]
@@ -87,6 +88,9 @@ class StudySpec(Settings):
 
     task_types: dict[str, TaskType]
     """The type of each task, which decides its metric."""
+
+    free_form: Annotated[dict[str, AnswerMetric], Field(exclude_if=lambda tasks: not tasks)] = {}
+    """The metric of each free-form task."""
 
     seeds: list[Seed] = Field(min_length=1)
     """Seeds of demonstrations."""

@@ -113,7 +113,7 @@ def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
         & predictions["seed"].isin(spec.seeds)
     ]
     # Scored before rows are copied to points and partitions, so that each is scored once.
-    scores = scores_by_task(in_use, spec.task_types, spec.metrics)
+    scores = scores_by_task(in_use, spec.task_types, spec.metrics, spec.free_form)
     keys = [*RUN, "partition", "task", "seed"]
     scores = scores.join(in_use.groupby(keys)["context_length"].mean(), on=keys)
     by_run = dict(iter(scores.groupby(list(RUN))))
