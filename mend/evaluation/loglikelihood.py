@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mend.errors import UserError
+from mend.models.architecture import rope_switch
 from mend.models.frozen_llm import Contexts, FrozenLLM, Rows, TokenContexts, VectorContexts
 from mend.models.padding import indices
 
@@ -40,6 +41,14 @@ class LogLikelihood(NamedTuple):
 
     total: float
     is_greedy: bool
+
+
+def most_positions(llm: FrozenLLM) -> int:
+    """Return how many positions context, query and continuation have together at most.
+
+    The last token is predicted and never read, but where it may decide how a row rotates.
+    """
+    return llm.max_positions + (0 if rope_switch(llm.model.config) else 1)
 
 
 @torch.no_grad()
@@ -96,11 +105,11 @@ def _check(llm: FrozenLLM, context: int, one: Continuation, number: int) -> None
             f"nothing comes before continuation {number + 1}: an empty query after an empty "
             "context; give a query, or load the LLM with prefix='bos'"
         )
-    if context + len(one.query) + len(one.tokens) > llm.max_positions:
+    if context + len(one.query) + len(one.tokens) > most_positions(llm):
         raise UserError(
             f"continuation {number + 1}: a context of {context} positions, a query of "
             f"{len(one.query)} tokens and a continuation of {len(one.tokens)} do not fit the "
-            f"{llm.max_positions} that the LLM reads; shorten the context or the query"
+            f"{most_positions(llm)} that the LLM has; shorten the context or the query"
         )
 
 

@@ -1,1 +1,1 @@
-"""Contexts in lm-evaluation-harness."""
+"""lm-evaluation-harness with contexts: few-shot text becomes vectors, distilled once a set."""

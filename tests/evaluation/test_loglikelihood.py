@@ -82,6 +82,17 @@ def plainly_greedy(llm: FrozenLLM, context: Tensor, query: list[int], steps: int
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_last_token_takes_no_position(shared: bool) -> None:
+    llm = random_llm()
+    llm.shares_contexts = shared
+    one = Continuation(0, [1] * 5, [2] * 2)
+    [found] = log_likelihoods(llm, TokenContexts([random_tokens(90, 1)]), [one])
+    logits = llm.model(torch.tensor([[*random_tokens(90, 1), *one.query, 2]])).logits[0, -2:]
+    assert found.total == pytest.approx(logits.log_softmax(-1)[:, 2].sum().item(), abs=1e-4)
+
+
+@torch.no_grad()
 def test_contexts_that_cannot_be_shared_give_the_same() -> None:
     llm = random_llm("llama")
     asked = continuations()
@@ -134,7 +145,7 @@ def test_smaller_batches_where_memory_runs_out(monkeypatch) -> None:
     [
         ([3], [4], [], "continuation 1 has no tokens"),
         ([], [], [4], "nothing comes before continuation 1"),
-        (random_tokens(90, 1), [1] * 5, [2] * 4, "do not fit the 96 that the LLM reads"),
+        (random_tokens(90, 1), [1] * 5, [2] * 3, "do not fit the 97 that the LLM has"),
     ],
 )
 def test_what_has_no_probability_is_refused(context, query, tokens, message) -> None:
