@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mend.configuration.checks import check_values
 from mend.configuration.files import read_yaml
 from mend.configuration.messages import located, readable, validated
@@ -167,6 +169,39 @@ def check_data_files(configuration: Configuration) -> None:
         for file in files:
             if not os.path.isfile(file):
                 raise UserError(f"benchmark.{key}.files: there is no file {file}")
+
+
+def with_given(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a merged configuration whose parts that `--config` gave are read as YAML reads them.
+
+    given: what Snakemake made of `--config`: within mappings and lists all is text to it.
+    """
+    return {
+        key: _read_as_yaml(value, given[key]) if key in given else value
+        for key, value in values.items()
+    }
+
+
+def _read_as_yaml(value: Any, given: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(given, Mapping):
+        return {
+            key: _of_text(_read_as_yaml(part, given[key])) if key in given else part
+            for key, part in value.items()
+        }
+    if isinstance(value, list):
+        return [_of_text(_read_as_yaml(part, part)) for part in value]
+    return value
+
+
+def _of_text(value: Any) -> Any:
+    """Return the number, truth value or null that a text is to YAML; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        return value
+    return found if found is None or isinstance(found, bool | int | float) else value
 
 
 def read_configuration(*files: str | Path) -> Configuration:

@@ -240,12 +240,12 @@ def _hint(given: Any, schema: Mapping[str, Any]) -> str:
     if "integer" in kinds:
         if not number.is_integer():
             return ""
-        return f"; write {number:.0f} without quotes, and not within a list given with --config"
+        return f"; write {number:.0f} without quotes"
     if "e" in given.lower() and "." not in given:
         digits, exponent = given.lower().split("e")
         return f"; YAML reads {given} as text: write {digits}.0e{exponent}"
     if "number" in kinds:
-        return f"; write {given.strip()} without quotes, and not within a list given with --config"
+        return f"; write {given.strip()} without quotes"
     return ""
 
 

@@ -154,9 +154,18 @@ def test_a_bad_key_is_told_before_any_job(workflow, key, value, words) -> None:
     refuse(workflow, workflow.with_value(key, value), *words)
 
 
-def test_a_list_given_with_config_is_told(workflow) -> None:
-    words = ("--config: benchmark.seeds[0]", '"13" is not a whole number', "--config")
-    refuse(workflow, workflow.values, *words, arguments=("--config", "benchmark={seeds: [13]}"))
+def test_what_config_gives_is_read_as_a_file_is(workflow) -> None:
+    words = ("--config: benchmark.seeds[1]", '"x" is not a whole number')
+    refuse(workflow, workflow.values, *words, arguments=("--config", "benchmark={seeds: [13, x]}"))
+    given = (
+        "--config",
+        "benchmark={seeds: [13, 100], test_rows: null}",
+        "pocket={wrong_answers: 0.3}",
+    )
+    spec = "results/data/benchmark.spec.json"
+    made = workflow.snakemake(spec, *given)
+    assert made.code == 0, made.text[-2000:]
+    assert json.loads((workflow.folder / spec).read_text())["wrong_answers"] == 0.3
 
 
 GOOD = {"task": "ask", "input": "a", "output": "yes", "options": ["yes", "no"]}

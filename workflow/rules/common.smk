@@ -13,7 +13,7 @@ from mend.configuration.job_specs import (
     specification_json,
     test_tasks,
 )
-from mend.configuration.loading import load_configuration
+from mend.configuration.loading import load_configuration, with_given
 from mend.configuration.methods import method_class, method_module
 from mend.configuration.paths import JobPath, sampling_of
 from mend.configuration.report_spec import all_choices, pictured_alone, study_pictures
@@ -49,7 +49,11 @@ def told(function, *arguments):
         sys.exit(f"error: {error}")
 
 
-CONFIGURATION = told(load_configuration, config, map(os.path.relpath, workflow.configfiles))
+CONFIGURATION = told(
+    load_configuration,
+    with_given(config, workflow.config_settings.config),
+    map(os.path.relpath, workflow.configfiles),
+)
 CONFIGURATION = told(with_present_tasks, CONFIGURATION)
 R = CONFIGURATION.results
 MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
