@@ -78,8 +78,7 @@ class Context:
 
     def after(self, query: str) -> list[int]:
         """Return a query's token ids after this context, with the separator between them."""
-        if not isinstance(query, str):
-            raise UserError(f"a query is a {type(query).__name__}; give a text")
+        check_text(query, "a query")
         return self.template.whole_query(query, after_context=len(self) > 0)
 
     def prompt_embeds(self, query: str | None = None) -> Tensor:
@@ -200,6 +199,16 @@ class Context:
             folder = Path(temporary) / "context"
             self.save_pretrained(folder)
             return pushed(folder, name, f"Upload a context ({self.method})", private, **options)
+
+
+def check_text(text: Any, what: str) -> None:
+    """Raise UserError unless something is a text that can be tokenized."""
+    if not isinstance(text, str):
+        raise UserError(f"{what} is a {type(text).__name__}; give a text")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(
+            f"{what} holds half of a surrogate pair, which is no character: {text[:60]!r}"
+        )
 
 
 def joined(contexts: Sequence[Context], llm: FrozenLLM) -> Contexts:

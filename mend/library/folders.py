@@ -17,10 +17,11 @@ def fetched(path: str | Path, revision: str | None = None, local_files_only: boo
 
     Raises UserError if there is none, or the hub cannot be reached.
     """
-    if Path(path).is_dir():
-        return Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path
     name = str(path)
-    if Path(path).exists():
+    if path.exists():
         raise UserError(f"{path}: a file, not a folder; name the folder that holds it")
     if problem := hub_name_problem(name):
         raise UserError(f"{name}: there is no such folder, and {problem}")

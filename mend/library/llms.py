@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from mend.configuration.settings import first_problem
+from mend.configuration.settings import first_problem, package_path
 from mend.configuration.specs.run import LLMSource
 from mend.configuration.specs.saved import SavedLLM
 from mend.data.pretrained import Pretrained
-from mend.errors import UserError
+from mend.errors import UserError, first_line
 from mend.models.fingerprint import difference
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm as load_frozen_llm
@@ -32,19 +32,21 @@ def load_llm(
 ) -> FrozenLLM:
     """Load a frozen LLM, decoder-only or T5.
 
-    path: a folder, or a name on the hub, whose revision may be given. dtype: "auto" (as it was
+    path: a folder (of this package's own, too, wherever it is installed), or a name on the hub,
+    whose revision may be given. dtype: "auto" (as it was
     saved), "float32", "bfloat16" or "float16". prefix, query_in: what stands before every context,
     and where a T5 gets its query (`llms.*.prefix`, `llms.*.query_in`).
     device: where to; a GPU if there is one. device_map, quantization_config: as in transformers'
     `from_pretrained`, for several GPUs and for 8 or 4 bit.
     Raises UserError if it cannot be loaded, or is none that the library reads rightly.
     """
+    path = package_path(str(Path(path).expanduser()))
     if str(dtype) == "auto":
-        config = Pretrained(str(path), revision, local_files_only).config()
+        config = Pretrained(path, revision, local_files_only).config()
         dtype = getattr(config, "dtype", None) or torch.float32
     settings = {
         "name": Path(path).name,
-        "path": str(path),
+        "path": path,
         "revision": revision,
         "dtype": str(dtype).removeprefix("torch."),
         "prefix": prefix,
@@ -70,9 +72,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError:
-        raise UserError(f"load_llm: device: {device!r} is none that PyTorch knows") from None
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or none of it here
+        raise UserError(f"load_llm: device: {device!r}: {first_line(error)}") from None
 
 
 def llm_of(

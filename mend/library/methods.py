@@ -26,7 +26,7 @@ from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import AT_ONCE, AT_ONCE_ON_GPU, score_items
 from mend.library.card import method_card, scores_of
-from mend.library.context import Context, digest, joined
+from mend.library.context import Context, check_text, digest, joined
 from mend.library.folders import fetched, pushed
 from mend.library.llms import llm_of
 from mend.methods.built import BuiltMethod, build_method
@@ -222,8 +222,7 @@ class ContextMethod:
 
     @staticmethod
     def _option(context: Context, option: str) -> list[int]:
-        if not isinstance(option, str):
-            raise UserError(f"an option is a {type(option).__name__}; give texts")
+        check_text(option, "an option")
         return context.template.option(option)
 
     def generate(
@@ -429,6 +428,8 @@ def _rows(demonstrations: Demonstrations) -> list[tuple[str, str | None]]:
                 f"demonstration {number}: {str(one)[:60]!r} is neither a text nor a pair of texts "
                 "(input, output)"
             )
+        for part in filter(None, row):
+            check_text(part, f"demonstration {number}")
         if not any(part and part.strip() for part in row):
             raise UserError(f"demonstration {number} is empty; leave it out")
         rows.append(row)

@@ -237,6 +237,28 @@ def test_an_llm_that_is_nowhere_is_told(distiller: mend.Distiller, saved: Path) 
         mend.Context.from_pretrained(saved)
 
 
+@pytest.mark.parametrize(
+    ("loading", "told"),
+    [
+        ({"dtype": "float8"}, "dtype: input should be"),
+        ({"device": "tpu"}, "device: 'tpu'"),
+        ({"device": "cuda"}, "device: 'cuda'"),
+        ({"query_in": "encoder"}, "for encoder-decoder LLMs"),
+        ({"prefix": "bos"}, "no such token"),
+        ({"path": "no/llm"}, "cannot load the LLM 'no/llm'"),
+    ],
+)
+def test_an_llm_that_cannot_be_loaded_is_told(loading: dict, told: str, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(mend.UserError, match=told):
+        mend.load_llm(**{"path": "mend/pocket/models/gpt2", **loading})
+
+
+def test_the_packages_own_models_are_found_anywhere(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mend.load_llm("mend/pocket/models/gpt2").width == 128
+
+
 def test_a_folder_of_something_else_is_not_replaced(distiller: mend.Distiller, tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(mend.UserError, match="mine.txt is in it"):
