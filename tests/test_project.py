@@ -85,6 +85,29 @@ def test_the_architecture_names_every_room_and_nothing_that_is_not_there() -> No
         assert re.search(rf"^(?:def|class) {last}\b", file.read_text(), flags=re.MULTILINE), name
 
 
+def test_a_commit_is_checked_as_ci_checks() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    second = shell_blocks()[1]
+    for hook in hooks:
+        program = hook["entry"].split(" --")[0]
+        assert program in second or program == "python -m mend.configuration.schema"
+
+
+def test_the_workflow_catalogue_finds_what_it_reads() -> None:
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["software-stack-deployment"] == {"conda": True}
+    assert (ROOT / "workflow/Snakefile").is_file()
+    told = (ROOT / "config/README.md").read_text()
+    for file in (ROOT / "config").glob("*.yaml"):
+        assert f"| `{file.name}` |" in told, file
+
+
+def test_the_changelog_and_the_citation_have_this_version() -> None:
+    version = re.search(r'^__version__ = "(.*)"', (ROOT / "mend/__init__.py").read_text(), re.M)[1]
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_files_that_are_named_are_there(name) -> None:
     text = (ROOT / name).read_text()
