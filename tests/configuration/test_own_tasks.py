@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 from helpers.configurations import ROOT, default_values, put
 
 from mend.configuration.job_specs import specification
 from mend.configuration.loading import Configuration, load_configuration, read_configuration
+from mend.configuration.schema import OwnPartition, OwnTask
 from mend.data.preflight import with_present_tasks
 from mend.errors import UserError
 
@@ -174,6 +178,30 @@ def test_rows_are_checked_before_any_job_and_again_when_their_file_changes(
     few = put(values, "benchmark/own_tasks/mine/shares", {"dev": 0.2, "test": 0.6})
     with pytest.raises(UserError, match="it has 12 train rows, and 16 are needed"):
         with_present_tasks(load_configuration(few))
+
+
+BLOCKS = [
+    yaml.safe_load(block)
+    for block in re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs/own-data.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+]
+
+
+def test_the_five_lines_of_the_documentation_are_a_configuration(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    mine = BLOCKS[0] | {"results": str(tmp_path / "results")}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    found = with_present_tasks(read_configuration("config.yaml", tmp_path / "mine.yaml"))
+    assert found.needs["to_tickets"]["test"] == ("tickets",)
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: list(next(iter(block.values())))[0])
+def test_a_block_of_the_documentation_is_a_part_of_a_configuration(block) -> None:
+    kinds = {"own_tasks": OwnTask, "own_partitions": OwnPartition}
+    for key, parts in block.items():
+        for part in parts.values():
+            assert kinds[key](**part)
 
 
 def test_the_example_has_the_partition_that_its_study_tests(monkeypatch) -> None:

@@ -13,7 +13,7 @@ RUN = "results/runs/pocket-gpt2/mend/default/class_to_class/finetune"
 
 
 def _clone(folder: Path) -> Path:
-    for part in (*PARTS, "examples", "docs"):
+    for part in (*PARTS, "docs"):
         (folder / part).symlink_to(ROOT / part)
     return folder
 

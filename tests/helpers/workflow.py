@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Snakefile", "config.yaml", "config", "envs", "mend", "profiles", "workflow")
+PARTS = ("Snakefile", "config.yaml", "config", "envs", "examples", "mend", "profiles", "workflow")
 
 
 @dataclass
