@@ -20,7 +20,7 @@ import transformers
 from models import dtype, on_gpu, peak
 from side_by_side import HEADER, Row, line
 
-MODULES = ("overhead", "chunks", "scoring", "distillation")
+MODULES = ("overhead", "chunks", "scoring", "distillation", "library")
 
 
 def main() -> int:

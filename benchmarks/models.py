@@ -51,6 +51,8 @@ SHAPES = {
     "small": (gpt2(768, 6, 12), gpt2(384, 2, 6)),
     "GPT-2 large + small": (gpt2(1280, 36, 20), gpt2(768, 12, 12)),
     "SmolLM2-135M": (llama(30), llama(10)),
+    # The pocket world's.
+    "pocket": (gpt2(128, 4, 4), gpt2(96, 2, 4)),
     # GPT-2 large's and small's layers, with almost nothing to compute.
     "thin": (gpt2(64, 36, 1), gpt2(64, 12, 1)),
 }

@@ -14,10 +14,11 @@ import models, side_by_side
 models.SHAPES["small"] = (models.gpt2(32, 2, 2), models.gpt2(32, 2, 2))
 compare = side_by_side.compare
 side_by_side.compare = lambda *given, **named: compare(*given, **named | {"repeats": 1})
-import all, distillation, scoring
-scoring.QUERIES = 2
+import all, distillation, library, scoring
+scoring.QUERIES = library.QUERIES = 2
+library.SETS = 4
 distillation.launches = lambda: "a note"
-sys.argv = ["all.py", "--only", "scoring", "distillation"]
+sys.argv = ["all.py", "--only", "scoring", "distillation", "library"]
 sys.exit(all.main())
 """
 
@@ -29,4 +30,5 @@ def test_all_ways_come_to_the_same() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     table = done.stdout.split("| part |")[-1].splitlines()
     parts = [line.split()[1] for line in table[2:] if line.startswith("|")]
-    assert parts == ["scoring,"] * 3 + ["distillation"] * 2
+    expected = ["scoring,"] * 3 + ["distillation"] * 2 + ["distill,"] * 2 + ["score,"]
+    assert parts == expected

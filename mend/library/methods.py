@@ -34,6 +34,8 @@ from mend.methods.saved import DESCRIPTION, WEIGHTS, describe, load_method, read
 from mend.models.frozen_llm import Contexts, FrozenLLM, TokenContexts
 from mend.models.generation import generate
 
+#: Tokens that a processor distils at once.
+PROCESSOR_TOKENS = 2048
 #: What a training writes of itself; it goes along with the weights.
 RECORD = "record.json"
 
@@ -469,6 +471,10 @@ def _in_batches(
     found: dict[int, Contexts] = {}
     while left:
         part = left[:size]
+        if llm.device.type == "cpu":
+            # Of more than fit its cache a processor makes no more in a second.
+            longest = tokens(left[0]) + (method.vectors or 0)
+            part = part[: max(1, PROCESSOR_TOKENS // max(1, longest))]
         try:
             batch = method.contexts(llm, [ids[number] for number in part])
         except torch.OutOfMemoryError:
@@ -481,7 +487,7 @@ def _in_batches(
             continue
         for row, number in enumerate(part):
             found[number] = _one_of(llm, batch, row)
-        left = left[size:]
+        left = left[len(part) :]
     return [found[number] for number in range(len(ids))]
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import mend
+
 pytest.importorskip("mkdocs", reason="the documentation's tools are not installed")
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,12 @@ def test_every_page_is_in_the_search_index(site) -> None:
     index = (site / "search/search_index.json").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f'"location":"{page.stem}.html"' in index
+
+
+def test_the_api_has_every_public_name(site) -> None:
+    page = (site / "api.html").read_text(encoding="utf-8")
+    for name in mend.__all__:
+        assert re.search(rf'id="mend\.[\w.]+\.{name}"', page), name
 
 
 def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
