@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {"classification.py": (["--shots", "4", "40", "--sets", "2"], r"MEND +40 +48 +\d+\.\d%")}
+EXAMPLES = {
+    "classification.py": (["--shots", "4", "40", "--sets", "2"], r"MEND +40 +48 +\d+\.\d%"),
+    "routing.py": (["--queries", "5"], r"food-names +\d+% +\d+% +\d+% +\d+%"),
+    "serving.py": (["--server", "sglang"], r"'take weepy': '.*', as the library writes"),
+}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

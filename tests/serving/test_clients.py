@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from helpers.models import random_llm
+from helpers.saved import saved_distiller
 from torch import Tensor
 
+from mend import Distiller
 from mend.errors import UserError
 from mend.models.frozen_llm import Contexts, FrozenLLM
 from mend.models.generation import generate
@@ -55,6 +57,16 @@ def test_a_server_writes_what_the_library_writes(client) -> None:
         found = client(server.url + "/v1/").generate(context(llm), QUERIES, max_new_tokens=6)
     assert found == here(context(llm), QUERIES, max_new_tokens=6)
     assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_distillers_context_is_served_as_it_generates(client, tmp_path) -> None:
+    distiller = Distiller.from_pretrained(saved_distiller(tmp_path / "mend"))
+    context = distiller.distill([("the azure deer", "beast"), ("that navy owl", "bird")])
+    queries = ["the lime crow", "some cobalt salmon"]
+    with StandIn(distiller.llm, "pocket") as server:
+        found = client(server.url).generate(context, queries, max_new_tokens=5)
+    assert found == distiller.generate(context, queries, max_new_tokens=5)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
