@@ -22,7 +22,8 @@ from transformers import DynamicCache
 from mend.data.items import MultipleChoiceItem
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import FrozenLLM, TokenContexts
+from mend.models.contexts import TokenContexts
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.operations import layers_of
 
 CONTEXT, QUERY, OPTION = 900, 56, 3

@@ -26,7 +26,8 @@ from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.predict import WEIGHTS, as_chosen, items_for
 from mend.methods.built import BuiltMethod, build_method
-from mend.models.frozen_llm import Contexts, FrozenLLM, Rows
+from mend.models.contexts import Contexts
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.loading import load_llm
 from mend.models.padding import indices
 from mend.progress import Progress

@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from mend.configuration.specs.run import DistillerSource
+from mend.models.contexts import Contexts
 from mend.models.distiller import DistillerModel, distilling_part
-from mend.models.frozen_llm import Contexts, FrozenLLM, Rows
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.loading import frozen_llm
 
 PARTS = ("distillation", "context", "query")

@@ -13,7 +13,8 @@ import torch
 
 from mend.errors import UserError
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import Contexts, FrozenLLM
+from mend.models.contexts import Contexts
+from mend.models.frozen_llm import FrozenLLM
 
 
 class GroupedMethod:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mend.errors import UserError
 from mend.models.architecture import rope_switch
-from mend.models.frozen_llm import Contexts, FrozenLLM, Rows, TokenContexts, VectorContexts
+from mend.models.contexts import Contexts
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.padding import indices
 
 #: Contexts and continuations that are read at once, which memory may lower.
@@ -122,7 +123,7 @@ def _of_group(
     batch_size: int,
 ) -> dict[int, LogLikelihood]:
     """Return the log-likelihoods of the continuations `numbers`, which a group of contexts has."""
-    chosen = _select(contexts, group)
+    chosen = contexts.select(group)
     place = {context: row for row, context in enumerate(group)}
     # What is read for a continuation is also read for another that differs in its last token.
     reading: dict[tuple, list[int]] = {}
@@ -149,14 +150,6 @@ def _of_group(
         values = _read_off(llm, states, targets, [row for row, _ in asked], tokens)
         found |= dict(zip([number for _, number in asked], values, strict=True))
     return found
-
-
-def _select(contexts: Contexts, group: Sequence[int]) -> Contexts:
-    if isinstance(contexts, TokenContexts):
-        return TokenContexts([contexts.tokens[number] for number in group])
-    lengths = [contexts.lengths[number] for number in group]
-    vectors = contexts.vectors[indices(group, contexts.vectors.device), : max(lengths)]
-    return VectorContexts(vectors, lengths)
 
 
 def _read_off(

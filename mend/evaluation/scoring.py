@@ -12,7 +12,8 @@ from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
 from mend.methods.built import BuiltMethod
-from mend.models.frozen_llm import Contexts, FrozenLLM, Rows, TokenContexts
+from mend.models.contexts import Contexts, TokenContexts
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.kernels.tree_attention import (
     can_take_trees,
     collate_trees,

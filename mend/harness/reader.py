@@ -21,7 +21,8 @@ from mend.evaluation.loglikelihood import (
 from mend.harness.prompts import Prompt
 from mend.library.context import Context, joined
 from mend.library.methods import ContextMethod
-from mend.models.frozen_llm import Contexts, FrozenLLM, TokenContexts
+from mend.models.contexts import Contexts, TokenContexts
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.generation import generate
 from mend.progress import logger
 

@@ -20,7 +20,8 @@ from mend.library.card import context_card
 from mend.library.folders import fetched, pushed
 from mend.library.llms import llm_of
 from mend.methods.saved import DESCRIPTION, MADE_WITH, describe_llm, read_description
-from mend.models.frozen_llm import Contexts, FrozenLLM, TokenContexts
+from mend.models.contexts import Contexts, TokenContexts
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.tensor_files import TensorFile, save_tensors
 
 #: PEFT's names of a prompt's file, its tensor and its configuration.
@@ -227,11 +228,7 @@ def joined(contexts: Sequence[Context], llm: FrozenLLM) -> Contexts:
     kinds = {type(context.content) for context in contexts}
     if len(kinds) > 1:
         raise UserError("contexts of tokens and of vectors are mixed; ask for each kind by itself")
-    if kinds == {TokenContexts}:
-        return llm.token_context([context.content.tokens[0] for context in contexts])
-    rows = [context.content.vectors[0, : len(context)] for context in contexts]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return llm.vector_context(padded, [len(row) for row in rows])
+    return kinds.pop().join([context.content for context in contexts])
 
 
 def digest(demonstrations: Any) -> str:

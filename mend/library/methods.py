@@ -31,7 +31,8 @@ from mend.library.folders import fetched, pushed
 from mend.library.llms import llm_of
 from mend.methods.built import BuiltMethod, build_method
 from mend.methods.saved import DESCRIPTION, WEIGHTS, describe, load_method, read_description
-from mend.models.frozen_llm import Contexts, FrozenLLM, TokenContexts
+from mend.models.contexts import Contexts
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.generation import generate
 
 #: Tokens that a processor distils at once.
@@ -406,11 +407,7 @@ class _Given:
 
     def contexts(self, llm: FrozenLLM, demonstrations: Sequence[Sequence[int]]) -> Contexts:
         """Return the contexts of these numbers."""
-        numbers = [number for (number,) in demonstrations]
-        if isinstance(self.batch, TokenContexts):
-            return llm.token_context([self.batch.tokens[number] for number in numbers])
-        lengths = [self.batch.lengths[number] for number in numbers]
-        return llm.vector_context(self.batch.vectors[numbers, : max(lengths)], lengths)
+        return self.batch.select([number for (number,) in demonstrations])
 
 
 def _rows(demonstrations: Demonstrations) -> list[tuple[str, str | None]]:
@@ -486,13 +483,6 @@ def _in_batches(
             size = max(1, min(size, len(part)) // 2)
             continue
         for row, number in enumerate(part):
-            found[number] = _one_of(llm, batch, row)
+            found[number] = batch.select([row])
         left = left[len(part) :]
     return [found[number] for number in range(len(ids))]
-
-
-def _one_of(llm: FrozenLLM, batch: Contexts, row: int) -> Contexts:
-    """Return a context of a batch alone, in memory of its own."""
-    if isinstance(batch, TokenContexts):
-        return llm.token_context([batch.tokens[row]])
-    return llm.vector_context(batch.vectors[row : row + 1, : batch.lengths[row]].clone())

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from mend.configuration.specs.reading import ReadingSettings
     from mend.configuration.specs.run import RunSpec
-    from mend.models.frozen_llm import Contexts, FrozenLLM
+    from mend.models.contexts import Contexts
+    from mend.models.frozen_llm import FrozenLLM
 
 Length = Annotated[
     int, Field(ge=1, le=100_000, description="l, vectors that stand for the demonstrations.")

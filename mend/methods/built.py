@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from mend.configuration.methods import make_method
 from mend.configuration.specs.run import DistillerSettings, RunSpec
 from mend.methods.base import Method
+from mend.models.contexts import Contexts
 from mend.models.fingerprint import settings_of
-from mend.models.frozen_llm import Contexts, FrozenLLM
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.pretrained import listed
 from mend.models.tensor_files import TensorFile, save_tensors
 

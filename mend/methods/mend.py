@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from mend.configuration.specs.reading import ReadingSettings
     from mend.configuration.specs.run import RunSpec
-    from mend.models.frozen_llm import Contexts, FrozenLLM
+    from mend.models.contexts import Contexts
+    from mend.models.frozen_llm import FrozenLLM
 
 
 class Mend(Method):

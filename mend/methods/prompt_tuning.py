@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mend.configuration.specs.run import RunSpec
-    from mend.models.frozen_llm import Contexts, FrozenLLM
+    from mend.models.contexts import Contexts
+    from mend.models.frozen_llm import FrozenLLM
 
 
 class PromptTuning(Method):

@@ -10,7 +10,8 @@ from mend.methods.base import Method
 if TYPE_CHECKING:
     from torch import nn
 
-    from mend.models.frozen_llm import Contexts, FrozenLLM
+    from mend.models.contexts import Contexts
+    from mend.models.frozen_llm import FrozenLLM
 
 
 class VanillaICL(Method):

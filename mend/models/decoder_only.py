@@ -13,7 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Attentions, Contexts, FrozenLLM, Rows, TokenContexts, predicting
+from mend.models.contexts import Contexts, TokenContexts
+from mend.models.frozen_llm import Attentions, FrozenLLM, Rows, predicting
 from mend.models.padding import indices, pad_left, pad_right, to_device
 
 

@@ -21,15 +21,8 @@ from mend.configuration.choices import ENCODER_DECODERS
 from mend.errors import UserError
 from mend.models.architecture import UNLIMITED
 from mend.models.compilation import padded_length
-from mend.models.frozen_llm import (
-    Attentions,
-    Contexts,
-    FrozenLLM,
-    Rows,
-    TokenContexts,
-    VectorContexts,
-    predicting,
-)
+from mend.models.contexts import Contexts, TokenContexts, VectorContexts
+from mend.models.frozen_llm import Attentions, FrozenLLM, Rows, predicting
 from mend.models.kernels import enabled
 from mend.models.kernels.cross_attention import prefill_cross_attention
 from mend.models.padding import indices, pad_left, pad_right, to_device

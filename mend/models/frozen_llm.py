@@ -26,38 +26,13 @@ from mend.configuration.specs.run import LLMSource
 from mend.configuration.specs.saved import ModelIdentity
 from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
+from mend.models.contexts import Contexts, TokenContexts, VectorContexts
 from mend.models.fingerprint import fingerprint, identity
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import indices, to_device
 
 #: Logits, positions times vocabulary, that are in memory together: 256 MB of them.
 LOGITS_AT_ONCE = 2**26
-
-
-@dataclass(frozen=True)
-class TokenContexts:
-    """Contexts made of tokens, each a list of token ids."""
-
-    tokens: Sequence[Sequence[int]]
-
-    @property
-    def lengths(self) -> list[int]:
-        """How many positions each context takes."""
-        return [len(tokens) for tokens in self.tokens]
-
-
-@dataclass(frozen=True)
-class VectorContexts:
-    """Contexts made of vectors of a word embedding's size.
-
-    vectors: (contexts, longest, width), padded on the right; lengths: how many each has.
-    """
-
-    vectors: Tensor
-    lengths: Sequence[int]
-
-
-Contexts = TokenContexts | VectorContexts
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from mend.errors import UserError, first_line
+from mend.models.contexts import Contexts
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
-from mend.models.frozen_llm import Contexts, FrozenLLM
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.padding import pad_left, to_device
 
 #: How many queries are generated after at once, which memory may lower.

@@ -17,7 +17,8 @@ from torch import Tensor
 from mend.errors import UserError, first_line
 from mend.models.architecture import max_positions, rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.frozen_llm import Contexts, FrozenLLM, Rows
+from mend.models.contexts import Contexts
+from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.progress import logger
 
 #: Contexts of different lengths; whose each row is, what it reads alone, and what is predicted.

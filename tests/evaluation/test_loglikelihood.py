@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mend.errors import UserError
 from mend.evaluation.loglikelihood import Continuation, LogLikelihood, log_likelihoods
-from mend.models.frozen_llm import FrozenLLM, TokenContexts
+from mend.models.contexts import TokenContexts
+from mend.models.frozen_llm import FrozenLLM
 
 TOKENS = [random_tokens(7, 1), random_tokens(12, 2), random_tokens(3, 3)]
 

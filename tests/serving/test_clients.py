@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mend import Distiller
 from mend.errors import UserError
-from mend.models.frozen_llm import Contexts, FrozenLLM
+from mend.models.contexts import Contexts
+from mend.models.frozen_llm import FrozenLLM
 from mend.models.generation import generate
 from mend.serving import SGLangClient, VLLMClient
 from mend.serving.stand_in import StandIn

@@ -55,9 +55,9 @@ ROWS = TASKS | RUN | names("data.template")
 LLM = names(
     "configuration.positions configuration.specs.saved data.pretrained methods.base methods.built"
 ) | names(
-    "architecture causal compilation decoder_only devices encoder_decoder fingerprint frozen_llm"
-    " kernels kernels.activations kernels.cross_attention loading padding pretrained sharding"
-    " tensor_files verification",
+    "architecture causal compilation contexts decoder_only devices encoder_decoder fingerprint"
+    " frozen_llm kernels kernels.activations kernels.cross_attention loading padding pretrained"
+    " sharding tensor_files verification",
     "models.",
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")
