@@ -25,7 +25,10 @@ from helpers.models import (
     random_llm,
     random_tokens,
 )
+from helpers.trained import trained_run
+from transformers import BitsAndBytesConfig
 
+import mend
 from mend.cli import main
 from mend.configuration.specs.run import LLMSource
 from mend.configuration.specs.teacher import TeacherExamples, TeacherSpec
@@ -306,3 +309,48 @@ def test_two_gpus_train_as_one_does(data: Path, tmp_path: Path, sharded: bool) -
         lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         found.append([json.loads(line)["loss"] for line in lines])
     assert found[1] == pytest.approx(found[0], rel=5e-3)
+
+
+SHOWN = [("w1 w2", "w50"), ("w3 w4", "w51 w52"), ("w5 w6", "w50")]
+
+
+@pytest.mark.parametrize(
+    "loading",
+    [{}, {"device_map": "auto"}, {"device": "cuda:0", "dtype": "bfloat16"}],
+    ids=["by itself", "device_map", "bfloat16"],
+)
+def test_the_library_computes_what_it_does_on_a_processor(gpu, loading, data, tmp_path) -> None:
+    trained_run(data, tmp_path)
+    distillers = [
+        mend.Distiller.from_pretrained(tmp_path / "run", **given)
+        for given in ({"device": "cpu"}, loading)
+    ]
+    assert distillers[1].llm.device.type == "cuda"
+    contexts = [one.distill_many([SHOWN, SHOWN[:1]]) for one in distillers]
+    scores = [
+        torch.tensor(one.score(both, ["w7 w8", "w9"], ["w50", "w51 w52"]))
+        for one, both in zip(distillers, contexts, strict=True)
+    ]
+    tolerance = 0.2 if "dtype" in loading else 10 * TOLERANCE
+    torch.testing.assert_close(scores[1], scores[0], atol=tolerance, rtol=0)
+    contexts[1][0].save_pretrained(tmp_path / "context")
+    again = mend.Context.from_pretrained(tmp_path / "context", distillers[1].llm)
+    texts = [
+        distillers[1].generate(one, ["w7"], max_new_tokens=3, do_sample=False)
+        for one in (contexts[1][0], again)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_library_reads_an_llm_in_8_bit(gpu, data, tmp_path) -> None:
+    pytest.importorskip("bitsandbytes")
+    trained_run(data, tmp_path)
+    plain = mend.Distiller.from_pretrained(tmp_path / "run", device="cpu")
+    eight = mend.Distiller.from_pretrained(
+        tmp_path / "run", quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+    )
+    scores = [
+        torch.tensor(one.score(one.distill(SHOWN), ["w7 w8"], ["w50", "w51 w52"]))
+        for one in (plain, eight)
+    ]
+    torch.testing.assert_close(scores[1], scores[0], atol=0.5, rtol=0)
