@@ -36,9 +36,9 @@ _ADVICE = {
     "files": "too many files are open: raise `ulimit -n`, or run fewer jobs at once",
 }
 
-_EXTRAS = dict.fromkeys(("datasets", "jinja2", "markupsafe", "matplotlib", "PIL"), "workflow")
-_EXTRAS |= dict.fromkeys(("seaborn", "snakemake", "tensorboard"), "workflow")
-_EXTRAS |= {"gguf": "gguf", "lm_eval": "eval"}
+EXTRAS = dict.fromkeys(("datasets", "jinja2", "markupsafe", "matplotlib", "PIL"), "workflow")
+EXTRAS |= dict.fromkeys(("nltk", "seaborn", "snakemake", "tensorboard", "torchmetrics"), "workflow")
+EXTRAS |= {"gguf": "gguf", "lm_eval": "eval"}
 """The extra that brings each module which an installed package may lack."""
 
 
@@ -160,7 +160,7 @@ def advice(error: BaseException) -> str | None:
         return "what read the output has ended before it was all written"
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or "").partition(".")[0]
-        if extra := _EXTRAS.get(missing):
+        if extra := EXTRAS.get(missing):
             return f"{missing} is not installed: pip install 'mend-icl[{extra}]'"
     if "OutOfMemoryError" in kinds:  # of torch, which is not imported here
         what = "gpu memory"

@@ -15,10 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from mend.door import EXTRAS as EXTRAS_OF
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = ("data", "methods", "models", "evaluation", "training", "library")
 """The rooms of the library."""
+
+OPTIONAL = {"bitsandbytes", "sentence_transformers"}
+"""What keys of the configuration ask for, whose checks say how to install it."""
 
 BLOCKED = """
 from importlib.machinery import PathFinder
@@ -75,9 +80,9 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
 
 
 def test_all_that_is_imported_is_declared() -> None:
-    optional = {"bitsandbytes", "sentence_transformers"}  # asked for by keys, which say what to do
-    declared = NEEDED.union(*EXTRAS.values()) | {name.replace("_", "-") for name in optional}
-    known = importable(declared) | optional | set(sys.stdlib_module_names) | {"mend", "gguf"}
+    declared = NEEDED.union(*EXTRAS.values())
+    known = importable(declared) | {name.replace("-", "_") for name in declared} | OPTIONAL
+    known |= {"mend", *sys.stdlib_module_names}
     for file in (ROOT / "mend").rglob("*.py"):
         assert imports_of(file) <= known, file
 
@@ -97,6 +102,13 @@ def test_the_library_needs_no_extra(tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     code = BLOCKED.format(blocked=blocked) + "import mend.reporting.pages"
     assert "No module named" in run(sys.executable, "-c", code, cwd=ROOT).stderr  # the guard works
+
+
+def test_for_all_that_an_extra_brings_it_is_known_which() -> None:
+    of_core = importable(NEEDED) | {"mend", *sys.stdlib_module_names}
+    for file in (ROOT / "mend").rglob("*.py"):
+        for module in imports_of(file) - of_core - OPTIONAL:
+            assert EXTRAS_OF[module] in EXTRAS, module
 
 
 def test_what_is_missing_is_told_with_the_extra_that_brings_it(tmp_path) -> None:

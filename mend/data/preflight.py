@@ -166,7 +166,7 @@ def check_gguf(models: Mapping[str, GGUFModel], name: str) -> None:
     if find_spec("gguf") is None:
         raise UserError(
             f"gguf_models.{name}: the Python package gguf is not installed, which reads it; "
-            "pip install -e '.[gguf]'"
+            "pip install 'mend-icl[gguf]'"
         )
 
 

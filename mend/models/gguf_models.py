@@ -35,7 +35,7 @@ def convert_gguf(spec: GGUFModel, output: str | Path) -> None:
     """
     if find_spec("gguf") is None:
         raise UserError(
-            "reading GGUF files needs the Python package gguf; pip install -e '.[gguf]'"
+            "reading GGUF files needs the Python package gguf; pip install 'mend-icl[gguf]'"
         )
     parts = [package_file(name) for name in spec.files]
     with atomic_folder(output) as folder:

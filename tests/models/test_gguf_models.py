@@ -18,7 +18,7 @@ from mend.models.gguf_models import convert_gguf
 from mend.models.loading import load_llm
 from mend.models.local_models import train_tokenizer
 
-gguf = pytest.importorskip("gguf", reason="the package gguf (pip install -e '.[gguf]')")
+gguf = pytest.importorskip("gguf", reason="the package gguf (pip install 'mend-icl[gguf]')")
 
 WIDTH, HEADS, KEY_VALUES = 32, 4, 2
 TEXTS = ["day 1: rain and sun", "day 2: sun, no rain", "été, naïve; 12 + 3.5 is 15.5"]
@@ -146,7 +146,7 @@ def test_packages_that_are_not_installed_are_named(written, tmp_path: Path, monk
     with pytest.raises(UserError, match="pip install --no-deps no-such-package"):
         convert_gguf(missing, tmp_path / "folder")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[gguf\]'"):
+    with pytest.raises(UserError, match=r"pip install 'mend-icl\[gguf\]'"):
         convert_gguf(specification(written[0], of=written[0]), tmp_path / "folder")
 
 
