@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import get_argument_parser
 
+from mend.cli import parser
 from mend.configuration.loading import read_configuration
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
-def blocks(page: Path, language: str) -> list[str]:
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Return a page's code blocks that are marked as one of some languages, "" as none."""
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [code for language, code in found if language in languages]
 
 
 def commands(page: Path) -> list[str]:
@@ -55,10 +59,22 @@ def test_a_command_of_a_console_block_works(command, page, clone) -> None:
 def test_yaml_blocks_are_yaml_and_files_that_commands_name_are_there(page) -> None:
     for block in blocks(page, "yaml"):
         assert isinstance(yaml.safe_load(block), dict)
-    named = "\n".join(blocks(page, r"(?:bash|console)?"))
+    named = "\n".join(blocks(page, "", "bash", "console"))
     for path in re.findall(r"\b(?:config|envs|profiles|benchmarks|tests|examples)/[\w./-]+", named):
         if not re.match(r".*results/", path):
             assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_other_blocks_are_ones_that_the_programs_take(page) -> None:
+    """They take long, or need what is not here; so they are parsed alone."""
+    parsers = {"snakemake": get_argument_parser(), "mend": parser()}
+    joined = "".join(blocks(page, "", "bash")).replace("\\\n", " ")
+    for line in re.findall(r"^(?:snakemake|mend) .*$", joined, flags=re.MULTILINE):
+        name, *words = shlex.split(line, comments=True)
+        if "..." not in words:
+            words = words[: words.index(">")] if ">" in words else words
+            parsers[name].parse_args(words)
 
 
 STUDIES = blocks(ROOT / "docs/studies.md", "yaml")
