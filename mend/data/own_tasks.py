@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mend.atomic_io import atomic_folder
+from mend.atomic_io import atomic_folder, write_json
 from mend.configuration.choices import MOST_META_TRAIN_ROWS, TRAIN_ROWS
 from mend.configuration.specs.own_tasks import (
     OPTION_NUMBER,
@@ -22,9 +22,10 @@ from mend.configuration.specs.own_tasks import (
 from mend.configuration.words import closest, cut, listed
 from mend.data.layout import META_TRAIN_SEED, BenchmarkFile, benchmark_files
 from mend.data.seeding import generator
-from mend.data.tables import table_rows
+from mend.data.tables import own_files, table_rows
 from mend.errors import UserError
 from mend.progress import Progress, logger
+from mend.provenance import RECORD, checksums
 
 MOST_LABELS = 100
 """Different outputs that are taken for labels where nothing says what the options are."""
@@ -46,7 +47,7 @@ def write_own_tasks(spec: OwnTasksSpec, output_folder: str | Path) -> None:
     are fewer), drawn by the seed, and all of its test rows; with a pool also a larger train file,
     which begins with the 16. A meta-train task has its train rows, 16,384 at most; one that is no
     meta-test task of any partition, and whose dev and test rows have no files, all of its rows.
-    Raises UserError as `read_own_task`.
+    RECORD says what the folder was made of. Raises UserError as `read_own_task`.
     """
     progress = Progress("own tasks", len(spec.tasks))
     with atomic_folder(output_folder) as folder:
@@ -64,6 +65,9 @@ def write_own_tasks(spec: OwnTasksSpec, output_folder: str | Path) -> None:
             counts = ", ".join(f"{len(rows)} {side}" for side, rows in sides.items() if rows)
             logger.info("%s: %s rows", name, counts)
             progress.update(count, name)
+        files = (file for task in spec.tasks.values() for file in own_files(task))
+        made_of = checksums(files, Path(output_folder) / RECORD)
+        write_json({"made_of": made_of}, folder / RECORD)
 
 
 def read_own_task(spec: OwnTasksSpec, name: str) -> dict[str, list[OwnRow]]:
@@ -211,7 +215,10 @@ def _add_options(task: OwnTaskRows, sides: dict[str, list[OwnRow]], key: str) ->
             sides[side] = [row._replace(options=labels) for row in rows]
     for row in (row for rows in sides.values() for row in rows):
         if len(row.options) < 2:
-            raise UserError(f"{row.where}: {listed(row.options)}: fewer than two options ({key})")
+            raise UserError(
+                f"{row.where}: fewer than two options, {listed(row.options)}; a task without any "
+                f"is of type: free-form ({key})"
+            )
         if empty := [option for option in row.options if not option.strip()]:
             raise UserError(f"{row.where}: option {empty[0]!r} is empty ({key}.options)")
         if row.output not in row.options:

@@ -18,6 +18,7 @@ from mend.configuration.checks import stopping_settings
 from mend.configuration.task_list import Task
 from mend.data.layout import READER_RULES, BenchmarkFile, benchmark_files, read_rows
 from mend.data.package_files import package_file
+from mend.data.tables import own_files
 from mend.errors import UserError
 from mend.progress import Progress, logger
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from mend.configuration.schema import ConfigurationValues
     from mend.configuration.specs.evaluation_episodes import DenseRetrieval
     from mend.configuration.specs.gguf_models import GGUFModel
-    from mend.configuration.specs.own_tasks import OwnTaskRows
 
 
 def with_present_tasks(configuration: Configuration) -> Configuration:
@@ -101,13 +101,6 @@ def check_own_tasks(configuration: Configuration) -> None:
             read_own_task(spec, name)
     if found != known:
         _remember(found, stamp)
-
-
-def own_files(task: OwnTaskRows) -> list[str]:
-    """Return the files that hold a task's rows; none if they are on the hub."""
-    if not task.dataset:
-        return sorted(set(task.sources.values()))
-    return sorted(str(path) for path in Path(task.dataset).rglob("*") if path.is_file())
 
 
 def _remembered(stamp: Path) -> dict[str, Any]:

@@ -17,6 +17,13 @@ TableRow = tuple[str, Mapping[str, Any]]
 """Where a row is, for messages, and its columns."""
 
 
+def own_files(task: OwnTaskRows) -> list[str]:
+    """Return the files that hold a task's rows; none if they are on the hub."""
+    if not task.dataset:
+        return sorted(set(task.sources.values()))
+    return sorted(str(path) for path in Path(task.dataset).rglob("*") if path.is_file())
+
+
 def table_rows(task: OwnTaskRows, source: str) -> Iterator[TableRow]:
     """Yield the rows of a file, or of a split of the task's data set, in their order.
 

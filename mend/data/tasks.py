@@ -19,7 +19,7 @@ from mend.data.layout import (
 from mend.data.parquet import NUMBER, TEXT, read_columns
 from mend.errors import UserError
 from mend.progress import Progress
-from mend.provenance import checksums
+from mend.provenance import RECORD, checksums
 
 if TYPE_CHECKING:
     import numpy
@@ -84,6 +84,7 @@ def import_tasks(
             if own_folder and (Path(own_folder) / "data" / task).is_dir():
                 place, pool, own = Path(own_folder), None, True
             sources = [_path(place, file, pool) for file in task_files]
+            sources += [place / RECORD] * own
             made_of = made_by(checksums(sources, output_folder / name))
             writing = pyarrow.parquet.ParquetWriter(
                 temporary / name, schema.with_metadata(made_of), **PARQUET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,7 @@ from mend.data.layout import read_rows
 from mend.data.own_tasks import OwnRow, read_own_task, write_own_tasks
 from mend.data.tasks import import_tasks, load_rows
 from mend.errors import UserError
+from mend.provenance import changed_inputs
 
 WORDS = [f"word{number}" for number in range(60)]
 
@@ -208,6 +210,21 @@ def test_what_is_written_is_read_as_tasks_in_metaicls_layout(table, tmp_path) ->
     assert by_seed[0] != by_seed[1]
     written = tmp_path / "own/data/mine/mine_16_13_test.jsonl"
     assert len(list(read_rows(written, options_required=True))) == 24
+
+
+def test_tasks_know_the_table_that_they_were_made_of_also_under_an_older_time(
+    table, tmp_path
+) -> None:
+    write_own_tasks(spec({"rows": table, **PLAIN}), tmp_path / "own")
+    tasks = TasksSpec(train_tasks=[], test_tasks=["mine"], seeds=[13, 21])
+    import_tasks(tasks, tmp_path, tmp_path / "tasks", own_folder=tmp_path / "own")
+    results = [tmp_path / "tasks/mine.parquet"]
+    assert changed_inputs(results) == []
+    other = Path(table).read_text().replace("word1,", "other,")
+    write_csv(tmp_path / "other.csv", other)
+    os.utime(tmp_path / "other.csv", (0, 0))
+    os.replace(tmp_path / "other.csv", table)
+    assert changed_inputs(results) == [table]
 
 
 @pytest.mark.parametrize(

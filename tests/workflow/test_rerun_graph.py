@@ -97,7 +97,7 @@ REACHED = {
     | names("configuration.specs.pool data.pool"),
     "own_tasks": JOB
     | names("choices specs.own_tasks words", "configuration.")
-    | names("data.layout data.own_tasks data.seeding data.tables"),
+    | names("data.layout data.own_tasks data.seeding data.tables provenance"),
     "tasks": TASKS,
     "meta_train_text": TASKS | names("configuration.specs.meta_train_text data.meta_train_text"),
     "chunks": JOB | names("configuration.specs.chunks data.corpus data.pretrained"),

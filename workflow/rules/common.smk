@@ -34,9 +34,9 @@ from mend.data.preflight import (
     check_gguf,
     check_int8_library,
     check_retrieval_library,
-    own_files,
     with_present_tasks,
 )
+from mend.data.tables import own_files
 from mend.errors import UserError
 from snakemake.settings.types import DeploymentMethod
 
