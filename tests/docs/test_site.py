@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -67,6 +68,22 @@ def test_every_page_is_in_the_search_index(site) -> None:
     index = (site / "search/search_index.json").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f'"location":"{page.stem}.html"' in index
+
+
+@pytest.mark.parametrize(
+    "figure", sorted((ROOT / "docs/figures").iterdir()), ids=lambda it: it.name
+)
+def test_a_figure_is_whole_described_and_has_colours_for_the_dark(figure) -> None:
+    text = figure.read_text(encoding="utf-8")
+    tags = {
+        element.tag.rpartition("}")[2]: element for element in ElementTree.fromstring(text).iter()
+    }
+    assert tags["title"].text
+    assert tags["desc"].text
+    light, dark = text.split("@media (prefers-color-scheme: dark)")
+    coloured = r"\.(\w+) \{[^}]*(?:fill|stroke): #"
+    assert set(re.findall(coloured, light)) == set(re.findall(coloured, dark))
+    assert "href" not in text
 
 
 def test_the_api_has_every_public_name(site) -> None:
