@@ -149,10 +149,14 @@ def _context(options: argparse.Namespace) -> tuple[ContextMethod, Context]:
 def _in_parts(
     queries: Sequence[str], ask: Callable[[Sequence[str]], list[Any]]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each query with its answer; on a terminal with a progress bar, if it takes long."""
+    """Yield each query with its answer.
+
+    Where answers go to a file, and standard error to a terminal, a progress bar says how far it is.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=len(queries), unit="query", delay=1, disable=None, leave=False) as progress:
+    hidden = True if sys.stdout.isatty() else None  # None: tqdm looks at standard error
+    with tqdm(total=len(queries), unit="query", disable=hidden, leave=False) as progress:
         for start in range(0, len(queries), AT_ONCE):
             part = queries[start : start + AT_ONCE]
             yield from zip(part, ask(part), strict=True)

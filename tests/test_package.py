@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -171,13 +172,14 @@ def test_an_installed_package_needs_no_clone(site, tmp_path) -> None:
     planned = run(*mend, "plan", "table2", cwd=tmp_path, PYTHONPATH=str(site))
     assert planned.stdout.startswith("Plan of table2 on h100"), planned.stderr[-2000:]
     code = (
-        "from mend.data.pretrained import Pretrained; from mend.configuration.settings import *\n"
-        "path = package_path('mend/pocket/models/gpt2')\n"
-        "print(path, len(Pretrained(path, local_files_only=True).tokenizer()))"
+        "from mend import VanillaICL, load_llm; llm = load_llm('mend/pocket/models/gpt2');"
+        "VanillaICL(llm).distill('a . b').save_pretrained('context')"
     )
-    path, words = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(site)).stdout.split()
-    assert Path(path) == site / "mend/pocket/models/gpt2"
-    assert int(words) > 100
+    made = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(site))
+    assert made.returncode == 0, made.stderr[-2000:]
+    command = [*mend, "score", "context", "--query", "c", "--options", "d", "--json"]
+    scored = run(*command, cwd=tmp_path, PYTHONPATH=str(ROOT))  # by the package in another place
+    assert json.loads(scored.stdout)["best"] == "d", scored.stderr[-2000:]
 
 
 def test_an_installed_package_has_the_workflow(site, tmp_path) -> None:

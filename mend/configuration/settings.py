@@ -70,6 +70,13 @@ def package_path(path: str) -> str:
     return str(installed) if ours and installed.exists() else path
 
 
+def package_name(path: str) -> str:
+    """Return the name by which `package_path` finds a file of the package; others keep their path."""
+    place = Path(path)
+    inside = place.is_absolute() and place.is_relative_to(PACKAGE)
+    return str(place.relative_to(PACKAGE.parent)) if inside else path
+
+
 PackagePath = Annotated[PathText, AfterValidator(package_path)]
 """A path, of a file that this package brings also where there is no clone of it."""
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from mend import __version__
 from mend.atomic_io import read_json
-from mend.configuration.settings import S, first_problem
+from mend.configuration.settings import S, first_problem, package_name
 from mend.configuration.specs.run import DistillerSource, RunSpec
 from mend.configuration.specs.saved import FORMAT, SavedDistiller, SavedLLM, SavedMethod
 from mend.errors import UserError
@@ -29,6 +29,7 @@ def describe_llm(llm: FrozenLLM) -> SavedLLM:
     known = {
         name: getattr(llm.source, name) for name in SavedLLM.model_fields if name != "identity"
     }
+    known["path"] = package_name(known["path"])
     return SavedLLM(**known, identity=llm.identity)
 
 
