@@ -71,7 +71,7 @@ def package_path(path: str) -> str:
 
 
 def package_name(path: str) -> str:
-    """Return the name by which `package_path` finds a file of the package; others keep their path."""
+    """Return the name by which `package_path` finds a file of the package, or another path."""
     place = Path(path)
     inside = place.is_absolute() and place.is_relative_to(PACKAGE)
     return str(place.relative_to(PACKAGE.parent)) if inside else path
