@@ -109,7 +109,7 @@ def read_rows(path: str | Path, options_required: bool) -> Iterator[Row]:
         raise UserError(f"{path}: it has no rows")
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return a JSON object; ValueError if it has a key twice, of which neither may be meant."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -120,7 +120,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _read_row(line: bytes, options_required: bool) -> Row:
     """Parse one line; ValueError says what is wrong with it."""
     try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=json_object)
         if b"\\ud" in line or b"\\uD" in line:
             json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:

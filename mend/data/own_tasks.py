@@ -175,6 +175,12 @@ def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 def _text(value: Any, column: str, where: str) -> str:
     if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: column {column} holds half of a surrogate pair, which is no character"
+            ) from None
         return value
     if value is None or value != value:  # nan: how tables say that there is nothing
         return ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from mend.atomic_io import check_file
 from mend.configuration.specs.own_tasks import OwnTaskRows
+from mend.data.layout import json_object
 from mend.errors import UserError, first_line
 
 TableRow = tuple[str, Mapping[str, Any]]
@@ -73,7 +74,7 @@ def _json_rows(path: Path) -> Iterator[TableRow]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.isspace():
-                    row = json.loads(line.decode("utf-8-sig"))
+                    row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=json_object)
                     if not isinstance(row, dict):
                         raise ValueError("no object with columns")
                     yield f"{path}, line {number}", row

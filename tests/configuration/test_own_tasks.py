@@ -150,6 +150,24 @@ def test_dev_rows_of_free_form_tasks_alone_stop_no_training(values) -> None:
         specification(found, "runs/pocket-gpt2/mend/default/to_mine/finetune")
 
 
+def test_measurements_that_need_options_leave_free_form_tasks_out(values) -> None:
+    mine = values["benchmark"]["own_tasks"]["mine"]
+    values = put(values, "benchmark/own_tasks/mine", {**mine, **FREE})
+    partition = {"train": ["class_to_class"], "test": ["mine", "qa_to_qa"]}
+    values = put(values, "benchmark/own_partitions/to_mine", partition)
+    values["protocol"]["separators"] = {"input_output": " ", "demonstrations": "\n"}
+    values["studies"]["own"] |= {"methods": ["mend"], "pictures": ["divergence"]}
+    values["efficiency"] = {"llms": ["pocket-gpt2"], "partitions": ["to_mine"]}
+    values["attention"] = {"llms": ["pocket-gpt2"], "partition": "to_mine"}
+    found = load_configuration(values)
+    listed = list(found.needs["qa_to_qa"]["test"])
+    efficiency = specification(found, "efficiency/pocket-gpt2").efficiency.tasks
+    attention = specification(found, "attention/pocket-gpt2").attention.tasks
+    [run] = specification(found, "divergence/own/pocket-gpt2").runs
+    assert efficiency["to_mine"] == attention == run.predict.tasks == listed
+    assert "free_form" not in run.predict.model_dump()
+
+
 def test_a_name_of_the_task_list_is_taken(values) -> None:
     task = values["benchmark"]["own_tasks"]["mine"]
     with pytest.raises(UserError, match=r"own_tasks.animal-names: .*tasks.csv has a task of this"):

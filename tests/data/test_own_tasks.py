@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import datasets
@@ -188,6 +189,27 @@ def test_a_data_set_gives_the_names_of_its_labels_and_leaves_out_what_is_held_ou
         read({"dataset": str(tmp_path / "saved"), "rows": {**rows, "test": "tests"}, **PLAIN})
 
 
+def test_a_data_set_of_the_hub_is_loaded_by_name_and_revision_and_its_code_is_not_asked_for(
+    monkeypatch,
+) -> None:
+    asked = []
+
+    def load_dataset(*names, **options) -> datasets.Dataset:
+        asked.append((names, options))
+        return datasets.Dataset.from_dict({"text": WORDS, "label": ["good", "bad"] * 30})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = {"dataset": "owner/name", "dataset_config": "plain", "revision": "v1", "rows": "train"}
+    assert len(read({**source, **PLAIN})["train"]) == 24
+    assert asked == [(("owner/name", "plain"), {"split": "train", "revision": "v1"})]
+
+
+def test_a_data_set_without_the_library_is_told(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="the Python package datasets is not installed"):
+        read({"dataset": "owner/name", "rows": "train", **PLAIN})
+
+
 def test_what_is_written_is_read_as_tasks_in_metaicls_layout(table, tmp_path) -> None:
     wanted = spec({"rows": table, **PLAIN}, train=True, pool=20)
     sides = read_own_task(wanted, "mine")
@@ -269,6 +291,8 @@ def test_what_is_wrong_with_a_csv_is_one_line_with_its_place(tmp_path, lines, ta
     [
         ('{"text": "a"', "line 1: not a row as JSON"),
         ("[1]", "line 1: not a row as JSON"),
+        ('{"text": "a", "text": "b"}', "line 1: not a row as JSON .*a key twice"),
+        ('{"text": "\\ud800", "label": "x"}', "line 1: column text holds half of a surrogate pair"),
         ('{"text": ["a"], "label": "x"}', r"line 1: column text is .* write \{text.PART\}"),
         ('{"text": null, "label": "x"}', "line 1: input is empty"),
     ],

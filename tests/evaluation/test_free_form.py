@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow.parquet
@@ -177,6 +178,13 @@ def test_a_row_without_options_is_refused_unless_its_task_is_free_form(mixed) ->
 )
 def test_answers_are_compared_as_squad_and_rouge_do(answer, right, expected) -> None:
     assert agreement(answer, right) == pytest.approx(expected, abs=1e-3)
+
+
+def test_answers_without_the_library_that_compares_them_are_told(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.text", None)
+    with pytest.raises(UserError, match="the Python package torchmetrics is not installed"):
+        agreement("a", "b")
 
 
 def test_predictions_with_damaged_answers_are_refused(mixed, tmp_path) -> None:
