@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
@@ -80,6 +81,8 @@ class ContextLM(LM):
                 "--model_args: context is read instead of demonstrations; leave method and shots "
                 "out"
             )
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            device = None  # what the harness asks for where nobody asked for anything
         loading = {"dtype": dtype, "device": device}
         loading = {name: value for name, value in loading.items() if value is not None}
         trained = None

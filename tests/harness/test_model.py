@@ -164,6 +164,22 @@ def test_vanilla_icl_gives_the_numbers_of_a_stock_run(manager, name) -> None:
     assert_same(found, run(manager, {"pretrained": LLM}, name), name)
 
 
+def test_the_example_s_task_gives_the_numbers_of_a_stock_run(monkeypatch, tmp_path) -> None:
+    root = POCKET.parents[2]
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    manager = TaskManager(include_path=str(root / "examples/harness"), include_defaults=False)
+    options = {"tasks": ["place_trees"], "task_manager": manager, "limit": 20, "bootstrap_iters": 0}
+    found = lm_eval.simple_evaluate(
+        ContextLM(LLM, method="vanilla-icl"), apply_chat_template=True, **options
+    )
+    stock = lm_eval.simple_evaluate("hf", model_args={"pretrained": LLM}, device="cpu", **options)
+    assert found["results"]["place_trees"]["acc,none"] > 0
+    assert (
+        found["results"]["place_trees"]["acc,none"] == stock["results"]["place_trees"]["acc,none"]
+    )
+
+
 def test_what_does_not_fit_the_llm_is_cut_as_in_a_stock_run(manager, caplog) -> None:
     shots = {"num_fewshot": 45}
     with caplog.at_level("WARNING", logger="mend"):
@@ -270,8 +286,8 @@ def test_model_arguments_that_cannot_work_are_refused(distiller, arguments, mess
 
 
 def arguments(tasks: Path, *others: str) -> list[str]:
-    named = ["--model", "mend", "--tasks", "toy_first", "--device", "cpu"]
-    return ["run", *named, "--include_path", str(tasks), *others]
+    named = ["--model", "mend", "--tasks", "toy_first", "--include_path", str(tasks)]
+    return ["run", *named, *others]
 
 
 def test_the_harness_command_line_knows_the_model(tasks, distiller, tmp_path) -> None:
