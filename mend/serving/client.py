@@ -109,7 +109,11 @@ class Client:
 
     def _served(self) -> list[str]:
         """Return the names of the models that the server has."""
-        raise NotImplementedError
+        path = "/v1/models"
+        try:
+            return [str(model["id"]) for model in self.request(path)["data"]]
+        except (KeyError, TypeError):
+            raise self.unlike(path) from None
 
     def _complete(
         self,

@@ -52,7 +52,7 @@ class SamplingParams(_Schema):
 class GenerateRequest(_Schema):
     """What SGLang's `/generate` is asked, as far as the client asks it."""
 
-    input_embeds: list[list[float]] | list[list[list[float]]] = Field(min_length=1)
+    input_embeds: list[list[float]] = Field(min_length=1)
     sampling_params: SamplingParams = SamplingParams()
 
 
@@ -111,8 +111,6 @@ class StandIn:
         match method, path:
             case "GET", "/v1/models":
                 return {"object": "list", "data": [{"id": self.name, "object": "model"}]}
-            case "GET", "/get_model_info":
-                return {"model_path": self.name}
             case "POST", "/v1/completions":
                 return self._complete(_parsed(CompletionRequest, body))
             case "POST", "/generate":
@@ -138,15 +136,12 @@ class StandIn:
                 "input_embeds is provided while disable_radix_cache is False; add "
                 "`--disable-radix-cache` when you launch the server"
             )
-        batch = isinstance(request.input_embeds[0][0], list)
-        sent = request.input_embeds if batch else [request.input_embeds]
-        if any(len({len(row) for row in rows}) != 1 for rows in sent):
-            raise _RefusedError("input_embeds: each embedding has rows of one width")
-        how = request.sampling_params
-        embeddings = [torch.tensor(rows) for rows in sent]
-        texts = self._texts(embeddings, how.max_new_tokens, how.temperature, how.stop)
-        answers = [{"text": text, "meta_info": {}} for text in texts]
-        return answers if batch else answers[0]
+        rows, how = request.input_embeds, request.sampling_params
+        if len({len(row) for row in rows}) != 1:
+            raise _RefusedError("input_embeds: the rows of an embedding have one width")
+        embedding = torch.tensor(rows)
+        [text] = self._texts([embedding], how.max_new_tokens, how.temperature, how.stop)
+        return {"text": text, "meta_info": {}}
 
     def _texts(
         self,

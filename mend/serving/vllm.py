@@ -24,13 +24,6 @@ class VLLMClient(Client):
     START = "vllm serve MODEL --enable-prompt-embeds"
     OURS = frozenset({"model", "prompt", "prompt_embeds", "max_tokens", "n", "echo", "stream"})
 
-    def _served(self) -> list[str]:
-        path = "/v1/models"
-        try:
-            return [str(model["id"]) for model in self.request(path)["data"]]
-        except (KeyError, TypeError):
-            raise self.unlike(path) from None
-
     def _complete(
         self,
         model: str,
