@@ -108,11 +108,14 @@ def test_the_changelog_and_the_citation_have_this_version() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
-def test_files_that_are_named_are_there(name) -> None:
-    text = (ROOT / name).read_text()
-    named = re.findall(r"`((?:mend|config|workflow|profiles|envs|tests|docs)/[\w./-]+)`", text)
-    assert named
-    for path in named:
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda page: page.stem,
+)
+def test_files_that_are_named_are_there(page) -> None:
+    text = page.read_text()
+    folders = "mend|config|workflow|profiles|envs|tests|docs|examples|benchmarks"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         made_by_the_reader = "my_method" in path
         assert made_by_the_reader or (ROOT / path).exists(), path

@@ -89,11 +89,7 @@ def test_a_block_of_the_page_on_studies_is_a_configuration(block, tmp_path, monk
 
 
 # The block of extending.md is a file, which the workflow's tests run.
-SESSIONS = [
-    page
-    for page in PAGES
-    if page.parent.name == "docs" and page.stem != "extending" and blocks(page, "python")
-]
+SESSIONS = [page for page in PAGES if page.stem != "extending" and blocks(page, "python")]
 
 
 @pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.stem)
