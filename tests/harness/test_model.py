@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,16 @@ from helpers.saved import POCKET, saved_distiller
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 
 import lm_eval
+import torch
 from lm_eval.tasks import TaskManager
+from tokenizers import ByteLevelBPETokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import mend
 from mend.errors import UserError
 from mend.harness.__main__ import main
 from mend.harness.model import ContextLM
+from mend.library.methods import default_reading
 
 LLM = str(POCKET / "gpt2")
 ANIMALS = {
@@ -48,6 +53,7 @@ TASKS = {
     "first": CHOICE | {"fewshot_config": {"sampler": "first_n"}},
     "unprompted": CHOICE | {"num_fewshot": 0},
     "information": CHOICE | WORDS | {"metric_list": [{"metric": "acc_mutual_info"}]},
+    "apart": CHOICE | {"doc_to_text": " the {{animal}}"},
     "spaces": CHOICE | {"doc_to_text": "the {{animal}} ", "target_delimiter": ""},
     "last_word": CHOICE
     | {
@@ -162,6 +168,69 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> N
 def test_vanilla_icl_gives_the_numbers_of_a_stock_run(manager, name) -> None:
     found = run(manager, ContextLM(LLM, method="vanilla-icl"), name)
     assert_same(found, run(manager, {"pretrained": LLM}, name), name)
+
+
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory) -> str:
+    """The pocket GPT-2 with a tokenizer that begins every text with a token of its own."""
+    folder = tmp_path_factory.mktemp("beginning") / "gpt2"
+    shutil.copytree(LLM, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    processor = tokenizer["post_processor"]
+    processor["single"].insert(0, {"SpecialToken": {"id": "<eos>", "type_id": 0}})
+    processor["special_tokens"] = {"<eos>": {"id": "<eos>", "ids": [2], "tokens": ["<eos>"]}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<eos>"}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["delimiters", "information", "writing"])
+def test_a_token_that_begins_texts_is_read_as_in_a_stock_run(manager, beginning, name) -> None:
+    model = ContextLM(beginning, method="vanilla-icl")
+    assert model.reader.llm.prefix == [2]
+    found = run(manager, model, name)
+    assert_same(found, run(manager, {"pretrained": beginning}, name), name)
+    assert answers(found, name) != answers(run(manager, {"pretrained": LLM}, name), name)
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory) -> str:
+    """A random GPT-2 whose tokens have their spaces and line breaks in them."""
+    tokenizer = ByteLevelBPETokenizer()
+    text = "the navy deer match beast\n\nthat azure owl this bird"
+    tokenizer.train_from_iterator([text] * 9, vocab_size=300, special_tokens=["<end>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="<end>")
+    torch.manual_seed(0)
+    settings = GPT2Config(vocab_size=len(fast), n_positions=256, n_embd=16, n_layer=2, n_head=2)
+    model = GPT2LMHeadModel(settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8 if parameter.dim() > 1 else 1)
+    folder = tmp_path_factory.mktemp("letters") / "gpt2"
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["choice", "delimiters", "begun", "spaces", "writing"])
+def test_spaces_are_in_the_tokens_of_a_stock_run(manager, letters, name) -> None:
+    found = run(manager, ContextLM(letters, method="vanilla-icl"), name)
+    assert_same(found, run(manager, {"pretrained": letters}, name), name)
+
+
+def test_after_a_saved_context_a_stock_run_lacks_the_separator(manager, letters, tmp_path) -> None:
+    llm = mend.load_llm(letters)
+    content = llm.vector_context(torch.randn(1, 3, llm.width))
+    mend.Context(llm, content, default_reading(llm), "mend").save_pretrained(tmp_path / "saved")
+    model = ContextLM(letters, context=str(tmp_path / "saved"))
+    stock = {"pretrained": letters, "peft": str(tmp_path / "saved")}
+    found = answers(run(manager, model, "choice", num_fewshot=0), "choice")
+    same = answers(run(manager, stock, "apart", num_fewshot=0), "apart")
+    other = answers(run(manager, stock, "choice", num_fewshot=0), "choice")
+    for mine, theirs, without in zip(found, same, other, strict=True):
+        assert [one[0] for one in mine] == pytest.approx([one[0] for one in theirs], abs=1e-4)
+        assert [one[0] for one in mine] != pytest.approx([one[0] for one in without], abs=1e-2)
 
 
 def test_the_example_s_task_gives_the_numbers_of_a_stock_run(monkeypatch, tmp_path) -> None:
