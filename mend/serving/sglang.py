@@ -20,7 +20,7 @@ class SGLangClient(Client):
     """A client of one SGLang server: see `Client`."""
 
     START = "python -m sglang.launch_server --model-path MODEL --disable-radix-cache"
-    OURS = frozenset({"n", "max_new_tokens", "temperature", "stop"})
+    OURS = frozenset({"n"})
 
     def _complete(
         self,

@@ -207,6 +207,8 @@ def test_what_cannot_be_sent_is_refused() -> None:
             client.generate([context(llm)] * 2, QUERIES)
         with pytest.raises(UserError, match="max_tokens is decided by"):
             client.generate(context(llm), QUERIES, max_tokens=3)
+        with pytest.raises(UserError, match="n is decided by"):
+            SGLangClient(server.url).generate(context(llm), QUERIES, n=2)
         with pytest.raises(UserError, match="encoder-decoder"):
             client.generate(context(random_llm("t5")), QUERIES)
         broken = llm.vector_context(torch.full((1, 2, 16), float("nan")))
