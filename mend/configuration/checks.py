@@ -335,6 +335,13 @@ def _llm(
                 f"llms.{name}.{setting}: {chosen} is for encoder-decoder models, and this one is "
                 "none; leave it out"
             )
+    if (config or {}).get("is_encoder_decoder"):
+        for method in sorted({m for of, m in read if of == name}):
+            if method_class(method).makes_key_values:
+                yield (
+                    f"llms.{name}: {method} makes keys and values, and this LLM's encoder reads "
+                    "contexts; leave the method out for it"
+                )
     if problem := _layers(llm.distiller.layers, small_config or {}):
         yield f"llms.{name}.distiller.layers: {problem}"
     yield from _special_tokens(values, name)

@@ -33,6 +33,9 @@ class MethodSettings(Settings):
     #: Whether the LLM reads anything before the query.
     has_context: ClassVar[bool] = True
 
+    #: Whether its contexts are keys and values, which not every LLM reads.
+    makes_key_values: ClassVar[bool] = False
+
     @classmethod
     def is_trained(cls) -> bool:
         """Whether it trains anything."""

@@ -328,12 +328,13 @@ def study_runs(configuration: Configuration, study: str) -> list[Run]:
 def divergence_runs(configuration: Configuration, study: str, llm: str) -> list[Run]:
     """Return a study's runs with an LLM whose divergence from the demonstrations is measured.
 
-    All but those that read demonstrations as tokens, which is what the teacher does.
+    All but those that read all demonstrations as tokens, which is what the teacher does.
     """
 
     def is_teacher(run: Run) -> bool:
         setup = method_setup(configuration.values, run.llm, run.method, run.variant)
-        return setup.own.has_context and setup.own.vectors is None
+        as_tokens = setup.own.vectors is None and not setup.own.makes_key_values
+        return setup.own.has_context and as_tokens
 
     runs = study_runs(configuration, study)
     return [run for run in runs if run.llm == llm and not is_teacher(run)]

@@ -325,7 +325,7 @@ def _pictures(values: ConfigurationValues, study: str) -> Iterator[str]:
     ]
     if "learning-curves" in values.studies[study].pictures and not any(s.stages for s in setups):
         yield ".pictures: learning-curves: none of its runs is trained; leave it out"
-    others = any(not s.own.has_context or s.own.vectors for s in setups)
+    others = any(not s.own.has_context or s.own.vectors or s.own.makes_key_values for s in setups)
     if "divergence" in values.studies[study].pictures and not others:
         yield ".pictures: divergence: all of its runs read demonstrations themselves; leave it out"
 
@@ -345,6 +345,12 @@ def run_problem(
         )
     if selection == "dense" and values.benchmark.dense_retrieval is None:
         return "selection dense needs benchmark.dense_retrieval"
+    of_key_values = method_class(method).makes_key_values
+    if of_key_values and values.protocol.demonstration_overflow == "oldest-tokens":
+        return (
+            f"{method} makes keys and values, of which no oldest tokens can fall off for each "
+            "option; set protocol.demonstration_overflow to omit or cut-input"
+        )
     if "group" in condition and not method_class(method).distils:
         return f"{method} does not distil; leave group out for it"
     if _distils_nothing(values, llm, method, variant):

@@ -67,7 +67,7 @@ def log_likelihoods(
     Raises UserError for a continuation that has no tokens, that nothing comes before, or that does
     not fit the LLM's positions.
     """
-    lengths = contexts.lengths
+    lengths = contexts.spans
     for number, one in enumerate(continuations):
         _check(llm, lengths[one.context], one, number)
     owned: dict[int, list[int]] = {}
@@ -131,7 +131,7 @@ def _of_group(
         one = continuations[number]
         key = place[one.context], tuple(one.query), tuple(one.tokens[:-1])
         reading.setdefault(key, []).append(number)
-    sizes = [chosen.lengths[row] + len(query) + len(tokens) + 1 for row, query, tokens in reading]
+    sizes = [chosen.spans[row] + len(query) + len(tokens) + 1 for row, query, tokens in reading]
     context, states_of = chosen, llm.states
     if llm.can_share(chosen, sizes):
         context, states_of = llm.prefill(chosen), llm.states_after

@@ -130,7 +130,7 @@ def _score_group(
         numbers = (items[i].context for i in firsts)
         context_lengths.update(zip(numbers, context.lengths, strict=True))
     owned = [(row, i) for row, members in enumerate(group) for i in members]
-    rows = [context.lengths[row] + _longest_text(items[i]) for row, i in owned]
+    rows = [context.spans[row] + _longest_text(items[i]) for row, i in owned]
     _check_room(llm, items, owned, rows, context)
     # What is cut has another context for each option.
     cut = [_is_cut(items[i], size) for (_, i), size in zip(owned, rows, strict=True)]
@@ -198,7 +198,7 @@ def _compare_with_plain_rows(
 
     Compared are the item after the shortest context, which has the most padding, and the longest.
     """
-    lengths = [context.lengths[row] for row in owners]
+    lengths = [context.spans[row] for row in owners]
     sizes = [length + _longest_text(item) for length, item in zip(lengths, batch, strict=True)]
     chosen = sorted({lengths.index(min(lengths)), sizes.index(max(sizes))})
     compared = [batch[place] for place in chosen]
@@ -236,7 +236,7 @@ def _check_room(
         item = items[i]
         if size > llm.max_positions and not _is_cut(item, size):
             raise UserError(
-                f"an item of {size} tokens (context {context.lengths[row]}, query "
+                f"an item of {size} tokens (context {context.spans[row]}, query "
                 f"{len(item.query)}, longest option {max(map(len, item.options))}) is longer than "
                 f"the {llm.max_positions} that the LLM reads; choose a shorter "
                 "protocol.longest_context or leave the row out"

@@ -20,7 +20,7 @@ from mend.library.card import context_card
 from mend.library.folders import fetched, pushed
 from mend.library.llms import llm_of
 from mend.methods.saved import DESCRIPTION, MADE_WITH, describe_llm, read_description
-from mend.models.contexts import Contexts, TokenContexts
+from mend.models.contexts import Contexts, KeyValueContexts, TokenContexts, VectorContexts
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.tensor_files import TensorFile, save_tensors
 
@@ -30,8 +30,11 @@ PROMPT_FILE, PROMPT, PEFT_CONFIGURATION = (
     "prompt_embeddings",
     "adapter_config.json",
 )
-#: Contexts of tokens, which PEFT does not have.
+#: Contexts of tokens, and of keys and values, which its prompts do not have.
 TOKENS_FILE, TOKENS = "tokens.safetensors", "input_ids"
+KEY_VALUES_FILE = "key_values.safetensors"
+KINDS = {TokenContexts: "tokens", VectorContexts: "vectors", KeyValueContexts: "key-values"}
+FILES = {"tokens": TOKENS_FILE, "vectors": PROMPT_FILE, "key-values": KEY_VALUES_FILE}
 
 
 class Context:
@@ -68,7 +71,7 @@ class Context:
 
     def __repr__(self) -> str:
         """Say what it is."""
-        kind = "tokens" if isinstance(self.content, TokenContexts) else "vectors"
+        kind = KINDS[type(self.content)].replace("key-values", "keys and values")
         of = "" if self.shots is None else f" for {self.shots} demonstrations"
         return f"Context({self.method}: {len(self)} {kind}{of})"
 
@@ -82,14 +85,21 @@ class Context:
         check_text(query, "a query")
         return self.template.whole_query(query, after_context=len(self) > 0)
 
+    def prompt(self, query: str) -> list[int]:
+        """Return the token ids after which an answer to a query is written.
+
+        They are the query's, and the separator before outputs as far as it is no space.
+        """
+        return [*self.after(query), *self.template.answer_start()]
+
     def prompt_embeds(self, query: str | None = None) -> Tensor:
         """Return what a server takes as prompt embeddings: (positions, width), on the CPU.
 
-        That is the LLM's prefix, this context and, if given, the query with its separator. For a
+        That is the LLM's prefix, this context and, if given, the query with its separators. For a
         T5 that reads queries in its decoder it is what the encoder reads, without the query.
         Raises UserError for what the LLM has no room for.
         """
-        text = [] if query is None else self.after(query)
+        text = [] if query is None else self.prompt(query)
         if text and self.llm.model.config.is_encoder_decoder and self.llm.predicts_query:
             raise UserError(
                 "prompt_embeds: this LLM reads queries in its decoder; call it without a query, "
@@ -106,17 +116,17 @@ class Context:
         """Write a folder that any place can load, all of it or nothing.
 
         Vectors are a PEFT folder of prompt tuning with the LLM's prefix as its first rows, and
-        `mend.json`; tokens are safetensors of their ids.
+        `mend.json`; tokens are safetensors of their ids, keys and values of each layer's.
         Raises UserError if there is a folder with something else in it.
         """
-        of_tokens = isinstance(self.content, TokenContexts)
+        kind = KINDS[type(self.content)]
         saved = SavedContext(
             format=FORMAT,
             kind="context",
             made_with=MADE_WITH,
             llm=describe_llm(self.llm),
             method=self.method,
-            content="tokens" if of_tokens else "vectors",
+            content=kind,
             positions=len(self),
             shots=self.shots,
             demonstrations=self.demonstrations,
@@ -124,9 +134,12 @@ class Context:
         )
         identity = {"kind": "context", "method": self.method, "positions": len(self)}
         with atomic_folder(folder) as temporary:
-            if of_tokens:
+            if kind == "tokens":
                 ids = torch.tensor(list(self.content.tokens[0]), dtype=torch.long)
                 save_tensors({TOKENS: ids}, temporary / TOKENS_FILE, identity)
+            elif kind == "key-values":
+                identity |= {"ends at": self.content.positions[0], "prefix": self.content.prefix}
+                save_tensors(_layers(self.content), temporary / KEY_VALUES_FILE, identity)
             else:
                 save_tensors({PROMPT: self.prompt_embeds()}, temporary / PROMPT_FILE, identity)
                 write_json(self._peft_configuration(), temporary / PEFT_CONFIGURATION)
@@ -171,8 +184,12 @@ class Context:
         saved = read_description(folder, SavedContext, "context")
         llm = llm_of(saved.llm, folder, llm, **loading)
         of_tokens = saved.content == "tokens"
-        file = TensorFile(folder / (TOKENS_FILE if of_tokens else PROMPT_FILE), "a context")
+        file = TensorFile(folder / FILES[saved.content], "a context")
         file.check({"kind": "context", "method": saved.method, "positions": saved.positions})
+        if saved.content == "key-values":
+            content = _key_values(file, saved, llm)
+            kept = (saved.method, saved.shots, saved.demonstrations)
+            return cls(llm, content, saved.reading, *kept)
         name = TOKENS if of_tokens else PROMPT
         before = 0 if of_tokens else len(llm.prefix)
         shape = [before + saved.positions, *([] if of_tokens else [llm.width])]
@@ -202,6 +219,39 @@ class Context:
             return pushed(folder, name, f"Upload a context ({self.method})", private, **options)
 
 
+def _layers(content: KeyValueContexts) -> dict[str, Tensor]:
+    """Return keys and values by name, each (heads, positions, size of a head)."""
+    tensors = {} if content.last_state is None else {"last_state": content.last_state[0]}
+    for layer, (keys, values) in enumerate(zip(content.keys, content.values, strict=True)):
+        tensors |= {f"keys.{layer}": keys[0], f"values.{layer}": values[0]}
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def _key_values(file: TensorFile, saved: SavedContext, llm: FrozenLLM) -> KeyValueContexts:
+    """Return the keys and values of a file; raises UserError for those of no such LLM."""
+    llm.check_key_values()
+    like = llm.key_values(llm.token_context([[0]]))
+    known = _layers(like)
+    if set(file.names) - {"last_state"} != set(known) - {"last_state"}:
+        raise file.refuse("it has not the keys and values of each of the LLM's layers")
+    tensors = {}
+    for name in file.names:
+        shape = list(known[name].shape)
+        shape[-2] = 1 if name == "last_state" else saved.positions
+        if file.shape(name) != shape:
+            raise file.refuse(f"{name} is not of shape {shape}")
+        tensors[name] = file[name].to(llm.device, llm.dtype)[None]
+    ends, prefix = (file.identity.get(key) for key in ("ends at", "prefix"))
+    if type(ends) is not int or ends < saved.positions or prefix != len(llm.prefix):
+        raise file.refuse("it does not say where the token after it stands")
+    keys, values = (
+        [tensors[f"{name}.{layer}"] for layer in range(len(like.keys))]
+        for name in ("keys", "values")
+    )
+    state = tensors.get("last_state")
+    return KeyValueContexts(keys, values, [saved.positions], [ends], prefix, state)
+
+
 def check_text(text: Any, what: str) -> None:
     """Raise UserError unless something is a text that can be tokenized."""
     if not isinstance(text, str):
@@ -227,7 +277,8 @@ def joined(contexts: Sequence[Context], llm: FrozenLLM) -> Contexts:
             raise UserError(f"{context!r} was made for another LLM than the one that is to read it")
     kinds = {type(context.content) for context in contexts}
     if len(kinds) > 1:
-        raise UserError("contexts of tokens and of vectors are mixed; ask for each kind by itself")
+        found = " and of ".join(sorted(KINDS[kind] for kind in kinds))
+        raise UserError(f"contexts of {found} are mixed; ask for each kind by itself")
     return kinds.pop().join([context.content for context in contexts])
 
 

@@ -17,6 +17,7 @@ import torch
 from mend.atomic_io import atomic_folder, write_json
 from mend.configuration.methods import method_class
 from mend.configuration.presets import fidelity, preset_value
+from mend.configuration.settings import LARGEST_COUNT
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import LLMSource, MethodSource, RunSpec
 from mend.configuration.specs.saved import SavedMethod
@@ -108,6 +109,25 @@ class ContextMethod:
         ContextMethod.__init__(method, load_method(folder, llm, saved))
         method._folder, method._scores = folder, saved.scores
         return method
+
+    @classmethod
+    def untrained(
+        cls, name: str, llm: FrozenLLM, like: ContextMethod | None = None, **settings: Any
+    ) -> ContextMethod:
+        """Return a method that trains nothing, by its name in the configuration.
+
+        like: a method whose template holds, so that both read the same; by default that of the
+        preset `default`, with as long demonstrations as the LLM reads. settings: the method's own.
+        Raises UserError for a method that is trained, and for settings that it has not.
+        """
+        if method_class(name).is_trained():
+            raise UserError(f"{name} is trained; load it with from_pretrained")
+        reading = default_reading(llm) if like is None else like.reading
+        source = llm.source or LLMSource(name="llm", path="llm")
+        run = RunSpec(
+            llm=source, method=MethodSource(name=name, settings=settings), reading=reading
+        )
+        return ContextMethod(build_method(llm, run))
 
     @torch.no_grad()
     def distill(
@@ -239,7 +259,7 @@ class ContextMethod:
         """
         contexts, owner, batch = self._asked(context, queries)
         texts = [
-            contexts[number].after(query) for number, query in zip(owner, queries, strict=True)
+            contexts[number].prompt(query) for number, query in zip(owner, queries, strict=True)
         ]
         found = generate(self.llm, batch, owner, texts, **options)
         return [self.llm.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
@@ -364,10 +384,7 @@ class _Untrained(ContextMethod):
         like: a method whose template holds, so that both read the same; by default that of the
         configuration's preset `default`, with as long demonstrations as the LLM reads.
         """
-        reading = default_reading(llm) if like is None else like.reading
-        source = llm.source or LLMSource(name="llm", path="llm")
-        run = RunSpec(llm=source, method=MethodSource(name=self.NAMES[0]), reading=reading)
-        super().__init__(build_method(llm, run))
+        super().__init__(self.untrained(self.NAMES[0], llm, like).built)
 
 
 class VanillaICL(_Untrained):
@@ -383,10 +400,13 @@ class ZeroShot(_Untrained):
 
 
 def default_reading(llm: FrozenLLM) -> ReadingSettings:
-    """Return how rows become tokens by default, as long as the LLM can read."""
+    """Return how rows become tokens by default, as long as the LLM can read.
+
+    A quarter of its positions is left to query and answer.
+    """
     known = fidelity()
     values = {name: preset_value(known[name], "default") for name in ReadingSettings.model_fields}
-    longest = min(llm.max_positions, 10**9)
+    longest = max(4, min(llm.max_positions, LARGEST_COUNT) * 3 // 4)
     values["longest_context"] = {"llm": longest, "distiller": longest}
     return ReadingSettings(**values | {"longest_example": longest})
 

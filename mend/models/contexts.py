@@ -22,6 +22,16 @@ class TokenContexts:
         """How many positions each context takes."""
         return [len(tokens) for tokens in self.tokens]
 
+    @property
+    def spans(self) -> list[int]:
+        """How many of the LLM's positions each leaves no room in, without its prefix."""
+        return self.lengths
+
+    @property
+    def nbytes(self) -> list[int]:
+        """How many bytes each context is kept in."""
+        return [8 * len(tokens) for tokens in self.tokens]
+
     def select(self, numbers: Sequence[int]) -> TokenContexts:
         """Return the contexts of these numbers, in their order."""
         return TokenContexts([self.tokens[number] for number in numbers])
@@ -42,6 +52,17 @@ class VectorContexts:
     vectors: Tensor
     lengths: Sequence[int]
 
+    @property
+    def spans(self) -> list[int]:
+        """How many of the LLM's positions each leaves no room in, without its prefix."""
+        return list(self.lengths)
+
+    @property
+    def nbytes(self) -> list[int]:
+        """How many bytes each context is kept in."""
+        each = self.vectors.shape[2] * self.vectors.element_size()
+        return [length * each for length in self.lengths]
+
     def select(self, numbers: Sequence[int]) -> VectorContexts:
         """Return the contexts of these numbers, in their order, in memory of their own."""
         lengths = [self.lengths[number] for number in numbers]
@@ -60,4 +81,73 @@ class VectorContexts:
         return VectorContexts(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths)
 
 
-Contexts = TokenContexts | VectorContexts
+@dataclass(frozen=True)
+class KeyValueContexts:
+    """Contexts made of keys and values, as a decoder-only LLM's layers have them.
+
+    keys, values: of each layer, (contexts, heads, longest, size of a head), padded on the left.
+    lengths: how many each has, the same in all layers. positions: where the token after each
+    stands, counted from 0; what was left out keeps its place. last_state: (contexts, 1, width), the
+    state that predicts the next token; None if the first token after a context is not predicted.
+    prefix: how many tokens of it the LLM's prefix is, which is among them.
+    """
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    lengths: Sequence[int]
+    positions: Sequence[int]
+    prefix: int
+    last_state: Tensor | None = None
+
+    @property
+    def spans(self) -> list[int]:
+        """How many of the LLM's positions each leaves no room in, without its prefix."""
+        return [position - self.prefix for position in self.positions]
+
+    @property
+    def nbytes(self) -> list[int]:
+        """How many bytes each context is kept in."""
+        pairs = list(zip(self.keys, self.values, strict=True))
+        each = sum(k.shape[1] * (k.shape[3] + v.shape[3]) * k.element_size() for k, v in pairs)
+        return [length * each for length in self.lengths]
+
+    def select(self, numbers: Sequence[int]) -> KeyValueContexts:
+        """Return the contexts of these numbers, in their order, in memory of their own."""
+        rows = indices(numbers, self.keys[0].device)
+        lengths = [self.lengths[number] for number in numbers]
+        start = self.keys[0].shape[2] - max(lengths, default=0)
+        return KeyValueContexts(
+            [layer[rows, :, start:] for layer in self.keys],
+            [layer[rows, :, start:] for layer in self.values],
+            lengths,
+            [self.positions[number] for number in numbers],
+            self.prefix,
+            None if self.last_state is None else self.last_state[rows],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[KeyValueContexts]) -> KeyValueContexts:
+        """Return the contexts of several batches as one."""
+        longest = max(part.keys[0].shape[2] for part in parts)
+
+        def layers(name: str) -> list[Tensor]:
+            joined = []
+            for same in zip(*(getattr(part, name) for part in parts), strict=True):
+                padded = [
+                    torch.nn.functional.pad(one, (0, 0, longest - one.shape[2], 0)) for one in same
+                ]
+                joined.append(torch.cat(padded))
+            return joined
+
+        states = [part.last_state for part in parts]
+        return KeyValueContexts(
+            layers("keys"),
+            layers("values"),
+            [length for part in parts for length in part.lengths],
+            [position for part in parts for position in part.positions],
+            parts[0].prefix,
+            None if any(state is None for state in states) else torch.cat(states),
+        )
+
+
+Contexts = TokenContexts | VectorContexts | KeyValueContexts

@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from mend.errors import UserError
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.contexts import Contexts, TokenContexts
+from mend.models.contexts import Contexts, KeyValueContexts, TokenContexts, VectorContexts
 from mend.models.frozen_llm import Attentions, FrozenLLM, Rows, predicting
 from mend.models.padding import indices, pad_left, pad_right, to_device
 
@@ -85,6 +86,8 @@ class DecoderOnlyLLM(FrozenLLM):
         rows: Rows,
     ) -> Tensor:
         """Return the states that predict tokens: see `FrozenLLM`."""
+        if isinstance(context, KeyValueContexts):
+            return self.states_after(self.prefill(context), rows)
         tokens, first = self._tokens(context, rows)
         return predicting(self._plain(context, rows.owner, tokens), first, rows)
 
@@ -127,6 +130,8 @@ class DecoderOnlyLLM(FrozenLLM):
 
     def prefill(self, context: Contexts) -> PrefilledContext:
         """Compute each context's keys and values once; padding comes before all real tokens."""
+        if isinstance(context, KeyValueContexts):
+            return self._of_key_values(context)
         lengths = [len(self.prefix) + length for length in context.lengths]
         counts, longest = indices(lengths, self.device), max(lengths)
         if not longest:
@@ -148,6 +153,33 @@ class DecoderOnlyLLM(FrozenLLM):
         return PrefilledContext(
             output.past_key_values, mask, counts, output.last_hidden_state[:, -1:]
         )
+
+    def _of_key_values(self, context: KeyValueContexts) -> PrefilledContext:
+        """Return contexts of keys and values as what `prefill` returns of others."""
+        self.check_key_values()
+        cache = DynamicCache(config=self.model.config)
+        for layer, (keys, values) in enumerate(zip(context.keys, context.values, strict=True)):
+            cache.update(keys, values, layer)
+        counts, longest = indices(context.lengths, self.device), context.keys[0].shape[2]
+        mask = None
+        if min(context.lengths) < longest:
+            mask = (torch.arange(longest, device=self.device) >= longest - counts[:, None]).long()
+        state = context.last_state
+        if state is None:  # of no row: what it would predict is not asked for
+            state = self.embedding.weight.new_full((len(counts), 1, self.width), torch.nan)
+        return PrefilledContext(cache, mask, indices(context.positions, self.device), state)
+
+    def key_values(self, context: TokenContexts | VectorContexts) -> KeyValueContexts:
+        """Return contexts as the keys and values that the LLM computes of them: see `FrozenLLM`."""
+        self.check_key_values()
+        prefilled = self.prefill(context)
+        lengths = [len(self.prefix) + length for length in context.lengths]
+        if prefilled.cache is None or 0 in lengths:
+            raise UserError("a context of nothing has no keys and values; give demonstrations")
+        layers = prefilled.cache.layers
+        keys, values = ([getattr(one, name) for one in layers] for name in ("keys", "values"))
+        prefix = len(self.prefix)
+        return KeyValueContexts(keys, values, lengths, lengths, prefix, prefilled.last_state)
 
     def _vectors_on_the_right(self, context: Contexts, counts: Tensor, longest: int) -> Tensor:
         """Return prefix and vectors as rows padded on the left, (contexts, longest, width)."""

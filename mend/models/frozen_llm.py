@@ -26,7 +26,7 @@ from mend.configuration.specs.run import LLMSource
 from mend.configuration.specs.saved import ModelIdentity
 from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
-from mend.models.contexts import Contexts, TokenContexts, VectorContexts
+from mend.models.contexts import Contexts, KeyValueContexts, TokenContexts, VectorContexts
 from mend.models.fingerprint import fingerprint, identity
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import indices, to_device
@@ -73,6 +73,7 @@ class FrozenLLM:
     shares_contexts: whether `prefill` and `states_after` equal `states`, as far as was tried.
     takes_trees: whether tree attention does (`mend.models.kernels.tree_attention`).
     refuses_vectors: why the LLM cannot read vectors; None if it can.
+    refuses_key_values: why it cannot read keys and values; None if it can.
     source: where it is from and how it was loaded, if `load_llm` did.
     """
 
@@ -102,6 +103,7 @@ class FrozenLLM:
         self.positions = max_positions(model.config)
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
+        self.refuses_key_values: str | None = "it was not tried"
 
     @property
     def logits_batch_size(self) -> int:
@@ -159,6 +161,22 @@ class FrozenLLM:
             lengths = [vectors.shape[1]] * len(vectors)
         return VectorContexts(vectors.to(self.device, self.dtype), lengths)
 
+    def check_key_values(self) -> None:
+        """Raise UserError if the LLM cannot read keys and values."""
+        if self.refuses_key_values:
+            raise UserError(
+                f"llms: {self.model.config.model_type} cannot read keys and values, so methods "
+                f"whose contexts are made of them do not work with it ({self.refuses_key_values})"
+            )
+
+    def key_values(self, context: TokenContexts | VectorContexts) -> KeyValueContexts:
+        """Return contexts as the keys and values that the LLM computes of them.
+
+        Raises UserError for an LLM that cannot read them, and for a context of nothing at all.
+        """
+        self.check_key_values()
+        raise NotImplementedError
+
     def last_embeddings(self, sequences: Sequence[Sequence[int]], count: int) -> Tensor:
         """Return the embeddings of the last `count` tokens of each sequence, in float32.
 
@@ -178,7 +196,10 @@ class FrozenLLM:
         """Return what each text is read with: prefix, its context and the text as vectors.
 
         owner: whose context each text comes after. Each is (positions, width).
+        Raises UserError for contexts of keys and values, which are no vectors of the input.
         """
+        if isinstance(contexts, KeyValueContexts):
+            raise UserError("a context of keys and values has no embeddings that could be read")
         rows = []
         for number, text in zip(owner, texts, strict=True):
             if isinstance(contexts, TokenContexts):

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from mend.errors import UserError, first_line
-from mend.models.contexts import Contexts
+from mend.models.contexts import Contexts, KeyValueContexts
+from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.padding import pad_left, to_device
@@ -85,6 +86,8 @@ def _check(
         )
     if options.get("streamer") is not None and len(queries) != 1:
         raise UserError(f"generate: a streamer is for one query, and there are {len(queries)}")
+    if isinstance(contexts, KeyValueContexts) and not all(map(len, queries)):
+        raise UserError("generate: an empty query after keys and values; give at least one token")
     for number, query in zip(owner, queries, strict=True):
         if not (contexts.lengths[number] or query or llm.prefix or llm.has_start_token):
             raise UserError(
@@ -105,7 +108,7 @@ def _check_room(
     if type(new) is not int or new < 1:
         raise UserError(f"generate: max_new_tokens is {new!r}; it is a whole number of at least 1")
     for number, query in zip(owner, queries, strict=True):
-        read = contexts.lengths[number], len(query)
+        read = contexts.spans[number], len(query)
         if sum(read) + new > llm.max_positions:
             raise UserError(
                 f"generate: a context of {read[0]} positions, a query of {read[1]} tokens and "
@@ -157,6 +160,8 @@ def _inputs(
     queries: Sequence[Sequence[int]],
 ) -> tuple[dict[str, Any], int]:
     """Return what the model is given, and how many tokens of the result are not new."""
+    if isinstance(contexts, KeyValueContexts):
+        return _after_key_values(llm, contexts.select(owner), queries)
     if not isinstance(llm, EncoderDecoderLLM):
         rows = llm.embeddings(contexts, owner, queries)
         lengths = [len(row) for row in rows]
@@ -175,6 +180,27 @@ def _inputs(
         "decoder_input_ids": tokens,
         "decoder_attention_mask": mask,
     }, tokens.shape[1]
+
+
+def _after_key_values(
+    llm: DecoderOnlyLLM, contexts: KeyValueContexts, queries: Sequence[Sequence[int]]
+) -> tuple[dict[str, Any], int]:
+    """Return queries, padded on the left, after a cache that has the keys and values."""
+    prefilled = llm.prefill(contexts)
+    cached = contexts.keys[0].shape[2]
+    tokens, mask = pad_left(queries, llm.device)
+    before = prefilled.mask
+    if before is None:
+        before = mask.new_ones(len(queries), cached)
+    # What stands for the context is never read: `generate` leaves out what a cache has.
+    ids = torch.cat([tokens.new_zeros(len(queries), cached), tokens], dim=1)
+    places = prefilled.lengths[:, None] + mask.cumsum(1).sub(1).clamp(min=0)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat([before, mask], dim=1),
+        "position_ids": torch.cat([places.new_zeros(len(queries), cached), places], dim=1),
+        "past_key_values": prefilled.cache,
+    }, ids.shape[1]
 
 
 def _mask(lengths: Sequence[int], padded: Tensor, left: bool) -> Tensor:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from mend.errors import UserError, first_line
 from mend.models.architecture import max_positions, rope_switch, takes
 from mend.models.causal import causal_states
 from mend.models.contexts import Contexts
+from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.progress import logger
 
@@ -63,6 +65,7 @@ def verify_llm(llm: FrozenLLM) -> None:
         llm.dtype,
     )
     llm.shares_contexts = problem is None
+    llm.refuses_key_values = problem or _problem_of_key_values(llm, tokens, rows, expected)
     if problem:
         logger.info("%s: contexts are read again for each query (%s)", name, problem)
     llm.model.train(training)
@@ -123,6 +126,26 @@ def _problem_of_vectors(
     except Exception as error:  # whatever an architecture raises at what it does not know
         return first_line(error)
     return None if finite else "logits are not finite"
+
+
+def _problem_of_key_values(
+    llm: FrozenLLM, tokens: Contexts, rows: Rows, expected: Sequence[Tensor]
+) -> str | None:
+    """Return why an LLM does not go on from keys and values as from the tokens that they are of."""
+    if not isinstance(llm, DecoderOnlyLLM):
+        return "its encoder reads contexts"
+    if not takes(llm.body, "position_ids") or getattr(llm.model.config, "alibi", False):
+        return "it counts positions by its cache, which may have lost some"
+    if rope_switch(llm.model.config):
+        return "it rotates all positions otherwise in longer rows"
+    if any(type(layer) is not DynamicLayer for layer in llm.prefill(tokens).cache.layers):
+        return "some of its layers keep something else"
+    llm.refuses_key_values = None
+
+    def after() -> Tensor:
+        return llm.logits(llm.states(llm.key_values(tokens), rows))
+
+    return _compared(after, expected, llm.dtype)
 
 
 def _plain(

@@ -496,3 +496,23 @@ def test_a_model_of_a_gguf_file_is_one_of_gguf_models(values) -> None:
     refused(put(values, "llms/pocket-gpt2/path", f"{made}/other"), "llms.pocket-gpt2.path", "tiny")
     refused(put(values, "gguf_models/tiny/sha256", "abc"), "tiny.sha256", "64 of the digits")
     refused(put(values, "gguf_models/tiny/files", []), "gguf_models.tiny.files")
+
+
+def with_key_norm(values: dict) -> dict:
+    values = put(values, "methods/key-norm", {"keep": 8})
+    names = values["studies"]["table2"]["methods"]
+    return put(values, "studies/table2/methods", [*names, "key-norm"])
+
+
+def test_keys_and_values_are_not_for_an_encoder(values) -> None:
+    load_configuration(with_key_norm(values))
+    folder = values["llms"]["pocket-gpt2"]["path"]
+    with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
+        json.dump({"model_type": "t5", "is_encoder_decoder": True}, file)
+    refused(with_key_norm(values), "llms.pocket-gpt2: key-norm makes keys and values", "encoder")
+
+
+def test_of_keys_and_values_no_oldest_tokens_fall_off(values) -> None:
+    values = put(values, "protocol/demonstration_overflow", "oldest-tokens")
+    load_configuration(values)
+    refused(with_key_norm(values), "key-norm makes keys and values", "demonstration_overflow")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.damage import flip_data
 from helpers.trained import trained_run
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mend
@@ -36,10 +37,14 @@ def saved(distiller: mend.Distiller, tmp_path) -> Path:
     return tmp_path / "context"
 
 
-@pytest.mark.parametrize("kind", ["vectors", "tokens", "nothing"])
+@pytest.mark.parametrize("kind", ["vectors", "tokens", "nothing", "keys and values"])
 def test_what_was_saved_scores_as_before(distiller: mend.Distiller, kind: str, tmp_path) -> None:
     llm = distiller.llm
-    makers = {"tokens": mend.VanillaICL(llm, like=distiller), "nothing": mend.ZeroShot(llm)}
+    makers = {
+        "tokens": mend.VanillaICL(llm, like=distiller),
+        "nothing": mend.ZeroShot(llm),
+        "keys and values": mend.ContextMethod.untrained("key-norm", llm, distiller, keep=4),
+    }
     context = makers.get(kind, distiller).distill(SHOWN)
     context.save_pretrained(tmp_path / "context")
     again = mend.Context.from_pretrained(tmp_path / "context", llm=llm)
@@ -269,3 +274,58 @@ def test_a_folder_of_something_else_is_not_replaced(distiller: mend.Distiller, t
 def test_a_prompt_that_has_no_room_is_told(distiller: mend.Distiller) -> None:
     with pytest.raises(mend.UserError, match="do not fit the"):
         distiller.distill(SHOWN).prompt_embeds(" ".join(["w1"] * 96))
+
+
+@pytest.fixture
+def of_keys(distiller: mend.Distiller, tmp_path) -> Path:
+    """The folder of a context of keys and values."""
+    method = mend.ContextMethod.untrained("key-norm", distiller.llm, keep=4)
+    method.distill(SHOWN).save_pretrained(tmp_path / "context")
+    return tmp_path / "context"
+
+
+def without_a_layer(folder: Path) -> None:
+    """Leave the keys of a layer out, and say nothing of it."""
+    file = folder / "key_values.safetensors"
+    with safe_open(file, "pt") as opened:
+        content = json.loads(opened.metadata()["mend"])
+        names = [name for name in opened.keys() if name != "keys.1"]  # noqa: SIM118
+        tensors = {name: opened.get_tensor(name) for name in names}
+    content["checksums"].pop("keys.1")
+    save_file(tensors, file, {"mend": json.dumps(content)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (without_a_layer, "not the keys and values of each of the LLM's layers"),
+        (in_json(positions=3), "its positions is 4"),
+        (in_json(content="vectors"), "adapter_model.safetensors: .* no such file"),
+    ],
+)
+def test_damaged_keys_and_values_are_told(distiller, of_keys, damage, told: str) -> None:
+    damage(of_keys)
+    with pytest.raises(mend.UserError, match=told):
+        mend.Context.from_pretrained(of_keys, llm=distiller.llm)
+
+
+def test_keys_and_values_have_no_embeddings(distiller: mend.Distiller, of_keys: Path) -> None:
+    context = mend.Context.from_pretrained(of_keys, llm=distiller.llm)
+    assert "4 keys and values" in repr(context)
+    with pytest.raises(mend.UserError, match="has no embeddings"):
+        context.prompt_embeds("w1")
+
+
+def test_an_llm_that_reads_no_keys_and_values_is_told(data: Path, tmp_path) -> None:
+    trained_run(data, tmp_path, "t5")
+    llm = mend.load_llm(tmp_path / "llm")
+    method = mend.ContextMethod.untrained("key-norm", llm, keep=4)
+    with pytest.raises(mend.UserError, match="t5 cannot read keys and values.*its encoder reads"):
+        method.distill(SHOWN)
+
+
+def test_a_trained_method_is_not_untrained(distiller: mend.Distiller) -> None:
+    with pytest.raises(mend.UserError, match="mend is trained; load it with from_pretrained"):
+        mend.ContextMethod.untrained("mend", distiller.llm, length=3)
+    with pytest.raises(mend.UserError, match="methods.key-norm.keep"):
+        mend.ContextMethod.untrained("key-norm", distiller.llm)

@@ -272,3 +272,25 @@ def test_what_trains_nothing_cannot_be_saved(distiller: mend.Distiller, tmp_path
     with pytest.raises(mend.UserError, match="vanilla-icl trains nothing"):
         mend.VanillaICL(distiller.llm).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+def test_answers_are_written_after_the_separator_before_outputs(data: Path, tmp_path) -> None:
+    separators = {"input_output": " w40 ", "demonstrations": " w41 "}
+    trained_run(data, tmp_path, reading={"separators": separators})
+    distiller = mend.Distiller.from_pretrained(tmp_path / "run")
+    for method in (distiller, mend.VanillaICL(distiller.llm, like=distiller)):
+        context = method.distill(SHOWN)
+        assert context.prompt("w7 w8") == [41, 7, 8, 40]
+        options = [f"w{n}" for n in range(60)]
+        scores = method.score(context, ["w7 w8"], options)[0]
+        # An option's first token is the separator, which is as likely before each.
+        text = method.generate(context, ["w7 w8"], max_new_tokens=1, do_sample=False)[0]
+        assert text == options[scores.index(max(scores))]
+        assert len(context.prompt_embeds("w7 w8")) == len(context) + 4
+
+
+def test_by_default_what_is_left_out_leaves_room_for_a_query(distiller: mend.Distiller) -> None:
+    icl = mend.VanillaICL(distiller.llm)
+    context = icl.distill(LONG * 3, truncate=True)
+    assert len(context) <= 72
+    assert icl.score(context, ["w7 w8"], OPTIONS)

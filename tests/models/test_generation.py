@@ -42,18 +42,22 @@ def greedy(plain: Plain, context: list[int], query: list[int], as_vectors: bool)
     return new
 
 
-@pytest.mark.parametrize("kind", ["tokens", "vectors"])
+@pytest.mark.parametrize("kind", ["tokens", "vectors", "key-values"])
 @pytest.mark.parametrize("name", installed(READ_VECTORS))
 def test_as_the_model_alone_would_write_it(name: str, kind: str) -> None:
     llm, plain = both(name)
-    if kind == "tokens":
+    if kind == "key-values" and llm.refuses_key_values:
+        pytest.skip("it cannot read keys and values")
+    if kind != "vectors":
         contexts = llm.token_context(CONTEXTS)
+        if kind == "key-values":
+            contexts = llm.key_values(contexts)
     else:
         vectors = [llm.embedding(torch.tensor(tokens)) for tokens in CONTEXTS]
         padded = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True)
         contexts = llm.vector_context(padded, list(map(len, CONTEXTS)))
     asked = {"batch_size": 2, "do_sample": False, "max_new_tokens": NEW}
-    if name in REFUSED:
+    if name in REFUSED and kind != "key-values":
         with pytest.raises(UserError, match="inputs_embeds"):
             generate(llm, contexts, OWNER, QUERIES, **asked)
         return

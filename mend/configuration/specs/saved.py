@@ -115,7 +115,7 @@ class SavedContext(Settings):
     method: Text
     """What made it."""
 
-    content: Literal["vectors", "tokens"]
+    content: Literal["vectors", "tokens", "key-values"]
     """What it is made of."""
 
     positions: int = Field(ge=0)
