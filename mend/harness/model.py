@@ -86,7 +86,7 @@ class ContextLM(LM):
         loading = {"dtype": dtype, "device": device}
         loading = {name: value for name, value in loading.items() if value is not None}
         trained = None
-        if _is_method(pretrained):
+        if _is_method(pretrained, revision):
             trained = ContextMethod.from_pretrained(pretrained, llm, revision=revision, **loading)
             frozen = trained.llm
         elif llm is not None:
@@ -193,17 +193,16 @@ def _prompts(requests: list[Instance]) -> list[Prompt | None]:
     return [read(request.args[0]) if request.args[0] else None for request in requests]
 
 
-def _is_method(path: str) -> bool:
+def _is_method(path: str, revision: str | None) -> bool:
     """Whether a folder or a name on the hub holds a trained method, and not an LLM."""
     if Path(path).is_dir():
         return (Path(path) / DESCRIPTION).is_file()
     from huggingface_hub import file_exists, try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(path, DESCRIPTION), str):
-        return True
     try:
-        return file_exists(path, DESCRIPTION)
-    except Exception:  # whatever stands between: what loads it says so
+        cached = try_to_load_from_cache(path, DESCRIPTION, revision=revision)
+        return isinstance(cached, str) or file_exists(path, DESCRIPTION, revision=revision)
+    except Exception:  # no name of the hub's, or no hub: what loads it says so
         return False
 
 

@@ -345,6 +345,7 @@ def test_what_cannot_be_asked_is_refused(manager, distiller) -> None:
         ({"pretrained": LLM, "context": "x", "shots": 1}, "leave method and shots out"),
         ({"pretrained": LLM, "peft": "x"}, "peft is not known; there are pretrained, method"),
         ({"pretrained": "nowhere/at-all", "method": "vanilla-icl"}, "nowhere/at-all"),
+        ({"pretrained": "/no/such/folder", "method": "vanilla-icl"}, "/no/such/folder"),
     ],
 )
 def test_model_arguments_that_cannot_work_are_refused(distiller, arguments, message) -> None:
