@@ -86,9 +86,33 @@ def scoring() -> Row:
     )
 
 
+def key_values() -> Row:
+    """Compare scoring after keys and values with scoring after the vectors that they are of."""
+    shown, *others = sets()
+    queries, options = [one[0][0] for one in others[:QUERIES]], [shown[0][1], shown[1][1]]
+    method = distiller(paper_shape())
+    llm, context = method.llm, method.distill(shown)
+    with torch.no_grad():
+        content = llm.key_values(context.content)
+    kept = mend.Context(llm, content, context.reading, context.method)
+    return compare(
+        f"score, {paper_shape()}, {QUERIES} queries after keys and values, beside their vectors",
+        lambda: method.score(kept, queries, options),
+        {"plain": lambda: method.score(context, queries, options)},
+        lambda first, second: (torch.tensor(first) - torch.tensor(second)).abs().max().item(),
+        tolerance=0.2 if on_gpu() else 1e-3,
+        bars={"plain": 1.0},
+    )
+
+
 def parts() -> list[Callable[[], Row]]:
     """Return what is to be measured, in order."""
-    return [lambda: distilling(paper_shape()), lambda: distilling("pocket"), scoring]
+    return [
+        lambda: distilling(paper_shape()),
+        lambda: distilling("pocket"),
+        scoring,
+        key_values,
+    ]
 
 
 if __name__ == "__main__":
