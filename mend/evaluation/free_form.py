@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from transformers import StoppingCriteria
 
 from mend.configuration.specs.reading import Separators
 from mend.data.items import MultipleChoiceItem
@@ -89,29 +87,13 @@ def generated(
             max_new_tokens=most,
             do_sample=False,
             num_beams=1,
-            stopping_criteria=[_SeparatorWritten(llm.tokenizer, stop)],
+            stop_strings=[stop],
         )
         for number, ids in zip(part, tokens, strict=True):
             text = llm.tokenizer.decode(ids, skip_special_tokens=True)
             answers[number] = text.partition(stop)[0].strip()
         progress.update(len(answers))
     return [answers[number] for number in where]
-
-
-class _SeparatorWritten(StoppingCriteria):
-    """Ends an answer where a separator is in it. (`stop_strings` fails with some tokenizers.)"""
-
-    def __init__(self, tokenizer: Any, separator: str) -> None:
-        self.tokenizer, self.separator = tokenizer, separator
-        self.start = self.length = -1
-
-    def __call__(self, ids: Tensor, scores: Tensor, **others: Any) -> Tensor:
-        """Return which rows have ended; ids: the prompt, as far as it is tokens, and the answer."""
-        if ids.shape[1] != self.length + 1:  # another batch
-            self.start = ids.shape[1] - 1
-        self.length = ids.shape[1]
-        texts = self.tokenizer.batch_decode(ids[:, self.start :])
-        return torch.tensor([self.separator in text for text in texts], device=ids.device)
 
 
 class Agreement(NamedTuple):

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
-import torch
 from tqdm import tqdm
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from mend.errors import UserError
 from mend.evaluation.loglikelihood import (
@@ -130,7 +128,7 @@ class PromptReader:
                 owner,
                 queries,
                 max_new_tokens=new_tokens,
-                stopping_criteria=StoppingCriteriaList([_Stops(self.llm.tokenizer, stops)]),
+                stop_strings=stops,
                 **options,
             )
             texts = [self.llm.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
@@ -264,22 +262,3 @@ def _with_shared_contexts(
             before, after = pairs[number]
             made[number] = Continuation(row, before[len(common) :], after)
     return TokenContexts(contexts), [made[number] for number in range(len(pairs))]
-
-
-class _Stops(StoppingCriteria):
-    """Ends a row when its new text has one of some texts in it."""
-
-    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
-        self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
-        # Tokens are at least a letter long, but for parts of one and for marks.
-        self.looked_at = 8 + max(map(len, self.stops), default=0)
-        self.start = self.seen = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        if self.seen == 0 or input_ids.shape[1] <= self.seen:  # another batch begins
-            self.start = input_ids.shape[1] - 1
-        self.seen = input_ids.shape[1]
-        new = input_ids[:, max(self.start, self.seen - self.looked_at) :].tolist()
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=False)
-        done = [any(stop in text for stop in self.stops) for text in texts]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

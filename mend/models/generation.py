@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from mend.errors import UserError, first_line
@@ -50,7 +51,7 @@ def generate(
     if getattr(options.get("generation_config"), "max_new_tokens", None) is None:
         options.setdefault("max_new_tokens", NEW_TOKENS)
     _check_room(llm, contexts, owner, queries, options)
-    options = {**_padding(llm, options), **options, "tokenizer": llm.tokenizer}
+    options = {**options, "pad_token_id": _padding(llm, options), "tokenizer": llm.tokenizer}
     was_training = llm.model.training
     llm.model.eval()
     found: list[list[int]] = []
@@ -126,11 +127,12 @@ def _ends(llm: FrozenLLM, options: dict[str, Any]) -> list[int]:
     return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [int(ends)]
 
 
-def _padding(llm: FrozenLLM, options: dict[str, Any]) -> dict[str, int]:
-    """Return the token that rows are filled up with, where the model has none: no matter which."""
-    if llm.model.generation_config.pad_token_id is not None:
-        return {}
-    return {"pad_token_id": (_ends(llm, options) or [0])[0]}
+def _padding(llm: FrozenLLM, options: dict[str, Any]) -> int:
+    """Return the token that rows which have ended are filled up with."""
+    configuration = options.get("generation_config") or llm.model.generation_config
+    known = [options.get("pad_token_id"), configuration.pad_token_id, *_ends(llm, options), 0]
+    size = llm.embedding.weight.shape[0]
+    return next(token for token in known if token is not None and 0 <= token < size)
 
 
 def _generate(
@@ -141,16 +143,46 @@ def _generate(
     options: dict[str, Any],
 ) -> list[list[int]]:
     inputs, width = _inputs(llm, contexts, owner, queries)
+    stops = options.get("stop_strings") or []
+    stop = StopTexts(llm.tokenizer, [stops] if isinstance(stops, str) else stops, width)
+    criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), stop])
+    options = {**options, "stop_strings": None, "stopping_criteria": criteria}
     try:
         sequences = llm.model.generate(**inputs, **options)
     except (ValueError, TypeError, NotImplementedError) as error:  # an option that it refuses
         raise UserError(f"generate: {first_line(error)}") from error
-    return list(_rows(sequences[:, width:].tolist(), _ends(llm, options)))
+    ends, padding = _ends(llm, options), options["pad_token_id"]
+    return [_written(row, ends, padding) for row in sequences[:, width:].tolist()]
 
 
-def _rows(rows: list[list[int]], ends: Sequence[int]) -> Iterator[list[int]]:
-    for row in rows:
-        yield row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+def _written(row: list[int], ends: Sequence[int], padding: int) -> list[int]:
+    """Return a row without the token that ends it, and what it is filled up with."""
+    row = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+    while row and row[-1] == padding:
+        row.pop()
+    return row
+
+
+class StopTexts(StoppingCriteria):
+    """Ends a row where its new text has one of some texts in it.
+
+    transformers' own `stop_strings` fails with some tokenizers.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], start: int) -> None:
+        """Look for texts from the token number `start` on; empty ones end nothing."""
+        self.tokenizer, self.texts, self.start = tokenizer, [text for text in texts if text], start
+        # Tokens are at least a letter long, but for parts of one and for marks.
+        self.looked_at = 8 + max(map(len, self.texts), default=0)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Return which rows have ended."""
+        if not self.texts:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        new = input_ids[:, max(self.start, input_ids.shape[1] - self.looked_at) :].tolist()
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=False)
+        done = [any(stop in text for stop in self.texts) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
 def _inputs(

@@ -79,6 +79,24 @@ def test_a_t5_that_reads_queries_in_its_encoder(context: list[int]) -> None:
     assert found == [greedy(plain, [*context, *words(3, 2)], [], as_vectors=False)]
 
 
+@pytest.mark.parametrize("kind", ["tokens", "key-values", "t5"])
+def test_a_row_ends_at_a_text_that_it_has_written(kind: str) -> None:
+    llm = random_llm("t5" if kind == "t5" else "gpt2")
+    contexts = llm.token_context(CONTEXTS)
+    if kind == "key-values":
+        contexts = llm.key_values(contexts)
+    options = {"do_sample": False, "max_new_tokens": NEW}
+    whole = generate(llm, contexts, OWNER, QUERIES, **options)
+    stop = llm.tokenizer.decode([whole[0][2]])
+    asked = llm.token_context(CONTEXTS) if kind == "tokens" else contexts
+    found = generate(llm, asked, OWNER, QUERIES, stop_strings=["", stop], **options)
+    for row, tokens in zip(found, whole, strict=True):
+        places = [n for n, token in enumerate(tokens) if stop in llm.tokenizer.decode([token])]
+        end = places[0] + 1 if places else len(tokens)
+        assert row == tokens[:end]
+    assert len(found[0]) <= 3
+
+
 def test_options_of_transformers_are_taken() -> None:
     llm = random_llm()
     contexts = llm.token_context(CONTEXTS)
