@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from mend.atomic_io import check_file, read_json
+from mend.atomic_io import check_file
 from mend.configuration.methods import method_class
+from mend.configuration.settings import hub_name_problem
 from mend.configuration.specs.saved import SavedContext, SavedMethod
 from mend.errors import UserError
 
@@ -18,12 +19,11 @@ _SCORES = ("llm", "method", "partition", "mean", "ci_low", "ci_high")
 _REPOSITORY = "mend-icl"
 
 
-def method_card(saved: SavedMethod, record: Path, licence: str | None) -> str:
+def method_card(saved: SavedMethod, training: Mapping[str, Any], licence: str | None) -> str:
     """Return the card of a trained method, Markdown with the hub's header.
 
-    record: its training's record.json, if there is one.
+    training: its training's record, empty if there is none.
     """
-    training = read_json(record) if record.is_file() else {}
     name = method_class(saved.method.name).display_name
     length = saved.method.settings.get("length")
     reads = method_class(saved.method.name).reads_demonstrations
@@ -80,10 +80,13 @@ def context_card(saved: SavedContext) -> str:
     return _header(saved.llm.path, None, None) + "\n".join(lines) + "\n"
 
 
-def scores_of(table: str | Path, method: str) -> list[dict[str, Any]]:
-    """Return the rows of a study's table, CSV, that are of a method.
+def scores_of(
+    table: str | Path, method: str, llm: str, partition: str | None
+) -> list[dict[str, Any]]:
+    """Return the rows of a study's table, CSV, that are of a method with an LLM.
 
-    Raises UserError if it is no such table, or has no row of the method.
+    llm: as the table names it. partition: whose tasks it was finetuned for; None for all.
+    Raises UserError if it is no such table, or has no such row.
     """
     import csv
 
@@ -95,9 +98,11 @@ def scores_of(table: str | Path, method: str) -> list[dict[str, Any]]:
                 f"{table}: no column {missing[0]}; name a study's CSV, such as results/table2.csv"
             )
         names = {method, method_class(method).display_name}
-        rows = [row for row in reader if row["method"] in names]
+        rows = [row for row in reader if row["method"] in names and row["llm"] == llm]
+    rows = [row for row in rows if partition in (None, row["partition"])]
     if not rows:
-        raise UserError(f"{table}: it has no row of {method}")
+        of = f" and {partition}" if partition else ""
+        raise UserError(f"{table}: it has no row of {method} with {llm}{of}")
     try:
         return [
             {key: float(row[key]) if key in _SCORES[3:] else row[key] for key in _SCORES}
@@ -109,7 +114,7 @@ def scores_of(table: str | Path, method: str) -> list[dict[str, Any]]:
 
 def _header(llm: str, licence: str | None, task: str | None) -> str:
     header: dict[str, Any] = {"library_name": "mend", "tags": ["mend", "in-context-learning"]}
-    if not Path(llm).exists():
+    if not Path(llm).exists() and hub_name_problem(llm) is None:
         header["base_model"] = llm
     if licence:
         header["license"] = licence

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from mend.atomic_io import atomic_folder, write_json
+from mend.atomic_io import atomic_folder, read_json, write_json
 from mend.configuration.methods import method_class
 from mend.configuration.presets import fidelity, preset_value
 from mend.configuration.settings import LARGEST_COUNT
@@ -67,6 +67,7 @@ class ContextMethod:
         self.template = Template(self.llm.tokenizer, self.reading, self.llm.max_positions)
         self._folder: Path | None = None
         self._scores: list[dict[str, Any]] = []
+        self._llm_name = self.llm.source.name if self.llm.source else ""
 
     @property
     def display_name(self) -> str:
@@ -108,6 +109,7 @@ class ContextMethod:
         method = cls.__new__(cls)
         ContextMethod.__init__(method, load_method(folder, llm, saved))
         method._folder, method._scores = folder, saved.scores
+        method._llm_name = saved.llm.name
         return method
 
     @classmethod
@@ -298,17 +300,24 @@ class ContextMethod:
         """
         if not self.built.method.is_trained():
             raise UserError(f"{self.name} trains nothing, so there is nothing to save of it")
-        given = self._scores if scores is None else scores_of(scores, self.name)
+        record = self._folder / RECORD if self._folder else None
+        training = read_json(record) if record and record.is_file() else {}
+        given = self._scores
+        if scores is not None:
+            partition = training.get("partition") if training.get("stage") == "finetune" else None
+            given = scores_of(scores, self.name, self._llm_name, partition)
         saved = describe(self.built, given)
+        named = saved.llm.model_copy(update={"name": self._llm_name or saved.llm.name})
+        saved = saved.model_copy(update={"llm": named})
         if base_model is not None:
             renamed = saved.llm.model_copy(update={"path": base_model, "revision": None})
             saved = saved.model_copy(update={"llm": renamed})
         with atomic_folder(folder) as temporary:
             self.built.save(temporary / WEIGHTS)
             write_json(saved.model_dump(mode="json"), temporary / DESCRIPTION)
-            if self._folder is not None and (self._folder / RECORD).is_file():
-                shutil.copyfile(self._folder / RECORD, temporary / RECORD)
-            card = method_card(saved, temporary / RECORD, licence)
+            if training:
+                shutil.copyfile(record, temporary / RECORD)
+            card = method_card(saved, training, licence)
             (temporary / "README.md").write_text(card, encoding="utf-8")
 
     def push_to_hub(

@@ -7,6 +7,7 @@ which a disk lost a bit.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,10 @@ def save_tensors(
     # One key alone: safetensors writes several in any order.
     content = json.dumps({"identity": dict(identity), "checksums": sums}, sort_keys=True)
     save_file(tensors, path, {_KEY: content})
+    # safetensors makes files that nobody else may read.
+    usual = os.umask(0)
+    os.umask(usual)
+    os.chmod(path, 0o666 & ~usual)
 
 
 def _checksum(tensor: Tensor) -> int:

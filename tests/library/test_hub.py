@@ -69,6 +69,8 @@ def test_what_is_pushed_comes_back(distiller: mend.Distiller, hub: Path) -> None
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["base_model"] == "somebody/llm"
     assert header["license"] == "mit"
+    modes = {path.stat().st_mode & 0o777 for path in (hub / "somebody/distiller").iterdir()}
+    assert len(modes) == 1
 
 
 def test_an_llm_that_others_do_not_have_is_not_pushed(distiller, hub: Path) -> None:
@@ -89,9 +91,10 @@ def test_a_hub_that_refuses_is_told(distiller: mend.Distiller, hub: Path, monkey
 
 
 TABLE = """llm,method,partition,mean,std,ci_low,ci_high,tasks,seeds,training_seeds
-tiny,mend,qa_to_qa,41.25,1.0,38.5,44.0,4,5,3
-tiny,vanilla-icl,qa_to_qa,99.0,1.0,98.5,99.5,4,5,3
-tiny,mend,AVG,41.25,1.0,38.5,44.0,4,5,3
+gpt2,mend,all,41.25,1.0,38.5,44.0,4,5,3
+gpt2,vanilla-icl,all,99.0,1.0,98.5,99.5,4,5,3
+gpt2,mend,qa_to_qa,99.0,1.0,98.5,99.5,4,5,3
+t5,mend,all,99.0,1.0,98.5,99.5,4,5,3
 """
 
 
@@ -99,12 +102,12 @@ def test_a_card_has_the_facts_and_the_scores(distiller: mend.Distiller, tmp_path
     (tmp_path / "table2.csv").write_text(TABLE, encoding="utf-8")
     distiller.save_pretrained(tmp_path / "saved", scores=tmp_path / "table2.csv")
     card = (tmp_path / "saved/README.md").read_text(encoding="utf-8")
-    assert "| tiny | qa_to_qa | 41.2 | 38.5 to 44.0 |" in card
+    assert "| gpt2 | all | 41.2 | 38.5 to 44.0 |" in card
     assert "99.0" not in card
     for fact in ("| vectors (l) | 2 |", "| trained on | parity |", "(K) in training | 3 |"):
         assert fact in card
-    # They are kept, and come with what is saved again.
-    again = mend.Distiller.from_pretrained(tmp_path / "saved")
+    # They are kept, and come with what is saved again, whatever the LLM is called by then.
+    again = mend.Distiller.from_pretrained(tmp_path / "saved", llm=distiller.llm.source.path)
     again.save_pretrained(tmp_path / "again")
     assert "38.5 to 44.0" in (tmp_path / "again/README.md").read_text(encoding="utf-8")
 
@@ -113,7 +116,8 @@ def test_a_card_has_the_facts_and_the_scores(distiller: mend.Distiller, tmp_path
     ("content", "told"),
     [
         ("a,b\n1,2\n", "no column llm"),
-        (TABLE.replace("mend", "other"), "no row of mend"),
+        (TABLE.replace("mend", "other"), "no row of mend with gpt2 and all"),
+        (TABLE.replace("gpt2", "other"), "no row of mend with gpt2"),
         (TABLE.replace("41.25", "high"), "high"),
     ],
 )
