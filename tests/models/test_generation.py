@@ -20,7 +20,11 @@ OWNER = [1, 0, 1]
 QUERIES = [words(4, 3), words(2, 4), words(1, 5)]
 #: transformers generates after tokens alone with these.
 REFUSED = ("openai-gpt", "ctrl")
-READ_VECTORS = {name: one for name, one in ARCHITECTURES.items() if one.required and one.vectors}
+READ_VECTORS = {
+    name: one
+    for name, one in ARCHITECTURES.items()
+    if one.required and one.vectors and not one.widens_masks
+}
 
 
 @torch.no_grad()
