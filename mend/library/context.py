@@ -256,7 +256,7 @@ def check_text(text: Any, what: str) -> None:
     """Raise UserError unless something is a text that can be tokenized."""
     if not isinstance(text, str):
         raise UserError(f"{what} is a {type(text).__name__}; give a text")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UserError(
             f"{what} holds half of a surrogate pair, which is no character: {text[:60]!r}"
         )
