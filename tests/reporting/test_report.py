@@ -179,6 +179,19 @@ def test_only_training_and_only_table_2_is_enough(tmp_path):
     assert 'id="table2"' in page
 
 
+def test_all_that_are_best_are_named(tmp_path):
+    parts = [part("table2", ["table2"])]
+    spec = write_results(tmp_path, parts=parts, stages=[], study_stages={})
+    (tmp_path / "table2.details.json").write_text(json.dumps({"claims": [], "other_mean": []}))
+    table = pd.read_parquet(tmp_path / "table2.parquet")
+    for equal, told in ((False, "is the best with"), (True, "and MEND are the best with")):
+        if equal:
+            table["mean"] = 13.9
+            table.to_parquet(tmp_path / "table2.parquet")
+        write_report(spec, tmp_path / "report.html")
+        assert told in plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
 def test_a_file_that_is_missing_is_named(tmp_path):
     spec = write_results(tmp_path)
     (tmp_path / "table4.parquet").write_text("half a table")

@@ -275,7 +275,12 @@ def main_result(table2: ShownTable, claims: Iterable[Judged]) -> dict[str, Any]:
                 "name": block["name"],
                 "paper": block["paper"] if any(row["paper"] for row in scores) else None,
                 "scores": scores,
-                "best": max(scores, key=lambda row: row["mean"]),
+                # As displayed; several may be.
+                "best": [
+                    row
+                    for row in scores
+                    if round(row["mean"], 1) == round(max(one["mean"] for one in scores), 1)
+                ],
                 "mend": next((row for row in scores if row["name"] == mend), None),
                 "differences": [differences[name] for name in others if name in differences],
             }
