@@ -55,19 +55,24 @@ class ContextMethod:
     queries and options become tokens.
     """
 
-    #: The methods that a class loads; any if there are none.
-    NAMES: ClassVar[tuple[str, ...]] = ()
+    #: The one method that a class takes; any if it is empty.
+    NAME: ClassVar[str] = ""
 
     def __init__(self, built: BuiltMethod) -> None:
         """Wrap a method that is built; `from_pretrained` does it for one that was trained."""
-        if self.NAMES and built.name not in self.NAMES:
-            raise UserError(f"{built.name} is no {type(self).__name__}; use mend.ContextMethod")
+        if problem := self._refusal(built.name):
+            raise UserError(f"{built.name}, {problem}; use mend.ContextMethod")
         self.built, self.llm, self.name = built.eval(), built.llm, built.name
         self.reading = built.reading
         self.template = Template(self.llm.tokenizer, self.reading, self.llm.max_positions)
         self._folder: Path | None = None
         self._scores: list[dict[str, Any]] = []
         self._llm_name = self.llm.source.name if self.llm.source else ""
+
+    @classmethod
+    def _refusal(cls, name: str) -> str | None:
+        """Return why this class does not take a method; None if it does."""
+        return f"which is no {cls.__name__}" if cls.NAME not in ("", name) else None
 
     @property
     def display_name(self) -> str:
@@ -95,15 +100,15 @@ class ContextMethod:
         `save_pretrained` wrote, or a name on the hub. llm: the LLM that it was trained for, loaded
         or by its folder or name. loading: what `load_llm` takes (dtype, device, device_map,
         quantization_config, ...). revision: of the method on the hub.
-        Raises UserError if there is none, if the LLM is another one, if the folder is of a newer
-        version, or damaged.
+        Raises UserError if there is none, if it is no method of this class, if the LLM is another
+        one, if the folder is of a newer version, or damaged.
         """
         folder = fetched(path, revision, local_files_only)
         saved = read_description(folder, SavedMethod, "trained method")
-        if cls.NAMES and saved.method.name not in cls.NAMES:
+        if problem := cls._refusal(saved.method.name):
             raise UserError(
-                f"{folder}: it holds {saved.method.name}, which is no {cls.__name__}; use "
-                "mend.ContextMethod, which loads any method"
+                f"{folder}: it holds {saved.method.name}, {problem}; use mend.ContextMethod, which "
+                "loads any method"
             )
         llm = llm_of(saved.llm, folder, llm, **loading)
         method = cls.__new__(cls)
@@ -131,7 +136,6 @@ class ContextMethod:
         )
         return ContextMethod(build_method(llm, run))
 
-    @torch.no_grad()
     def distill(
         self,
         demonstrations: Demonstrations,
@@ -354,34 +358,16 @@ class Distiller(ContextMethod):
     `distill` turns demonstrations into l vectors.
     """
 
-    def __init__(self, built: BuiltMethod) -> None:
-        """Wrap a method that is built; raises UserError for one that does not distil."""
-        super().__init__(built)
-        if not built.distils:
-            raise UserError(f"{built.name} does not distil; use mend.ContextMethod")
-
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, llm: FrozenLLM | str | Path | None = None, **options: Any
-    ) -> Self:
-        """Load a trained distiller, as `ContextMethod.from_pretrained`.
-
-        Raises UserError, too, for a folder of a method that does not distil.
-        """
-        folder = fetched(path, options.get("revision"), options.get("local_files_only", False))
-        name = read_description(folder, SavedMethod, "trained method").method.name
-        if not method_class(name).distils:
-            raise UserError(
-                f"{folder}: it holds {name}, which does not distil; use mend.ContextMethod, which "
-                "loads any method"
-            )
-        return super().from_pretrained(path, llm, **options)
+    def _refusal(cls, name: str) -> str | None:
+        """Return why a method is no distiller; None if it is."""
+        return None if method_class(name).distils else "which does not distil"
 
 
 class PromptTuning(ContextMethod):
     """A trained prompt: `distill` gives it whatever the demonstrations are."""
 
-    NAMES = ("prompt-tuning",)
+    NAME = "prompt-tuning"
 
 
 class _Untrained(ContextMethod):
@@ -393,19 +379,19 @@ class _Untrained(ContextMethod):
         like: a method whose template holds, so that both read the same; by default that of the
         configuration's preset `default`, with as long demonstrations as the LLM reads.
         """
-        super().__init__(self.untrained(self.NAMES[0], llm, like).built)
+        super().__init__(self.untrained(self.NAME, llm, like).built)
 
 
 class VanillaICL(_Untrained):
     """Vanilla in-context learning: a context is the demonstrations' own tokens."""
 
-    NAMES = ("vanilla-icl",)
+    NAME = "vanilla-icl"
 
 
 class ZeroShot(_Untrained):
     """No context: the LLM reads the query alone."""
 
-    NAMES = ("zero-shot",)
+    NAME = "zero-shot"
 
 
 def default_reading(llm: FrozenLLM) -> ReadingSettings:

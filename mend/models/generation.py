@@ -47,10 +47,9 @@ def generate(
     Raises UserError for an option that a context decides, for what `generate` refuses, and if
     context, query and new tokens exceed the LLM's positions.
     """
-    _check(llm, contexts, owner, queries, options)
     if getattr(options.get("generation_config"), "max_new_tokens", None) is None:
         options.setdefault("max_new_tokens", NEW_TOKENS)
-    _check_room(llm, contexts, owner, queries, options)
+    _check(llm, contexts, owner, queries, options)
     options = {**options, "pad_token_id": _padding(llm, options), "tokenizer": llm.tokenizer}
     was_training = llm.model.training
     llm.model.eval()
@@ -89,26 +88,16 @@ def _check(
         raise UserError(f"generate: a streamer is for one query, and there are {len(queries)}")
     if isinstance(contexts, KeyValueContexts) and not all(map(len, queries)):
         raise UserError("generate: an empty query after keys and values; give at least one token")
+    configuration = options.get("generation_config")
+    new = options.get("max_new_tokens", getattr(configuration, "max_new_tokens", None))
+    if type(new) is not int or new < 1:
+        raise UserError(f"generate: max_new_tokens is {new!r}; it is a whole number of at least 1")
     for number, query in zip(owner, queries, strict=True):
         if not (contexts.lengths[number] or query or llm.prefix or llm.has_start_token):
             raise UserError(
                 "generate: nothing comes before the first new token: an empty query after an empty "
                 "context; give a query, or load the LLM with prefix='bos'"
             )
-
-
-def _check_room(
-    llm: FrozenLLM,
-    contexts: Contexts,
-    owner: Sequence[int],
-    queries: Sequence[Sequence[int]],
-    options: dict[str, Any],
-) -> None:
-    configuration = options.get("generation_config")
-    new = options.get("max_new_tokens", getattr(configuration, "max_new_tokens", None))
-    if type(new) is not int or new < 1:
-        raise UserError(f"generate: max_new_tokens is {new!r}; it is a whole number of at least 1")
-    for number, query in zip(owner, queries, strict=True):
         read = contexts.spans[number], len(query)
         if sum(read) + new > llm.max_positions:
             raise UserError(
@@ -144,8 +133,10 @@ def _generate(
 ) -> list[list[int]]:
     inputs, width = _inputs(llm, contexts, owner, queries)
     stops = options.get("stop_strings") or []
-    stop = StopTexts(llm.tokenizer, [stops] if isinstance(stops, str) else stops, width)
-    criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), stop])
+    stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
+    criteria = StoppingCriteriaList(options.get("stopping_criteria") or ())
+    if stops:
+        criteria.append(StopTexts(llm.tokenizer, stops, width))
     options = {**options, "stop_strings": None, "stopping_criteria": criteria}
     try:
         sequences = llm.model.generate(**inputs, **options)
@@ -170,15 +161,13 @@ class StopTexts(StoppingCriteria):
     """
 
     def __init__(self, tokenizer: Any, texts: Sequence[str], start: int) -> None:
-        """Look for texts from the token number `start` on; empty ones end nothing."""
-        self.tokenizer, self.texts, self.start = tokenizer, [text for text in texts if text], start
+        """Look for texts, none of them empty, from the token number `start` on."""
+        self.tokenizer, self.texts, self.start = tokenizer, texts, start
         # Tokens are at least a letter long, but for parts of one and for marks.
-        self.looked_at = 8 + max(map(len, self.texts), default=0)
+        self.looked_at = 8 + max(map(len, texts))
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """Return which rows have ended."""
-        if not self.texts:
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         new = input_ids[:, max(self.start, input_ids.shape[1] - self.looked_at) :].tolist()
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=False)
         done = [any(stop in text for stop in self.texts) for text in texts]
