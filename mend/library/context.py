@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,9 @@ class Context:
     A method makes it (`Distiller.distill`); it scores and generates by any method's `score` and
     `generate`, and is saved as a folder that knows its LLM.
 
-    llm: the frozen LLM that reads it. content: it alone, as a batch of one. method: the name of
-    what made it. shots: K, how many demonstrations it stands for; None if it reads none.
-    demonstrations: a digest of them.
+    llm: the frozen LLM that reads it. template: how queries and options become tokens. content: it
+    alone, as a batch of one. method: the name of what made it. shots: K, how many demonstrations it
+    stands for; None if it reads none. demonstrations: a digest of them.
     """
 
     def __init__(
@@ -56,8 +55,14 @@ class Context:
         method: str,
         shots: int | None = None,
         demonstrations: str | None = None,
+        template: Template | None = None,
     ) -> None:
-        """Keep what a method made."""
+        """Keep what a method made.
+
+        template: how queries and options become tokens; made of `reading` if nobody has one, whose
+        tokens of texts that come again are kept.
+        """
+        self.template = template or Template(llm.tokenizer, reading, llm.max_positions)
         self.llm, self.content, self.reading = llm, content, reading
         self.method, self.shots, self.demonstrations = method, shots, demonstrations
 
@@ -74,11 +79,6 @@ class Context:
         kind = KINDS[type(self.content)].replace("key-values", "keys and values")
         of = "" if self.shots is None else f" for {self.shots} demonstrations"
         return f"Context({self.method}: {len(self)} {kind}{of})"
-
-    @cached_property
-    def template(self) -> Template:
-        """How queries and options become tokens."""
-        return Template(self.llm.tokenizer, self.reading, self.llm.max_positions)
 
     def after(self, query: str) -> list[int]:
         """Return a query's token ids after this context, with the separator between them."""

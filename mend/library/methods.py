@@ -182,7 +182,8 @@ class ContextMethod:
         for rows, content in zip(all_rows, contents, strict=True):
             reads = self.built.reads_demonstrations
             shots, known = (len(rows), digest(rows)) if reads else (None, None)
-            made.append(Context(self.llm, content, self.reading, self.name, shots, known))
+            of = (self.name, shots, known, self.template)
+            made.append(Context(self.llm, content, self.reading, *of))
         return made
 
     def _tokens(
