@@ -32,11 +32,11 @@ from mend.configuration.specs.training import Losses, LossSettings, TrainingSett
 from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
-from mend.models.operations import TrainingOperations
 from mend.models.tensor_files import save_tensors
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
 from mend.training.losses import teacher_states
+from mend.training.operations import TrainingOperations
 from mend.training.teacher import TeacherStates
 
 # The paper's contexts are 469 to 848 tokens long (figure 3), its longest is 900.

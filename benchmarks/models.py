@@ -23,7 +23,7 @@ from mend.methods.mend import Mend
 from mend.models.distiller import DistillerModel
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
-from mend.models.operations import measured_peak
+from mend.training.operations import measured_peak
 
 
 def gpt2(width: int, layers: int, heads: int) -> PretrainedConfig:

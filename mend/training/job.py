@@ -25,13 +25,13 @@ from mend.methods.built import BuiltMethod, build_method
 from mend.methods.saved import DESCRIPTION, describe
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
-from mend.models.operations import measured_peak
 from mend.progress import logger
 from mend.provenance import checksums
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes, joined_processes
 from mend.training.gradients import float32_products
 from mend.training.loop import TrainingResult, train, write_metrics
+from mend.training.operations import measured_peak
 from mend.training.signals import Stopped, StopSignals
 from mend.training.teacher import TaughtExamples, TeacherStates
 

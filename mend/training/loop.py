@@ -22,13 +22,13 @@ from mend.errors import UserError
 from mend.methods.built import BuiltMethod
 from mend.models.compilation import uncompiled
 from mend.models.frozen_llm import FrozenLLM
-from mend.models.operations import TrainingOperations
 from mend.models.sharding import is_sharded
 from mend.progress import Progress, logger
 from mend.training.batches import batches
 from mend.training.checkpoint import Checkpoint
 from mend.training.distributed import Processes
 from mend.training.gradients import BatchGradients
+from mend.training.operations import TrainingOperations
 from mend.training.signals import Stopped
 
 #: Steps after which several processes ask each other whether one was asked to stop.
@@ -42,7 +42,7 @@ class TrainingResult:
     best_step: the step whose weights the method holds at the end; best_score: its dev score, minus
     infinity without early stopping. seconds: over all attempts; step_seconds: in steps alone,
     without scores and checkpoints. examples: with repetitions. flops: floating-point operations
-    that all steps needed (`mend.models.operations`); NaN if they are not known.
+    that all steps needed (`mend.training.operations`); NaN if they are not known.
     metrics: a row for each logged step (see `write_metrics`).
     cuts: what was cut of the examples to fit, by task, with repetitions (`mend.data.cuts`).
     """

@@ -22,8 +22,9 @@ from mend.methods.prompt_tuning import PromptTuning
 from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import frozen_llm
-from mend.models.operations import TrainingOperations, layers_of, measured_peak
+from mend.models.operations import TRAINED, layers_of
 from mend.training.losses import example_losses, teacher_states
+from mend.training.operations import TrainingOperations, measured_peak
 
 LENGTH = 3
 #: Shorter than the window, all of it: what PyTorch counts has no windows.
@@ -173,7 +174,7 @@ def test_every_query_is_a_row_and_demonstrations_are_distilled_once():
         return count([Example(EXAMPLE.demonstrations, EXAMPLE.teacher_demonstrations, queries)])
 
     assert of(one, other) - of(one) == of(other) - of()
-    assert of() == count.distillers[0].operations(len(EXAMPLE.demonstrations))
+    assert of() == count.distillers[0].operations(len(EXAMPLE.demonstrations), TRAINED)
     assert count([EXAMPLE, EXAMPLE]) == 2 * of(one)
 
 
