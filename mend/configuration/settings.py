@@ -146,4 +146,5 @@ def read_spec(path: str | Path, kind: type[S]) -> S:
 def first_problem(error: ValidationError) -> str:
     """Return the first key that is wrong, and what is."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, first['loc']))}: {problem[:1].lower()}{problem[1:]}"

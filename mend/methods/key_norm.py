@@ -34,24 +34,5 @@ class KeyNorm(Method):
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
     ) -> Contexts:
         """Return the keys and values that are kept of each sequence."""
-        from mend.models.contexts import KeyValueContexts
-
         whole = llm.key_values(llm.token_context(demonstrations))
-        lengths = [min(self.keep, length) for length in whole.lengths]
-        keys, values = [], []
-        for k, v in zip(whole.keys, whole.values, strict=True):
-            norms = k.norm(dim=-1)
-            for row, length in enumerate(whole.lengths):  # padding, on the left, comes last
-                norms[row, :, : k.shape[2] - length] = float("inf")
-            # In the order of the text; of a shorter context padding stays on the left.
-            smallest = norms.topk(max(lengths), dim=-1, largest=False).indices
-            places = smallest.sort(dim=-1).values
-            keys.append(_chosen(k, places))
-            values.append(_chosen(v, places))
-        kept = (whole.positions, whole.prefix, whole.last_state)
-        return KeyValueContexts(keys, values, lengths, *kept)
-
-
-def _chosen(layer, places):
-    """Return the vectors of a layer, (contexts, heads, n, size), at (contexts, heads, kept)."""
-    return layer.gather(2, places[..., None].expand(*places.shape, layer.shape[-1]))
+        return whole.highest([-keys.norm(dim=-1) for keys in whole.keys], self.keep)

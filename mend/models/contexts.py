@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -110,6 +110,26 @@ class KeyValueContexts:
         pairs = list(zip(self.keys, self.values, strict=True))
         each = sum(k.shape[1] * (k.shape[3] + v.shape[3]) * k.element_size() for k, v in pairs)
         return [length * each for length in self.lengths]
+
+    def highest(self, scores: Sequence[Tensor], keep: int) -> KeyValueContexts:
+        """Return, of each head, what scores highest, in the order of the text, and the prefix.
+
+        scores: of each layer, (contexts, heads, longest); those of padding and of the prefix do not
+        matter. keep: how many stay, besides the prefix. Positions stay those of the whole.
+        """
+        lengths = [min(self.prefix + keep, length) for length in self.lengths]
+        longest = self.keys[0].shape[2]
+        starts = (longest - indices(self.lengths, self.keys[0].device))[:, None, None]
+        places = torch.arange(longest, device=starts.device)
+        padding, prefix = places < starts, places < starts + self.prefix
+        keys, values = [], []
+        for k, v, score in zip(self.keys, self.values, scores, strict=True):
+            # Of a shorter context padding is all that is left, and it stays on the left.
+            score = score.masked_fill(prefix, torch.inf).masked_fill(padding, -torch.inf)
+            kept = score.topk(max(lengths), dim=-1).indices.sort(dim=-1).values[..., None]
+            keys.append(k.gather(2, kept.expand(-1, -1, -1, k.shape[3])))
+            values.append(v.gather(2, kept.expand(-1, -1, -1, v.shape[3])))
+        return replace(self, keys=keys, values=values, lengths=lengths)
 
     def select(self, numbers: Sequence[int]) -> KeyValueContexts:
         """Return the contexts of these numbers, in their order, in memory of their own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,10 +177,14 @@ class DecoderOnlyLLM(FrozenLLM):
         lengths = [len(self.prefix) + length for length in context.lengths]
         if prefilled.cache is None or 0 in lengths:
             raise UserError("a context of nothing has no keys and values; give demonstrations")
-        layers = prefilled.cache.layers
-        keys, values = ([getattr(one, name) for one in layers] for name in ("keys", "values"))
-        prefix = len(self.prefix)
-        return KeyValueContexts(keys, values, lengths, lengths, prefix, prefilled.last_state)
+        return self._as_key_values(prefilled.cache, lengths, prefilled.last_state)
+
+    def _as_key_values(
+        self, cache: DynamicCache, lengths: list[int], last_state: Tensor
+    ) -> KeyValueContexts:
+        """Return what a cache holds; lengths: of each context, the prefix included."""
+        keys, values = ([getattr(one, name) for one in cache.layers] for name in ("keys", "values"))
+        return KeyValueContexts(keys, values, lengths, lengths, len(self.prefix), last_state)
 
     def _vectors_on_the_right(self, context: Contexts, counts: Tensor, longest: int) -> Tensor:
         """Return prefix and vectors as rows padded on the left, (contexts, longest, width)."""
@@ -202,22 +207,46 @@ class DecoderOnlyLLM(FrozenLLM):
             return predicting(states, [place - 1 for place in first], rows)
         after = prefilled.select(rows.owner)
         states = after.last_state
-        if longest := max(map(len, tokens)):
-            ids, _ = pad_right(tokens, self.device)
-            options = {}
-            if after.mask is not None:
-                ones = after.mask.new_ones(len(tokens), longest)
-                options["attention_mask"] = torch.cat([after.mask, ones], dim=1)
-            if takes(self.body, "position_ids"):
-                # Padding takes no position that the row has not: some rotate by the largest.
-                last = indices([max(len(row), 1) - 1 for row in tokens], self.device)
-                places = torch.arange(longest, device=self.device).minimum(last[:, None])
-                options["position_ids"] = after.lengths[:, None] + places
-            output = self.body(
-                input_ids=ids, past_key_values=after.cache, use_cache=True, **options
-            )
+        if any(tokens):
+            output = self._read_after(after, tokens)
             states = torch.cat([states, output.last_hidden_state], dim=1)
         return predicting(states, first, rows)
+
+    def _read_after(
+        self, context: PrefilledContext, tokens: Sequence[Sequence[int]], **options: Any
+    ) -> Any:
+        """Return the body's output for tokens, padded on the right, after a context of each."""
+        ids, _ = pad_right(tokens, self.device)
+        longest = ids.shape[1]
+        if context.mask is not None:
+            ones = context.mask.new_ones(len(tokens), longest)
+            options["attention_mask"] = torch.cat([context.mask, ones], dim=1)
+        if takes(self.body, "position_ids"):
+            # Padding takes no position that the row has not: some rotate by the largest.
+            last = indices([max(len(row), 1) - 1 for row in tokens], self.device)
+            places = torch.arange(longest, device=self.device).minimum(last[:, None])
+            options["position_ids"] = context.lengths[:, None] + places
+        return self.body(input_ids=ids, past_key_values=context.cache, use_cache=True, **options)
+
+    def attended_key_values(
+        self, context: TokenContexts, window: int
+    ) -> tuple[KeyValueContexts, list[Tensor]]:
+        """Return contexts as keys and values, and who attends to them: see `FrozenLLM`."""
+        self.check_key_values()
+        # Weights of the last tokens alone are ever in memory.
+        prefilled = self.prefill(TokenContexts([tokens[:-window] for tokens in context.tokens]))
+        with self.attention_weights():
+            last = [tokens[-window:] for tokens in context.tokens]
+            output = self._read_after(prefilled, last, output_attentions=True)
+        weights = [layer for layer in output.attentions or () if layer is not None]
+        lengths = [len(self.prefix) + length for length in context.lengths]
+        whole = self._as_key_values(prefilled.cache, lengths, output.last_hidden_state[:, -1:])
+        if len(weights) < len(whole.keys):
+            raise UserError(
+                f"llms: {self.model.config.model_type} returns no attention weights here; methods "
+                "that choose keys and values by them do not work with it"
+            )
+        return whole, weights
 
     def text_attentions(self, context: Contexts, text: Sequence[int]) -> Attentions:
         """Return the attention of text after one context: see `FrozenLLM`."""

@@ -177,6 +177,18 @@ class FrozenLLM:
         self.check_key_values()
         raise NotImplementedError
 
+    def attended_key_values(
+        self, context: TokenContexts, window: int
+    ) -> tuple[KeyValueContexts, list[Tensor]]:
+        """Return contexts as keys and values, and how their last tokens attend to them.
+
+        window: how many tokens those are; each context has more. The weights are, of each layer,
+        (contexts, heads of queries, window, longest), padded on the left as the keys are.
+        Raises UserError for an LLM that cannot read keys and values or returns no weights.
+        """
+        self.check_key_values()
+        raise NotImplementedError
+
     def last_embeddings(self, sequences: Sequence[Sequence[int]], count: int) -> Tensor:
         """Return the embeddings of the last `count` tokens of each sequence, in float32.
 
@@ -271,12 +283,12 @@ class FrozenLLM:
         parts = [part for part in self.model.modules() if isinstance(part, PreTrainedModel)]
         usual = [part.config._attn_implementation for part in parts]
         for part in parts:
-            part.set_attn_implementation("eager")
+            part.config._attn_implementation = "eager"  # a Falcon has no other way to set it
         try:
             yield
         finally:
             for part, attention in zip(parts, usual, strict=True):
-                part.set_attn_implementation(attention)
+                part.config._attn_implementation = attention
 
     def stacked(self, weights: Sequence[Tensor | None] | None) -> Tensor:
         """Stack layers' attention weights of one row into (layers, heads, n, m), in float32."""

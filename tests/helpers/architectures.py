@@ -493,6 +493,26 @@ def installed(architectures: Mapping[str, Architecture]) -> list:
     ]
 
 
+#: Of those that read keys and values: every way to share heads, place positions and scale.
+WITH_KEY_VALUES = {
+    name: ARCHITECTURES[name]
+    for name in (
+        "gpt2",
+        "gptj",
+        "opt",
+        "falcon, old",
+        "falcon, new",
+        "llama 3",
+        "mixtral",
+        "qwen3",
+        "gemma",
+        "granite",
+        "cohere",
+        "deepseek v3",
+    )
+}
+
+
 def tiny(architecture: Architecture) -> nn.Module:
     """Return the model: random, in float32, every bias, norm and scale different from nothing."""
     configuration = architecture.configured()

@@ -187,7 +187,7 @@ def use_eager_attention(model: torch.nn.Module) -> None:
     """Let a model and each part with settings of its own attend in the plainest way."""
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
-            part.set_attn_implementation("eager")
+            part.config._attn_implementation = "eager"
 
 
 def _enlarge(model: torch.nn.Module) -> None:

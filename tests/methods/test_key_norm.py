@@ -17,6 +17,7 @@ from mend.evaluation.scoring import score_items
 from mend.models.contexts import KeyValueContexts
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.generation import generate
+from mend.models.loading import frozen_llm
 
 SHOWN = [random_tokens(9, 1), random_tokens(4, 2)]
 
@@ -77,6 +78,18 @@ def test_text_goes_on_at_the_positions_of_the_whole(architecture: str) -> None:
         for step, token in enumerate(tokens):
             rows = Rows([number], [[*query, *tokens[:step]]], [[0]])
             assert int(llm.logits(llm.states(contexts, rows))[0, 0].argmax()) == token
+
+
+@torch.no_grad()
+def test_the_prefix_stays_besides_what_is_kept() -> None:
+    llm = random_llm()
+    llm = frozen_llm(llm.model, llm.tokenizer, prefix=[3, 4])
+    whole = llm.key_values(llm.token_context(SHOWN))
+    contexts = build(llm, "key-norm", keep=5).contexts(llm, SHOWN)
+    assert contexts.lengths == [7, 6]
+    for layer, keys in enumerate(whole.keys):
+        torch.testing.assert_close(contexts.keys[layer][0, :, :2], keys[0, :, :2])
+        torch.testing.assert_close(contexts.keys[layer][1, :, 1:], keys[1, :, -6:])
 
 
 def test_keys_and_values_can_be_trained() -> None:
