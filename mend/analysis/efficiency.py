@@ -104,7 +104,7 @@ def measure(
 
     def costs(lengths: Lengths, **same: Any) -> Iterator[dict[str, Any]]:
         for name, method in methods.items():
-            vectors = method.method.vectors
+            vectors = method.context_length
             flops = forward_flops(
                 config,
                 lengths,
@@ -209,7 +209,7 @@ def row_lengths(
             [task],
             seeds=[spec.efficiency.seed],
             rows_per_task=ROWS,
-            vectors=1 if reader == "distiller" else None,
+            context_length=1 if reader == "distiller" else None,
         )
         if not rows:
             raise UserError(

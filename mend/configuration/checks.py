@@ -337,7 +337,7 @@ def _llm(
             )
     if (config or {}).get("is_encoder_decoder"):
         for method in sorted({m for of, m in read if of == name}):
-            if method_class(method).makes_key_values:
+            if method_class(method).kind == "key-values":
                 yield (
                     f"llms.{name}: {method} makes keys and values, and this LLM's encoder reads "
                     "contexts; leave the method out for it"
@@ -357,7 +357,7 @@ def _llm(
         )
     for method in values.methods.names():
         most = read.get((name, method), VectorsRead())
-        length = max(values.methods[method].vectors or 0, most.length) or None
+        length = max(values.methods[method].context_length or 0, most.length) or None
         distils = method_class(method).distils
         try:
             check_room(

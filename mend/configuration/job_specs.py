@@ -383,7 +383,7 @@ def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:
             if partition in configuration.needs
         },
         seed=values.benchmark.seeds[0],
-        prompt_length=values.methods["prompt-tuning"].vectors,
+        prompt_length=values.methods["prompt-tuning"].length,
         paper_llm=values.llms[llm].paper_llm,
     )
     return EfficiencySpec(**dict(run), efficiency=settings)

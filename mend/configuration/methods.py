@@ -7,9 +7,10 @@ its settings, and nothing here depends on any method.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import ValidationError
 
@@ -19,6 +20,10 @@ from mend.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "methods"
 NO_METHODS = ("__init__", "base", "built", "saved")
+
+
+ContextKind = Literal["tokens", "vectors", "key-values", "low-rank", "additions"]
+"""What a method's contexts are (`mend.models.contexts`)."""
 
 
 class MethodSettings(Settings):
@@ -33,8 +38,14 @@ class MethodSettings(Settings):
     #: Whether the LLM reads anything before the query.
     has_context: ClassVar[bool] = True
 
-    #: Whether its contexts are keys and values, which not every LLM reads.
-    makes_key_values: ClassVar[bool] = False
+    #: What its contexts are: not every LLM reads all kinds.
+    kind: ClassVar[ContextKind] = "tokens"
+    #: Whether its contexts come after the demonstrations' own positions, which stay taken.
+    keeps_positions: ClassVar[bool] = False
+    #: Whether it trains a copy of the LLM itself.
+    adapts_llm: ClassVar[bool] = False
+    #: Losses of its own, by name, with what each is. See `mend.methods.base.Method.own_loss`.
+    own_losses: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def is_trained(cls) -> bool:
@@ -42,9 +53,12 @@ class MethodSettings(Settings):
         return False
 
     @property
-    def vectors(self) -> int | None:
-        """How many vectors a context has (l); None if it has tokens or nothing."""
-        return getattr(self, "length", None)
+    def context_length(self) -> int | None:
+        """How many of the LLM's positions a context takes in place of its demonstrations: l.
+
+        None: theirs. 0: none, of what changes the LLM.
+        """
+        return 0 if self.kind in ("low-rank", "additions") else getattr(self, "length", None)
 
 
 def method_names() -> list[str]:

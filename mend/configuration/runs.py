@@ -333,8 +333,7 @@ def divergence_runs(configuration: Configuration, study: str, llm: str) -> list[
 
     def is_teacher(run: Run) -> bool:
         setup = method_setup(configuration.values, run.llm, run.method, run.variant)
-        as_tokens = setup.own.vectors is None and not setup.own.makes_key_values
-        return setup.own.has_context and as_tokens
+        return setup.own.has_context and setup.own.kind == "tokens"
 
     runs = study_runs(configuration, study)
     return [run for run in runs if run.llm == llm and not is_teacher(run)]

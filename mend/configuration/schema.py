@@ -58,11 +58,13 @@ from mend.configuration.specs.run import (
 )
 from mend.configuration.specs.training import (
     Checkpointing,
+    CommonLosses,
     DevRows,
     Losses,
     LossSettings,
     Optimisation,
     PretrainingSettings,
+    Weight,
 )
 from mend.configuration.specs.training_episodes import LabelNames, TaskSampling
 
@@ -322,8 +324,8 @@ EPISODES = tuple(Episodes.model_fields)
 _LLM_PRETRAIN = _partial(Pretrain, "LLMPretrain")
 _LLM_FINETUNE = _partial(Finetune, "LLMFinetune", *EPISODES)
 _OF_ALL_METHODS = ("early_stopping", *EPISODES)
-MethodPretrain = _partial(Pretrain, "MethodPretrain", *_OF_ALL_METHODS, losses=(Losses, ...))
-MethodFinetune = _partial(Finetune, "MethodFinetune", *_OF_ALL_METHODS, losses=(Losses, ...))
+MethodPretrain = _partial(Pretrain, "MethodPretrain", *_OF_ALL_METHODS, losses=(CommonLosses, ...))
+MethodFinetune = _partial(Finetune, "MethodFinetune", *_OF_ALL_METHODS, losses=(CommonLosses, ...))
 RunPretrain = create_model("RunPretrain", __base__=Pretrain, losses=(Losses, ...))
 RunFinetune = create_model("RunFinetune", __base__=Finetune, losses=(Losses, ...))
 RUN_STAGES: Mapping[str, type[Settings]] = {"pretrain": RunPretrain, "finetune": RunFinetune}
@@ -623,9 +625,12 @@ def _training_settings() -> Iterator[tuple[str, Any, str | None]]:
         for key, field in kind.model_fields.items():
             if key not in NOT_OF_RUNS:
                 yield f"{stage}.{key}", field.rebuild_annotation(), field.description
-        for key, field in Losses.model_fields.items():
+        for key, field in CommonLosses.model_fields.items():
             if key not in without:
                 yield f"{stage}.losses.{key}", field.rebuild_annotation(), field.description
+        for method in method_classes().values():
+            for key, described in method.own_losses.items():
+                yield f"{stage}.losses.{key}", Weight, described
 
 
 @cache
@@ -674,12 +679,13 @@ def configuration_type() -> type[ConfigurationValues]:
     entries, candidates = {}, candidates_type()
     select = (candidates | None, Field(None, description=candidates.__doc__))
     for name, method in method_classes().items():
+        pretrain, finetune = _stages_of(method)
         entry = create_model(
             f"{method.__name__}Entry",
             __base__=method,
             __doc__=method.__doc__,
-            pretrain=(MethodPretrain | None, Field(None, description=Pretrain.__doc__)),
-            finetune=(MethodFinetune | None, Field(None, description=Finetune.__doc__)),
+            pretrain=(pretrain | None, Field(None, description=Pretrain.__doc__)),
+            finetune=(finetune | None, Field(None, description=Finetune.__doc__)),
             select=select,
         )
         field = Field(default=None, alias=name, description=method.__doc__)
@@ -708,6 +714,26 @@ def configuration_type() -> type[ConfigurationValues]:
         methods=(methods, Field(description=Methods.__doc__)),
         studies=(dict[Name, study], Field(description=told)),
     )
+
+
+def _stages_of(method: type[MethodSettings]) -> tuple[type[Settings], type[Settings]]:
+    """Return the types of a method's stages, with losses of its own among theirs."""
+    if not method.own_losses:
+        return MethodPretrain, MethodFinetune
+    name = method.__name__
+    losses = create_model(
+        f"{name}CommonLosses",
+        __base__=CommonLosses,
+        __doc__=CommonLosses.__doc__,
+        **{key: (Weight, Field(0.0, description=told)) for key, told in method.own_losses.items()},
+    )
+    pretrain, finetune = (
+        create_model(
+            f"{name}{stage.__name__}", __base__=stage, __doc__=stage.__doc__, losses=(losses, ...)
+        )
+        for stage in (MethodPretrain, MethodFinetune)
+    )
+    return pretrain, finetune
 
 
 def given(settings: Settings | None) -> dict[str, Any]:

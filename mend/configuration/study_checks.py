@@ -132,7 +132,7 @@ def most_read(
         how, before = parse_settings(condition), most.get((llm, method), VectorsRead())
         for candidate in candidates(values, llm, method, variant):
             setup = method_setup(values, llm, method, candidate)
-            length, groups, text = setup.own.vectors or 0, (0, 0), (0, 0)
+            length, groups, text = setup.own.context_length or 0, (0, 0), (0, 0)
             if "group" in how:
                 groups = -(-how.get("shots", values.benchmark.shots) // how["group"]), length
             if stage := setup.stages.get("pretrain"):
@@ -325,7 +325,7 @@ def _pictures(values: ConfigurationValues, study: str) -> Iterator[str]:
     ]
     if "learning-curves" in values.studies[study].pictures and not any(s.stages for s in setups):
         yield ".pictures: learning-curves: none of its runs is trained; leave it out"
-    others = any(not s.own.has_context or s.own.vectors or s.own.makes_key_values for s in setups)
+    others = any(not s.own.has_context or s.own.kind != "tokens" for s in setups)
     if "divergence" in values.studies[study].pictures and not others:
         yield ".pictures: divergence: all of its runs read demonstrations themselves; leave it out"
 
@@ -345,7 +345,8 @@ def run_problem(
         )
     if selection == "dense" and values.benchmark.dense_retrieval is None:
         return "selection dense needs benchmark.dense_retrieval"
-    of_key_values = method_class(method).makes_key_values
+    own = method_setup(values, llm, method, variant).own
+    of_key_values = own.kind == "key-values" and own.context_length is None
     if of_key_values and values.protocol.demonstration_overflow == "oldest-tokens":
         return (
             f"{method} makes keys and values, of which no oldest tokens can fall off for each "
@@ -372,6 +373,9 @@ def _weightless(values: ConfigurationValues, llm: str, method: str, variant: str
     for candidate in candidates(values, llm, method, variant):
         for stage, settings in method_setup(values, llm, method, candidate).stages.items():
             losses = settings.losses
+            if unknown := sorted(losses.own.keys() - method_class(method).own_losses.keys()):
+                loss = f"{stage}.losses.{unknown[0]}"
+                return f"{loss} is another method's own; leave it out for {method}"
             if not any(losses.model_dump().values()):
                 return (
                     f"all weights of {stage}.losses of {method} with {llm} are 0 ({candidate}); "

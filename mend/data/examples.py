@@ -59,14 +59,15 @@ class ChunkExamples:
         limits: dict[str, int],
         seed: int,
         positions: int,
-        vectors: int | None = None,
+        context_length: int | None = None,
+        keeps_positions: bool = False,
     ) -> None:
         """Read the chunks' Parquet.
 
         beta: the share of a chunk that is D. limits: the longest D for `llm` and `distiller`,
         in tokens (`protocol.longest_context`); of a longer one the last tokens stay, next to x.
         seed: the order in which chunks come. positions: how many tokens the LLM can read, x
-        included. vectors: how many it reads in place of D.
+        included. context_length, keeps_positions: of the method's contexts (`MethodSettings`).
         Raises UserError if there is no chunk, or vectors and x do not fit the LLM.
         """
         if beta is None:
@@ -80,13 +81,15 @@ class ChunkExamples:
         # Lists of one Arrow column stay in Arrow: a chunk becomes Python numbers when it is read.
         self.ids = table["input_ids"].combine_chunks()
         self.beta, self.limits, self.positions = beta, limits, positions
+        self.taken = (context_length or 0) if keeps_positions else None
         self.order = numpy.random.default_rng(seed).permutation(len(self.ids))
         window = pyarrow.compute.max(lengths).as_py()
         rest = window - self._cut(window)
-        if rest + (vectors or 0) > positions:
+        length = context_length or 0
+        if rest + length > positions:
             raise UserError(
                 f"training.pretrain.beta: {beta} leaves {rest} of a chunk's {window} tokens to be "
-                f"predicted after {vectors or 0} vectors (length), but the LLM has {positions} "
+                f"predicted after {length} vectors (length), but the LLM has {positions} "
                 "positions; raise beta, or lower length or benchmark.corpus.window"
             )
 
@@ -99,16 +102,19 @@ class ChunkExamples:
         index %= len(self.order)
         ids = self.ids[int(self.order[index])].as_py()
         cut = self._cut(len(ids))
-        room = min(self.limits["llm"], self.positions - len(ids) + cut)
+        left = self.positions - len(ids) + cut
+        room, limit = min(self.limits["llm"], left), self.limits["distiller"]
+        if self.taken is not None:
+            limit = max(1, min(limit, left - self.taken))
         return Example(
-            demonstrations=ids[max(0, cut - self.limits["distiller"]) : cut],
+            demonstrations=ids[max(0, cut - limit) : cut],
             teacher_demonstrations=ids[max(0, cut - room) : cut],
             queries=[(ids[cut:], [])],
             cuts={
                 CORPUS: {
                     "queries": 1,
                     "demonstrations": 1,
-                    "demonstrations_cut": int(cut > min(room, self.limits["distiller"])),
+                    "demonstrations_cut": int(cut > min(room, limit)),
                 }
             },
         )
@@ -127,15 +133,16 @@ class EpisodeExamples:
         tasks: str | Path,
         template: Template,
         limits: dict[str, int],
-        vectors: int | None = None,
+        context_length: int | None = None,
         options: bool = False,
+        keeps_positions: bool = False,
     ) -> None:
         """Read the episodes' Parquet and the rows of their tasks.
 
         limits: as in `ChunkExamples`; of what the LLM reads itself, the teacher's tokens and those
-        of a method without vectors, no more than an episode's longest query and answer leave.
-        vectors: how many the LLM reads in place of demonstrations. options: whether examples have
-        their queries' wrong options.
+        of a method whose contexts have the demonstrations' positions, no more than an episode's
+        longest query and answer leave. context_length, keeps_positions: of the method's contexts
+        (`MethodSettings`). options: whether examples have their queries' wrong options.
         Raises UserError if vectors, a query and its answer do not fit the LLM. Where a row could be
         that long, all are looked at, so that no training is stopped by one.
         """
@@ -152,8 +159,9 @@ class EpisodeExamples:
         self.labels = {task: labels_of(rows.rows("meta_train")) for task, rows in self.rows.items()}
         self._check_rows(episodes, table)
         self.template, self.limits = template, limits
-        self.vectors, self.options = vectors, options
-        if vectors and not template.fits_beside_any(vectors):
+        self.context_length, self.options = context_length, options
+        self.keeps_positions = keeps_positions
+        if context_length and not template.fits_beside_any(context_length):
             for index in range(len(self)):
                 self[index]
 
@@ -194,10 +202,12 @@ class EpisodeExamples:
         lengths = [len(part) for part in longest]
         room = self.template.room_before(*lengths, len(demonstrations))
         room = min(self.limits["llm"], room)
-        if self.vectors:
+        limit, taken = self.limits["distiller"], self.context_length
+        if taken is not None:
             where = f"{self.rows[self.task[index]].path}, a meta_train row"
-            self.template.check_vectors(self.vectors, *lengths, where)
-        limit = self.limits["distiller"] if self.vectors else min(self.limits["distiller"], room)
+            self.template.check_vectors(taken, *lengths, where)
+        if taken is None or self.keeps_positions:
+            limit = max(0, min(limit, room - (taken or 0)))
         shown = self.template.demonstrations(demonstrations, limit)
         taught = shown if limit == room else self.template.demonstrations(demonstrations, room)
         pairs = list(zip(asked, queries, strict=True))
@@ -224,7 +234,7 @@ class EpisodeExamples:
     def _others(self, row: Row, query: int) -> list[list[int]]:
         """Return a row's wrong options, as far as they fit after its query as demonstrations do."""
         wrong = [option for option in row.options if option != row.output][:MOST_OTHERS]
-        before = self.vectors or self.limits["llm"]
+        before = self.limits["llm"] if self.context_length is None else self.context_length
         found = [self.template.option(option) for option in wrong]
         return [ids for ids in found if self.template.fits(before, query, len(ids))]
 

@@ -13,6 +13,7 @@ import pyarrow.compute
 
 from mend.configuration.conditions import RETRIEVED, SELECTIONS
 from mend.data.cuts import add_cuts, log_cuts
+from mend.data.demonstrations import Demonstrations, pairs_of
 from mend.data.layout import source_split
 from mend.data.parquet import NUMBER, TEXT, check_row_numbers, read_columns
 from mend.data.perturbation import Demonstration, perturb_rows
@@ -45,7 +46,7 @@ class MultipleChoiceItem:
         if self.longest is None:
             return self.demonstrations
         room = self.longest - len(self.query) - max(map(len, self.options))
-        return self.demonstrations[max(0, len(self.demonstrations) - room) :]
+        return Demonstrations(pairs_of(self.demonstrations)).last(max(0, room))
 
 
 class DemonstrationReader:
@@ -126,7 +127,8 @@ def read_items(
     rows_per_task: int | None = None,
     after_context: bool = True,
     reads_demonstrations: bool = True,
-    vectors: int | None = None,
+    context_length: int | None = None,
+    keeps_positions: bool = False,
     starts: bool = True,
     longest_answers: Mapping[str, int] | None = None,
     **settings,
@@ -138,8 +140,9 @@ def read_items(
     only, seeds, rows_per_task: leave out the rest.
     after_context: whether anything stands before the query.
     reads_demonstrations: if not, all items share one context without demonstrations.
-    vectors: how many the LLM reads in place of a context (in groups, of each); None if it reads
-    the demonstrations' tokens, which then take what query and longest option leave.
+    context_length: positions that a context takes in place of its demonstrations (in groups, of
+    each); None if it has theirs, which then take what query and longest option leave.
+    keeps_positions: whether it comes after theirs (`mend.configuration.methods`).
     starts: whether the LLM reads a token of its own before a context. Without one, a row with
     neither context nor query has nothing that predicts its options, and is refused.
     longest_answers: of free-form tasks, the most tokens of an answer that is to be generated.
@@ -192,21 +195,25 @@ def read_items(
         show = partial(read, task_rows[task], task, seed, numbers)
         # With oldest-tokens, what falls off depends on the option: items have all that may stay.
         together = (
-            None if vectors or answer is not None else template.longest_together(len(numbers))
+            None
+            if context_length is not None or answer is not None
+            else template.longest_together(len(numbers))
         )
         room = limit
-        if not vectors:
-            room = min(limit, template.room_before(len(query), longest, len(numbers)))
+        if context_length is None or keeps_positions:
+            left = template.room_before(len(query), longest, len(numbers))
+            room = max(0, min(limit, left - (context_length or 0)))
         context = show(room)
         whole = context if together is None else show(together)
         if together is not None:
             together = max(together, len(query) + longest)
             if len(whole.ids) + len(query) + longest <= together:
                 together = None
-        if vectors:
+        if context_length is not None:
             groups = len(context.ids) if read.group else 1
-            template.check_vectors(groups * vectors, len(query), longest, where)
-        if not (starts or vectors or query or context.ids):
+            template.check_vectors(groups * context_length, len(query), longest, where)
+        before = context.ids if context_length is None else context_length
+        if not (starts or query or before):
             raise UserError(
                 f"{where}: its input has no tokens and nothing stands before it, so nothing "
                 "predicts its options' first token; leave the row out, or set llms.NAME.prefix: bos"

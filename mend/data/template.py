@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mend.configuration.specs.reading import ReadingSettings
+from mend.data.demonstrations import Demonstrations
 from mend.errors import UserError
 
 PROBES = ("a", "1", ".")
@@ -27,7 +28,7 @@ class Shown(NamedTuple):
     which not one token stays.
     """
 
-    ids: list[int]
+    ids: Demonstrations
     cut: int
     left_out: int
 
@@ -121,23 +122,24 @@ class Template:
         if self._overflow == "oldest-tokens":
             return self._last_tokens(rows, limit)
         fit = self._last_that_fit(rows, limit) if nearest_last else rows
-        ids: list[int] = []
-        cut = shown = 0
+        pairs: list[tuple[list[int], list[int]]] = []
+        length = cut = shown = 0
         for number, (input, output) in enumerate(fit):
             x, y, shorter = self._example(input, output, first=number == 0)
-            room = limit - len(ids)
+            room = limit - length
             if len(x) + len(y) > room:
                 if self._overflow == "cut-input" and len(y) < room:
-                    ids += x[: room - len(y)] + y
+                    pairs.append((x[: room - len(y)], y))
                     cut, shown = cut + 1, shown + 1
                 break
-            ids += x + y
+            pairs.append((x, y))
+            length += len(x) + len(y)
             cut, shown = cut + shorter, shown + 1
-        return Shown(ids, cut, len(rows) - shown)
+        return Shown(Demonstrations(pairs), cut, len(rows) - shown)
 
     def _last_tokens(self, rows: Sequence[tuple[str | None, str | None]], limit: int) -> Shown:
         parts = [self._example(*row, first=number == 0) for number, row in enumerate(rows)]
-        ids = [token for x, y, _ in parts for token in (*x, *y)]
+        ids = Demonstrations([(x, y) for x, y, _ in parts])
         fallen = max(0, len(ids) - limit)
         cut = left_out = start = 0
         for x, y, shorter in parts:
@@ -145,7 +147,7 @@ class Template:
             left_out += start < end <= fallen
             cut += end > fallen and (shorter or start < fallen)
             start = end
-        return Shown(ids[fallen:], cut, left_out)
+        return Shown(ids.last(limit), cut, left_out)
 
     def _last_that_fit(
         self, rows: Sequence[tuple[str | None, str | None]], limit: int

@@ -30,7 +30,7 @@ class GroupedMethod:
                 "join; leave `group` out for it"
             )
         self.method, self.name, self.reading = method, method.name, method.reading
-        self.vectors = method.vectors
+        self.context_length, self.keeps_positions = method.context_length, False
 
     @property
     def training(self) -> bool:

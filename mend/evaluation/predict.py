@@ -208,7 +208,8 @@ def items_for(
         only,
         after_context=method.has_context,
         reads_demonstrations=method.reads_demonstrations,
-        vectors=method.vectors,
+        context_length=method.context_length,
+        keeps_positions=method.keeps_positions,
         starts=bool(llm.prefix) or llm.has_start_token,
         **others,
     )

@@ -486,7 +486,7 @@ def _in_batches(
         part = left[:size]
         if llm.device.type == "cpu":
             # Of more than fit its cache a processor makes no more in a second.
-            longest = tokens(left[0]) + (method.vectors or 0)
+            longest = tokens(left[0]) + (method.context_length or 0)
             part = part[: max(1, PROCESSOR_TOKENS // max(1, longest))]
         try:
             batch = method.contexts(llm, [ids[number] for number in part])

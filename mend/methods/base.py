@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from mend.configuration.methods import MethodSettings
+from mend.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mend.configuration.specs.reading import ReadingSettings
     from mend.configuration.specs.run import RunSpec
@@ -51,6 +52,30 @@ class Method(MethodSettings):
         trained: has what `trained` returned as attributes, as far as it is trained by now.
         """
         raise NotImplementedError
+
+    def own_loss(
+        self,
+        name: str,
+        llm: FrozenLLM,
+        trained: nn.Module,
+        contexts: Contexts,
+        demonstrations: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return a loss of `own_losses` for each of the demonstrations, (contexts,).
+
+        contexts: what `contexts` made of them. The method NAME_loss computes it, of this one's
+        arguments but the name. Raises UserError if there is none such.
+        """
+        if name not in self.own_losses:
+            raise UserError(f"losses: {self.display_name} has no loss {name}; leave it out")
+        return getattr(self, f"{name}_loss")(llm, trained, contexts, demonstrations)
+
+    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
+        """Return the floating-point operations of making a context, once trained.
+
+        tokens: of its demonstrations. NaN if they are not known.
+        """
+        return 0.0
 
     def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
         """Return how many tokens of demonstrations are read at most (protocol.longest_context)."""

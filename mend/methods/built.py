@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,24 @@ class BuiltMethod(nn.Module):
         return self.method.distils
 
     @property
-    def vectors(self) -> int | None:
-        """How many vectors a context has (l); None if it has tokens or nothing."""
-        return self.method.vectors
+    def context_length(self) -> int | None:
+        """How many of the LLM's positions a context takes (`MethodSettings`)."""
+        return self.method.context_length
+
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether a context comes after its demonstrations' own positions."""
+        return self.method.keeps_positions
+
+    def own_loss(
+        self, name: str, contexts: Contexts, demonstrations: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return a loss of the method's own, (contexts,); raises UserError if it has none such."""
+        return self.method.own_loss(name, self.llm, self, contexts, demonstrations)
+
+    def making_operations(self, tokens: int) -> float:
+        """Return the operations of making one context (`Method.making_operations`)."""
+        return self.method.making_operations(self.llm, self, tokens)
 
     @property
     def has_context(self) -> bool:
@@ -83,6 +98,22 @@ class BuiltMethod(nn.Module):
         for name, tensor in state.items():
             names.setdefault(id(tensor), name)
         return {name: state[name] for name in names.values()}
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return the state, without frozen parameters: those are the LLM's."""
+        state = super().state_dict(*args, **options)
+        frozen = {
+            name
+            for name, one in self.named_parameters(remove_duplicate=False)
+            if not one.requires_grad
+        }
+        return {name: value for name, value in state.items() if name not in frozen}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, **options: Any) -> Any:
+        """Load what `state_dict` returned."""
+        if strict and (others := self.state_dict().keys() ^ state.keys()):
+            raise RuntimeError(f"other names: {listed(others)}")
+        return super().load_state_dict(state, strict=False, **options)
 
     def save(self, path: str | Path, **training: Any) -> None:
         """Write the trained weights as safetensors, with what they are of.

@@ -25,7 +25,7 @@ class KeyNorm(Method):
     """Of the demonstrations' keys and values, those with the smallest keys."""
 
     display_name = "Key norm"
-    makes_key_values = True
+    kind = "key-values"
     keep: Annotated[
         int, Field(ge=1, le=100_000, description="Keys and values that each head of a layer keeps.")
     ]

@@ -23,7 +23,7 @@ class KVCache(Method):
     """The demonstrations' keys and values, all of them."""
 
     display_name = "Vanilla ICL, keys and values kept"
-    makes_key_values = True
+    kind = "key-values"
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]

@@ -20,6 +20,7 @@ class Mend(Method):
     """l vectors that a distiller makes of the demonstrations (equation 2)."""
 
     display_name = "MEND"
+    kind = "vectors"
     distils = True
     length: Length
 

@@ -19,6 +19,7 @@ class PromptTuning(Method):
     """One prompt, trained on the meta-training tasks' answers; it sees no demonstrations."""
 
     display_name = "Prompt tuning"
+    kind = "vectors"
     reads_demonstrations = False
     length: Length
 

@@ -44,7 +44,7 @@ class SnapKV(Method):
     """Of the demonstrations' keys and values, those that their last tokens attend to most."""
 
     display_name = "SnapKV"
-    makes_key_values = True
+    kind = "key-values"
     keep: Annotated[
         int, Field(ge=2, le=100_000, description="Keys and values that each head of a layer keeps.")
     ]

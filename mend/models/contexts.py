@@ -28,6 +28,11 @@ class TokenContexts:
         return self.lengths
 
     @property
+    def read_anew(self) -> list[int]:
+        """How many positions the LLM computes each time that a context is read."""
+        return self.lengths
+
+    @property
     def nbytes(self) -> list[int]:
         """How many bytes each context is kept in."""
         return [8 * len(tokens) for tokens in self.tokens]
@@ -55,6 +60,11 @@ class VectorContexts:
     @property
     def spans(self) -> list[int]:
         """How many of the LLM's positions each leaves no room in, without its prefix."""
+        return list(self.lengths)
+
+    @property
+    def read_anew(self) -> list[int]:
+        """How many positions the LLM computes each time that a context is read."""
         return list(self.lengths)
 
     @property
@@ -103,6 +113,11 @@ class KeyValueContexts:
     def spans(self) -> list[int]:
         """How many of the LLM's positions each leaves no room in, without its prefix."""
         return [position - self.prefix for position in self.positions]
+
+    @property
+    def read_anew(self) -> list[int]:
+        """How many positions the LLM computes each time that a context is read."""
+        return [0] * len(self.lengths)
 
     @property
     def nbytes(self) -> list[int]:

@@ -69,7 +69,7 @@ class Models:
 def training_job(configuration: Configuration, models: Models, job: JobPath) -> Job:
     """Return what a training job takes."""
     spec, values = specification(configuration, str(job)), configuration.values
-    training, vectors = spec.training, make_method(spec.method).vectors
+    training, vectors = spec.training, make_method(spec.method).context_length
     distils = bool(training.losses.distill)
     tokens = training_tokens(values, spec.reading, job.stage, training.beta, vectors, distils)
     query = _query_costs(models, spec.llm, spec.distiller, tokens)
@@ -178,7 +178,7 @@ def test_tokens(
     shots = condition.get("shots", values.benchmark.shots)
     (shown, distilled), query = _demonstrations(values, spec.reading, shots)
     method = make_method(spec.method)
-    vectors = method.vectors or 0
+    vectors = method.context_length or 0
     if (group := condition.get("group")) and vectors:
         groups = -(-shots // group)
         vectors *= groups

@@ -127,12 +127,14 @@ def _examples(
             limits,
             training.seed,
             llm.max_positions,
-            method.vectors,
+            method.context_length,
+            method.keeps_positions,
         )
     else:
         template = Template(llm.tokenizer, spec.reading, llm.max_positions)
         choice = bool(training.losses.choice)
-        examples = EpisodeExamples(episodes, tasks, template, limits, method.vectors, choice)
+        of_contexts = method.context_length, choice, method.keeps_positions
+        examples = EpisodeExamples(episodes, tasks, template, limits, *of_contexts)
     if states is None:
         return examples
     needed = min(training.steps * training.batch_size, len(examples))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mend.atomic_io import atomic_file
-from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import LossSettings, TrainingSettings
 from mend.data.cuts import CutCounts, add_cuts
 from mend.data.examples import Example
@@ -262,9 +261,13 @@ def _check_finite(
     )
 
 
+#: What a line of metrics has besides losses and the dev score.
+_NOT_TOLD = ("step", "loss", "gradient_norm", "learning_rate")
+
+
 def _describe(losses: dict[str, float]) -> str:
     return ", ".join(
-        f"{name} {losses[name]:.3f}" for name in (*LOSSES, "dev_score") if name in losses
+        f"{name} {value:.3f}" for name, value in losses.items() if name not in _NOT_TOLD
     )
 
 

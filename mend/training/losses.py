@@ -6,6 +6,8 @@ clm: next-token loss on the query's text, as HyperTuning pretrains.
 pred: next-token loss on the answer, equation 4.
 choice: the loss on which of a row's options is right, in finetuning, as rows are scored: the
     cross-entropy of the options' mean log-likelihoods. It is not the paper's.
+A method's file may add others, each a function of its contexts and their demonstrations
+(`mend.methods.base.Method.own_loss`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from mend.configuration.choices import LOSSES
 from mend.configuration.specs.training import Losses, LossSettings
 from mend.data.examples import Example
 from mend.methods.built import BuiltMethod
+from mend.models.contexts import Contexts
 from mend.models.frozen_llm import FrozenLLM, Rows
+from mend.models.likelihood import likelihoods
 from mend.models.padding import indices, pad_right, to_device
 
 
@@ -108,9 +112,12 @@ def example_losses(
     """
     batch = collate_queries(llm, examples, stage)
     context = method.contexts(llm, [example.demonstrations for example in examples])
+    own = _own_losses(method, context, examples, weights)
     covered = _covered(batch, stage, objective)
     active = [name for name in LOSSES if getattr(weights, name) and name != "choice"]
     asked = _options(examples) if weights.choice and stage == "finetune" else None
+    if not active and asked is None:
+        return own
     if not (llm.prefix or llm.has_start_token):
         # After nothing at all nothing predicts the first token.
         first = torch.arange(batch.mask.shape[1]) == 0
@@ -147,7 +154,20 @@ def example_losses(
     losses = _summed(llm, student, teacher, targets, shares) if active else {}
     if asked is not None:
         losses["choice"] = _choice(llm, states[len(batch.mask) :], asked, examples)
-    return losses
+    return losses | own
+
+
+def _own_losses(
+    method: BuiltMethod, contexts: Contexts, examples: Sequence[Example], weights: Losses
+) -> dict[str, Tensor]:
+    """Return the method's own losses, each example with the weight of its queries."""
+    counts = [len(example.queries) for example in examples]
+    found = {}
+    for name in weights.own:
+        each = method.own_loss(name, contexts, [example.demonstrations for example in examples])
+        shares = to_device(torch.tensor(counts) / sum(counts), each.device)
+        found[name] = (each * shares).sum()
+    return found
 
 
 def _options(examples: Sequence[Example]) -> Rows:
@@ -182,7 +202,7 @@ def _choice(llm: FrozenLLM, states: Tensor, rows: Rows, examples: Sequence[Examp
         chunk = slice(start, start + llm.logits_batch_size)
         given = (llm, states.flatten(0, 1)[places[chunk]], words[chunk])
         options = {"use_reentrant": False, "preserve_rng_state": False}
-        logs.append(checkpoint(_likelihoods, *given, **options))
+        logs.append(checkpoint(likelihoods, *given, **options))
     of_row = indices([row for row, each in enumerate(rows.targets) for _ in each], llm.device)
     share = indices([len(each) for each in rows.targets for _ in each], llm.device)
     scores = torch.zeros(len(rows.targets), device=llm.device)
@@ -197,11 +217,6 @@ def _choice(llm: FrozenLLM, states: Tensor, rows: Rows, examples: Sequence[Examp
     table = to_device(table, llm.device)
     options = scores[table.clamp(min=0)].masked_fill(table < 0, -math.inf)
     return -options.log_softmax(-1)[:, 0].mean()
-
-
-def _likelihoods(llm: FrozenLLM, states: Tensor, targets: Tensor) -> Tensor:
-    """Return the log-probability of each target."""
-    return llm.logits(states).log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
 def _covered(batch: QueryBatch, stage: str, objective: LossSettings) -> dict[str, Tensor]:

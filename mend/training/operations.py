@@ -95,9 +95,9 @@ class TrainingOperations:
 
 
 def _vectors(method: BuiltMethod) -> int:
-    if method.vectors is None:
+    if method.context_length is None:
         raise ValueError(f"{method.name} does not say how many vectors it makes (`length`)")
-    return method.vectors
+    return method.context_length
 
 
 def _distillers(method: BuiltMethod) -> list[DistillerModel]:

@@ -131,7 +131,9 @@ def test_an_episode_is_read_with_its_labels_names(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="[UNK]")
     template = Template(tokenizer, READING, 200)
     limits = {"llm": 100, "distiller": 100}
-    read = EpisodeExamples(path, tmp_path / "tasks", template, limits, vectors=2, options=True)
+    read = EpisodeExamples(
+        path, tmp_path / "tasks", template, limits, context_length=2, options=True
+    )
     rows = load_rows(tmp_path / "tasks", "labels").rows("meta_train")
     for index in range(5):
         episode, example = table[index], read[index]
@@ -150,7 +152,7 @@ def test_an_episode_is_read_with_its_labels_names(tmp_path):
     table[3]["label_names"] = ["no"]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
     with pytest.raises(UserError, match=r"train\.parquet: column label_names of task labels"):
-        EpisodeExamples(path, tmp_path / "tasks", template, limits, vectors=2)
+        EpisodeExamples(path, tmp_path / "tasks", template, limits, context_length=2)
 
 
 def test_an_episode_has_distinct_rows_of_its_task(tasks, tmp_path):

@@ -30,11 +30,11 @@ def examples(
     beta: float = 0.8,
     seed: int = 0,
     positions: int = 99,
-    vectors: int | None = None,
+    context_length: int | None = None,
     **limits: int,
 ) -> ChunkExamples:
     return ChunkExamples(
-        path, beta, {"llm": 99, "distiller": 99} | limits, seed, positions, vectors
+        path, beta, {"llm": 99, "distiller": 99} | limits, seed, positions, context_length
     )
 
 
@@ -61,9 +61,9 @@ def test_the_teacher_reads_what_the_rest_leaves_of_the_positions(tmp_path: Path)
 
 def test_vectors_and_the_rest_of_a_chunk_must_fit(tmp_path: Path) -> None:
     path = write_chunks(tmp_path / "chunks.parquet", [[1, 2], list(range(10))])
-    examples(path, positions=9, vectors=7)
+    examples(path, positions=9, context_length=7)
     with pytest.raises(UserError, match="beta: 0.8 leaves 2 of a chunk's 10 tokens .* 8 vectors"):
-        examples(path, positions=9, vectors=8)
+        examples(path, positions=9, context_length=8)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.99])
@@ -114,12 +114,14 @@ def episodes(tmp_path_factory) -> Path:
 
 
 def episode_examples(
-    folder: Path, positions: int, overflow: str = "omit", vectors: int | None = None
+    folder: Path, positions: int, overflow: str = "omit", context_length: int | None = None
 ) -> EpisodeExamples:
     changes = {"demonstration_overflow": overflow, "longest_example": 80}
     template = Template(word_tokenizer(), READING.model_copy(update=changes), positions)
     limits = {"llm": 40, "distiller": 30}
-    return EpisodeExamples(folder / "train.parquet", folder / "tasks", template, limits, vectors)
+    return EpisodeExamples(
+        folder / "train.parquet", folder / "tasks", template, limits, context_length
+    )
 
 
 def sizes(example) -> list[int]:
@@ -128,7 +130,7 @@ def sizes(example) -> list[int]:
 
 @pytest.mark.parametrize("overflow", ["omit", "cut-input", "oldest-tokens"])
 def test_what_a_teacher_reads_is_what_the_longest_query_leaves(episodes, overflow) -> None:
-    plenty, little = (episode_examples(episodes, n, overflow, vectors=2) for n in (200, 100))
+    plenty, little = (episode_examples(episodes, n, overflow, context_length=2) for n in (200, 100))
     for index in range(12):
         roomy, tight = plenty[index], little[index]
         # Inputs are whole; only an answer that alone is over half the positions is cut.
@@ -154,12 +156,12 @@ def test_a_method_without_vectors_reads_what_the_teacher_reads(episodes) -> None
 
 def test_vectors_query_and_answer_must_fit(episodes) -> None:
     with pytest.raises(UserError, match=r"t\.parquet, a meta_train row: 60 vectors, a query of"):
-        episode_examples(episodes, 100, vectors=60)
-    assert len(episode_examples(episodes, 100, vectors=40)) == 12
+        episode_examples(episodes, 100, context_length=60)
+    assert len(episode_examples(episodes, 100, context_length=40)) == 12
 
 
 def test_what_is_cut_of_an_episode_is_counted(episodes) -> None:
-    examples = episode_examples(episodes, 100, vectors=2)
+    examples = episode_examples(episodes, 100, context_length=2)
     for index in range(12):
         example = examples[index]
         [(task, cuts)] = example.cuts.items()

@@ -174,14 +174,14 @@ def test_demonstrations_take_what_the_query_leaves(tasks, tmp_path, demonstratio
     # A query has 3 tokens, and the longest option 2: of 17 positions 12 are left.
     _, alone = read_both(tasks, tmp_path, 40, 96, samples, after_context=False)
     _, items = read_both(tasks, tmp_path, 40, 17, samples)
-    _, with_vectors = read_both(tasks, tmp_path, 40, 17, samples, vectors=12)
+    _, with_vectors = read_both(tasks, tmp_path, 40, 17, samples, context_length=12)
     assert [item.query for item in items] == [item.query for item in alone]
     assert [item.query for item in with_vectors] == [item.query for item in alone]
     assert 8 <= max(len(item.demonstrations) for item in items) <= 12
     # A distiller has positions of its own.
     assert {len(item.demonstrations) for item in with_vectors} >= {17}
     with pytest.raises(UserError, match=r"t\.parquet, test row 0 of seed 13: 13 vectors"):
-        read_both(tasks, tmp_path, 40, 17, samples, vectors=13)
+        read_both(tasks, tmp_path, 40, 17, samples, context_length=13)
     for found in (items, with_vectors):
         by_tokens = {tuple(item.demonstrations): item.context for item in found}
         by_number = {item.context: tuple(item.demonstrations) for item in found}
@@ -224,7 +224,7 @@ def test_the_oldest_tokens_fall_off_for_each_option_by_itself(tasks, tmp_path):
     template = Template(word_tokenizer(), reading, 96)
     _, items = read_items(path, tasks, "test", template, 40, ["t"])
     assert {item.longest for item in items} == {None}
-    _, items = read_items(path, tasks, "test", template, 7, ["t"], vectors=2)
+    _, items = read_items(path, tasks, "test", template, 7, ["t"], context_length=2)
     for item, uncut in zip(items, whole, strict=True):
         assert (item.demonstrations, item.longest) == (uncut.demonstrations[-7:], None)
 
@@ -265,7 +265,7 @@ def test_a_row_with_nothing_before_its_options_is_refused_by_name(tmp_path):
     ):
         read_both(folder, tmp_path, 40, 96, samples, **bare, starts=False)
     # A token before it, demonstrations or vectors are enough.
-    for how in (bare, {"starts": False}, {"starts": False, "vectors": 2}):
+    for how in (bare, {"starts": False}, {"starts": False, "context_length": 2}):
         _, items = read_both(folder, tmp_path, 40, 96, samples, **how)
         assert items[2].query == []
 

@@ -51,7 +51,7 @@ def names(text: str, under: str = "") -> frozenset[str]:
 JOB = names("atomic_io errors progress configuration.settings")
 TASKS = JOB | names("configuration.specs.tasks data.layout data.parquet data.tasks provenance")
 RUN = names("choices methods settings specs.reading specs.run", "configuration.")
-ROWS = TASKS | RUN | names("data.template")
+ROWS = TASKS | RUN | names("data.demonstrations data.template")
 LLM = names(
     "configuration.positions configuration.specs.saved data.pretrained methods.base methods.built"
 ) | names(
@@ -65,7 +65,7 @@ SCORING = ROWS | LLM | ITEMS | names("configuration.specs.prediction evaluation.
 SCORING |= {"configuration.specs.free_form"}
 SCORING |= names("evaluation.grouping evaluation.scoring models.kernels.tree_attention")
 TEACHER = ROWS | LLM | names("data.cuts data.examples training.losses training.teacher")
-TEACHER |= names("configuration.specs.teacher configuration.specs.training")
+TEACHER |= names("configuration.specs.teacher configuration.specs.training models.likelihood")
 TRAINING = TEACHER | {"models.operations", "methods.saved", "training.operations"}
 TRAINING |= names("batches checkpoint distributed gradients job loop signals", "training.")
 DISTILLER = names("methods.mend models.distiller")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from mend.configuration.choices import Metrics, Stage, TaskType
 from mend.configuration.settings import Count, Seed, Settings
@@ -13,7 +13,7 @@ from mend.configuration.specs.run import RunSpec, ScoringSettings
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
-class Losses(Settings):
+class CommonLosses(Settings):
     """Weights of the losses; those left out are 0."""
 
     distill: Weight = 0.0
@@ -28,6 +28,18 @@ class Losses(Settings):
     choice: Weight = 0.0
     """Weight of the loss on the choice among a row's options: the cross-entropy of their mean
     log-likelihoods; finetuning only, and not of the paper."""
+
+
+class Losses(CommonLosses):
+    """Weights of the losses, those of the method's own file among them."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Weight] = Field(init=False)
+
+    @property
+    def own(self) -> dict[str, float]:
+        """The weights of the method's own losses that count, by name."""
+        return {name: weight for name, weight in (self.__pydantic_extra__ or {}).items() if weight}
 
 
 class LossSettings(Settings):
