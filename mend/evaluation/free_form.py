@@ -11,6 +11,7 @@ from mend.configuration.specs.reading import Separators
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.grouping import GroupedMethod
+from mend.evaluation.scoring import WhenMade
 from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.generation import generate
@@ -28,13 +29,13 @@ def answered(
     right: Sequence[str],
     separators: Separators,
     progress: Progress,
-    context_lengths: dict[int, int],
+    when_made: WhenMade,
 ) -> list[dict[str, Any]]:
     """Return {generated, exact_match, f1, rouge_l} of each item; see `generated` and `agreement`.
 
     right: the right answer of each.
     """
-    texts = generated(llm, method, items, longest, separators, progress, context_lengths)
+    texts = generated(llm, method, items, longest, separators, progress, when_made)
     return [
         {"generated": text, **agreement(text, answer)._asdict()}
         for text, answer in zip(texts, right, strict=True)
@@ -49,15 +50,15 @@ def generated(
     longest: Sequence[int],
     separators: Separators,
     progress: Progress,
-    context_lengths: dict[int, int],
+    when_made: WhenMade,
 ) -> list[str]:
     """Return what the LLM writes after each item, the likeliest token each time.
 
     An answer ends where the separator of demonstrations is (spaces around it do not count), at the
     token that ends a text, or after so many tokens.
 
-    items: without options. longest: of each, the most tokens of an answer. context_lengths: is
-    filled with each context's positions.
+    items: without options. longest: of each, the most tokens of an answer. when_made: is told of
+    contexts as they are made.
     """
     stop = separators.demonstrations.strip(" ")
     method.eval()
@@ -78,7 +79,7 @@ def generated(
         shown = {item.context: item.demonstrations for item in of_part}
         rows = {context: row for row, context in enumerate(shown)}
         contexts = method.contexts(llm, list(shown.values()))
-        context_lengths.update(zip(shown, contexts.lengths, strict=True))
+        when_made([*shown], contexts)
         tokens = generate(
             llm,
             contexts,

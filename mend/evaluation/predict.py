@@ -17,6 +17,7 @@ from mend.configuration.specs.run import RunSpec
 from mend.data.items import MultipleChoiceItem, read_items
 from mend.data.template import Template
 from mend.errors import UserError
+from mend.evaluation.context_costs import ContextCosts
 from mend.evaluation.grouping import GroupedMethod
 from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod, build_method
@@ -36,6 +37,9 @@ PREDICTION_SCHEMA = pyarrow.schema(
         ("seed", pyarrow.int32()),
         ("row", pyarrow.int32()),
         ("context_length", pyarrow.int32()),
+        ("context_bytes", pyarrow.int64()),
+        ("making_flops", pyarrow.float64()),
+        ("reading_flops", pyarrow.float64()),
         ("query_cut", pyarrow.bool_()),
         ("demonstrations", pyarrow.int32()),
         ("demonstrations_cut", pyarrow.int32()),
@@ -75,8 +79,11 @@ def run_prediction(
 ) -> None:
     """Score the test rows that `spec` names and write them as Parquet, one row for each.
 
-    context_length is how many positions (tokens or vectors) the LLM read before the row's query;
-    what was cut is as in `read_items`; tied is whether several options have the best score.
+    context_length is how many positions (tokens or vectors) the LLM read before the row's query,
+    context_bytes what the context is kept in. making_flops are the operations of making it of the
+    demonstrations, reading_flops those of reading it once, with the query and all options (or the
+    right answer) after it; NaN where they are not known (`mend.models.operations`). What was cut is
+    as in `read_items`; tied is whether several options have the best score.
 
     weights: the folder that a training job, or `mend.evaluation.choice`, wrote; None for a method
     that trains nothing.
@@ -104,8 +111,13 @@ def run_prediction(
     rows, items = items_for(llm, method, episodes, tasks, "test", wanted.tasks, **changes)
     name = f"predict {spec.llm.name} {spec.method.name} {wanted.partition}"
     logger.info("%s: %d rows", name, len(rows))
-    lengths: dict[int, int] = {}
+    answers = [[len(option) for option in item.options] for item in items]
     free = [place for place, row in enumerate(rows) if row["task"] in wanted.free_form]
+    for place in free:
+        answers[place] = [
+            len(llm.tokenizer(rows[place]["output"], add_special_tokens=False).input_ids)
+        ]
+    costs = ContextCosts(llm, method, items, answers)
     chosen = sorted({*range(len(rows))} - {*free})
     scores: list[list[float]] = [[] for _ in rows]
     if chosen:
@@ -115,12 +127,12 @@ def run_prediction(
             [items[place] for place in chosen],
             spec.scoring.option_score,
             progress=Progress(name, len(chosen)),
-            context_lengths=lengths,
+            when_made=costs,
         )
         for place, values in zip(chosen, found, strict=True):
             scores[place] = values
     if free:
-        answers = answered(
+        found = answered(
             llm,
             method,
             [items[place] for place in free],
@@ -128,9 +140,9 @@ def run_prediction(
             [rows[place]["output"] for place in free],
             spec.reading.separators,
             Progress(f"{name}, answers", len(free)),
-            lengths,
+            costs,
         )
-        for place, answer in zip(free, answers, strict=True):
+        for place, answer in zip(free, found, strict=True):
             rows[place] |= answer
     same = {
         "llm": spec.llm.name,
@@ -145,11 +157,11 @@ def run_prediction(
         {
             **same,
             **row,
-            "context_length": lengths[item.context],
+            **costs.of(place),
             "scores": values,
             "tied": bool(values) and values.count(max(values)) > 1,
         }
-        for row, item, values in zip(rows, items, scores, strict=True)
+        for place, (row, values) in enumerate(zip(rows, scores, strict=True))
     ]
     if ties := sum(record["tied"] for record in records):
         logger.info("%s: in %d rows several options are the best; the first counts", name, ties)

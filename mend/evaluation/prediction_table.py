@@ -17,13 +17,16 @@ RUN = ("llm", "method", "variant", "condition")
 """What names a run, but for its partition."""
 
 COLUMNS = dict.fromkeys([*RUN, "partition", "task"], TEXT)
-COLUMNS |= dict.fromkeys(["seed", "row", "context_length", "gold"], NUMBER)
-COLUMNS |= {"options": [TEXT], "scores": [REAL]}
+COLUMNS |= dict.fromkeys(["seed", "row", "context_length", "context_bytes", "gold"], NUMBER)
+COLUMNS |= {"making_flops": REAL, "reading_flops": REAL, "options": [TEXT], "scores": [REAL]}
 """The columns of predictions that are read, and their kinds."""
 
 ANSWER_COLUMNS = dict.fromkeys(["output", "generated"], TEXT)
 ANSWER_COLUMNS |= dict.fromkeys(["exact_match", "f1", "rouge_l"], REAL)
 """Those that there are besides where a task is free-form; empty in rows with options."""
+
+CONTEXT_COSTS = ["context_length", "context_bytes", "making_flops", "reading_flops"]
+"""What of a context predictions say, as `run_prediction` writes it."""
 
 IDENTITY = [*RUN, "partition", "task", "seed", "row"]
 
@@ -33,11 +36,11 @@ def read_predictions(files: Iterable[str | Path]) -> pd.DataFrame:
 
     A file that is named twice is read once. Of options with equal scores the first is chosen.
     Returns a row for each test row with columns llm, method, variant, condition, partition, task,
-    seed, row, context_length (positions that the LLM read before the query), gold and predicted
-    (option indices; -1 in free-form tasks), gold_text and predicted_text; where a task is free-form
-    also exact_match, f1 and rouge_l, in per cent. Raises UserError for a file that is not Parquet,
-    a missing column, a row without options, a number of scores other than the number of options, a
-    gold index out of range, a score that is not finite, or a row that is there twice.
+    seed, row, those of CONTEXT_COSTS, gold and predicted (option indices; -1 in free-form tasks),
+    gold_text and predicted_text; where a task is free-form also exact_match, f1 and rouge_l, in per
+    cent. Raises UserError for a file that is not Parquet, a missing column, a row without options,
+    a number of scores other than the number of options, a gold index out of range, a score that is
+    not finite, or a row that is there twice.
     """
     frames = [_read_file(path) for path in dict.fromkeys(map(Path, files))]
     if not frames:

@@ -29,6 +29,9 @@ AT_ONCE = (64, 128)
 #: each of its items is a copy of a context's keys and values.)
 AT_ONCE_ON_GPU = (128, 512)
 
+#: Is told the number of each of some contexts (`item.context`), and the contexts themselves.
+WhenMade = Callable[[Sequence[int], Contexts], None]
+
 
 @torch.no_grad()
 def score_items(
@@ -39,14 +42,14 @@ def score_items(
     context_batch_size: int | None = None,
     item_batch_size: int | None = None,
     progress: Progress | None = None,
-    context_lengths: dict[int, int] | None = None,
+    when_made: WhenMade | None = None,
 ) -> list[list[float]]:
     """Return each item's option scores, log P(option | context, query), higher is better.
 
     option_score: "mean" or "sum" over the option's tokens (`protocol.option_score`).
     context_batch_size, item_batch_size: how many are read at once, by default as many as the device
     gains by.
-    context_lengths: if given, it is filled with each context's positions (tokens or vectors).
+    when_made: is told of contexts as they are made; of some twice, where memory ran out.
     Items may come in any order, and equal ones are scored once: a method that reads no
     demonstrations asks the same of every seed. Contexts of similar length are prefilled together,
     smaller batches where memory runs out. Raises UserError if there is not enough for one item.
@@ -69,7 +72,7 @@ def score_items(
         check = done == 0 or not groups
         try:
             for i, values in _score_group(
-                llm, method, items, group, option_score, item_batch_size, context_lengths, check
+                llm, method, items, group, option_score, item_batch_size, when_made, check
             ):
                 scores[i] = values
         except _UnlikePlainRowsError as error:
@@ -115,7 +118,7 @@ def _score_group(
     group: list[list[int]],
     option_score: str,
     item_batch_size: int,
-    context_lengths: dict[int, int] | None,
+    when_made: WhenMade | None,
     check: bool,
 ) -> list[tuple[int, list[float]]]:
     """Return (index, scores) of the items of some contexts, each prefilled once where it can be.
@@ -126,9 +129,8 @@ def _score_group(
     """
     firsts = [members[0] for members in group]
     context = method.contexts(llm, [items[i].demonstrations for i in firsts])
-    if context_lengths is not None:
-        numbers = (items[i].context for i in firsts)
-        context_lengths.update(zip(numbers, context.lengths, strict=True))
+    if when_made:
+        when_made([items[i].context for i in firsts], context)
     owned = [(row, i) for row, members in enumerate(group) for i in members]
     rows = [context.spans[row] + _longest_text(items[i]) for row, i in owned]
     _check_room(llm, items, owned, rows, context)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from mend.models.contexts import Contexts, KeyValueContexts
 from mend.models.frozen_llm import FrozenLLM
+from mend.progress import logger
 
 if TYPE_CHECKING:
     from mend.models.distiller import DistillerModel
@@ -39,9 +41,14 @@ class Layers:
     weights: float
     attention: Mapping[float, float]
 
-    def operations(self, tokens: int, passes: tuple[int, int] = FORWARD) -> float:
-        """Return the operations of a row; passes: how often weights and attention are computed."""
-        attended = sum(each * min(tokens, window) for window, each in self.attention.items())
+    def operations(self, tokens: int, passes: tuple[int, int] = FORWARD, before: int = 0) -> float:
+        """Return the operations of a row.
+
+        passes: how often weights and attention are computed. before: positions that the row's
+        tokens attend to besides, whose keys and values are there.
+        """
+        seen = before + tokens
+        attended = sum(each * min(seen, window) for window, each in self.attention.items())
         return tokens * (passes[0] * 2 * self.weights + passes[1] * attended)
 
 
@@ -59,6 +66,10 @@ class DecoderOnly:
         before = self.prefix + context
         # The last token is predicted, never read.
         return sum(self.layers.operations(before + x + y - 1, passes) for x, y in rows)
+
+    def reading(self, anew: int, kept: int, query: int, answers: int) -> float:
+        """Return the operations of one row: see `ReadingOperations`."""
+        return self.layers.operations(anew + query + answers, before=kept)
 
 
 class _Decoder:
@@ -108,6 +119,53 @@ class EncoderDecoder:
             + self.decoder.operations(y, encoded + x, passes)
             for x, y in rows
         )
+
+    def reading(self, anew: int, kept: int, query: int, answers: int) -> float:
+        """Return the operations of one row: see `ReadingOperations`; nothing can be kept."""
+        decoded, encoded = 1 + answers, max(1, anew)  # the start token comes first
+        if self.query_in_decoder:
+            decoded += query
+        else:
+            encoded = max(1, anew + query)
+        found = self.encoder.operations(encoded) + self.decoder.operations(
+            decoded, encoded, FORWARD
+        )
+        return math.nan if kept else found
+
+
+class ReadingOperations:
+    """Counts what one reading of a saved context takes, with a query and its options after it.
+
+    The LLM computes its layers at the positions that the context is read anew in, and at the
+    tokens after it, which attend to those, and to what is kept as keys and values. Options are
+    read as a tree: what comes before them once, and their last tokens never.
+
+    Of an architecture whose sizes are not found that is told once, and counts are NaN.
+    """
+
+    def __init__(self, llm: FrozenLLM) -> None:
+        """Look up the sizes."""
+        self.prefix, self.llm = len(llm.prefix), None
+        try:
+            self.llm = EncoderDecoder(llm) if llm.has_start_token else DecoderOnly(llm)
+            self.head = llm.model.get_output_embeddings().weight.numel()
+        except Exception as error:  # whatever an architecture lacks, it is read all the same
+            logger.warning("operations of reading will not be known: %s", error)
+
+    def __call__(
+        self, contexts: Contexts, number: int, query: int, options: Sequence[int]
+    ) -> float:
+        """Return the operations of reading one of some contexts.
+
+        query: tokens of the query; options: tokens of each option, or of the one answer.
+        """
+        if self.llm is None:
+            return math.nan
+        anew = contexts.read_anew[number]
+        kept = contexts.lengths[number] - anew
+        anew += 0 if isinstance(contexts, KeyValueContexts) else self.prefix
+        answers = sum(options) - len(options)
+        return self.llm.reading(anew, kept, query, answers) + 2 * self.head * sum(options)
 
 
 class DistillerSizes:

@@ -25,6 +25,7 @@ from mend.data.template import Template
 from mend.errors import UserError
 from mend.evaluation.predict import run_prediction
 from mend.evaluation.scoring import score_items
+from mend.methods.mend import Mend
 
 SEEDS = [13, 21]
 OPTIONS = ["w50", "w51", "w52 w53"]
@@ -283,7 +284,8 @@ def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_pat
             assert scores == pytest.approx(alone, abs=1e-4)
 
 
-def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
+def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(Mend, "making_operations", lambda self, llm, trained, tokens: tokens + 100)
     for name, width in (("llm", 16), ("distiller", 8)):
         llm = random_llm("gpt2", width)
         llm.model.save_pretrained(tmp_path / name)
@@ -295,7 +297,7 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
         reading=READING,
     )
 
-    lengths = []
+    lengths, making = [], []
 
     def scores(name: str = "mend", length: int = 2, **predict) -> list[list[float]]:
         torch.manual_seed(3)  # of the placeholders and the projection, which nobody trained
@@ -307,6 +309,7 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
         assert table.column_names[:4] == ["llm", "method", "variant", "condition"]
         assert set(table["condition"].to_pylist()) == {"shots=4"}
         lengths.append(set(table["context_length"].to_pylist()))
+        making.append(table["making_flops"].to_pylist())
         return table["scores"].to_pylist()
 
     path = sample(tasks, tmp_path)
@@ -316,6 +319,8 @@ def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path):
     assert lengths == [{2}] * 3
     different = [scores(group=2), scores(group=1)]
     assert lengths[3:] == [{4}, {8}]
+    # As many tokens in one, two and four groups.
+    assert making[3:5] == [[each + more for each in making[0]] for more in (100, 300)]
     different += [scores(perturbation=kind, seed=0) for kind in ("no-label", "wrong-label")]
     for number, found in enumerate(different):
         assert found not in [plain, *different[:number]]

@@ -102,6 +102,7 @@ def test_predictions_keep_what_was_generated_beside_scores_of_options(
         assert row["options"] == row["scores"] == []
         assert (row["gold"], row["tied"]) == (-1, False)
         assert row["output"] in ("w50", "w51 w52")
+        assert row["reading_flops"] > row["making_flops"] == 0
         assert len(row["generated"].split()) <= 5
         assert "w9" not in row["generated"].split()
         assert row["f1"] == pytest.approx(agreement(row["generated"], row["output"]).f1)

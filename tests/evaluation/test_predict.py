@@ -10,11 +10,15 @@ import pyarrow.parquet
 import pytest
 from helpers.jobs import prediction, specification
 
+from mend.configuration.methods import method_class
 from mend.configuration.specs.prediction import PredictionSpec
 from mend.configuration.specs.run import MethodSource
 from mend.errors import UserError
 from mend.evaluation import predict
-from mend.evaluation.predict import run_prediction
+from mend.evaluation.predict import items_for, run_prediction
+from mend.methods.built import build_method
+from mend.models.loading import load_llm
+from mend.models.operations import ReadingOperations
 
 
 @pytest.fixture
@@ -50,3 +54,30 @@ def test_predictions_say_what_they_were_made_of(
     sums = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert set(found.values()) == sums
     assert {(tmp_path / name).resolve() for name in found} == {file.resolve() for file in files}
+
+
+@pytest.mark.parametrize("name", ["vanilla-icl", "zero-shot", "selective-context", "key-norm"])
+def test_predictions_say_what_each_context_takes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: PredictionSpec, name: str
+) -> None:
+    settings = {"keep": 6} if name in ("selective-context", "key-norm") else {}
+    spec = spec.model_copy(update={"method": MethodSource(name=name, settings=settings)})
+    kind = method_class(name)
+    monkeypatch.setattr(kind, "making_operations", lambda self, llm, trained, tokens: 3.0 * tokens)
+    output = tmp_path / "predictions.parquet"
+    run_prediction(spec, data / "test.parquet", data / "tasks", output, None)
+    found = pyarrow.parquet.read_table(output).to_pylist()
+
+    llm = load_llm(spec.llm)
+    method = build_method(llm, spec)
+    _, items = items_for(
+        llm, method, data / "test.parquet", data / "tasks", "test", spec.predict.tasks
+    )
+    for row, item in zip(found, items, strict=True):
+        context = method.contexts(llm, [item.demonstrations])
+        assert row["context_length"] == context.lengths[0]
+        assert row["context_bytes"] == context.nbytes[0]
+        assert row["making_flops"] == 3 * len(item.demonstrations)
+        options = list(map(len, item.options))
+        expected = ReadingOperations(llm)(context, 0, len(item.query), options)
+        assert row["reading_flops"] == expected > 0

@@ -46,15 +46,19 @@ def test_zero_shot_reads_the_query_alone() -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_how_much_was_read_before_the_query_is_told_for_each_context() -> None:
+def test_each_context_is_told_once_it_is_made() -> None:
     llm = random_llm()
     lengths: dict[int, int] = {}
+
+    def note(numbers, contexts) -> None:
+        lengths.update(zip(numbers, contexts.lengths, strict=True))
+
     method = build(llm, "vanilla-icl")
-    score_items(llm, method, items(), context_batch_size=2, context_lengths=lengths)
+    score_items(llm, method, items(), context_batch_size=2, when_made=note)
     assert lengths == {0: 11, 1: 4, 2: 25}
     lengths.clear()
     alone = [MultipleChoiceItem(7, [], item.query, item.options) for item in items()]
-    score_items(llm, build(llm, "zero-shot"), alone, context_lengths=lengths)
+    score_items(llm, build(llm, "zero-shot"), alone, when_made=note)
     assert lengths == {7: 0}
 
 
