@@ -55,11 +55,15 @@ COLUMNS = (
     "seeds",
     "training_seeds",
     "context_length",
+    "context_bytes",
+    "making_flops",
+    "reading_flops",
     "difference",
     "difference_low",
     "difference_high",
     "average_rank",
     "context_share",
+    "break_even_queries",
 )
 """Of every study's table; an axis is one more, and so has another name."""
 

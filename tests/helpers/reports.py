@@ -15,6 +15,12 @@ from mend.reporting.claims import judged
 LLM = "<script>alert(1)</script>"
 NUMBERS = ["mean", "std", "ci_low", "ci_high", "tasks", "seeds", "training_seeds"]
 RUN = "runs/llm/mend/default"
+COSTS = {
+    "context_length": 16.0,
+    "context_bytes": 2048.0,
+    "making_flops": 3e9,
+    "reading_flops": 5e8,
+}
 SCORES = {
     "zero-shot": (40, 35, 45),
     "vanilla-icl": (60, 55, 65),
@@ -127,7 +133,7 @@ def write_table2(folder):
     )
     names = {**SCORES, **{" - ".join(pair): numbers for pair, numbers in DIFFERENCES.items()}}
     table = [
-        {"llm": LLM, "method": name, "partition": partition, **numbers_of(*numbers)}
+        {"llm": LLM, "method": name, "partition": partition, **numbers_of(*numbers), **COSTS}
         for name, numbers in names.items()
         for partition in ("class_to_class", "AVG")
     ]
@@ -147,7 +153,7 @@ def write_table4(folder):
     """Table 4 with a claim of the paper at two places, and one of ours."""
     runs = {"MEND": "mend", "No pretraining": "mend"}
     spec = study_of("table4", runs, title="Table 4", llms=[{"name": LLM}])
-    line = {"partition": "class_to_class", "context_length": 16.0, **numbers_of(50, 45, 55)}
+    line = {"partition": "class_to_class", **COSTS, **numbers_of(50, 45, 55)}
     line |= dict.fromkeys(["difference", "difference_low", "difference_high"], float("nan"))
     table = [{"llm": LLM, "run": run, **line} for run in runs]
     places = {4: (5, 1, 9), 1: (-1, -2, 3)}

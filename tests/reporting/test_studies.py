@@ -31,7 +31,8 @@ def test_points_and_differences_by_hand():
     table = compute_study(spec, predictions_of(spec, spec["partitions"]))
     assert list(table.columns) == [
         *("llm", "run", "length", "partition", "mean", "std", "ci_low", "ci_high"),
-        *("tasks", "seeds", "training_seeds", "context_length"),
+        *("tasks", "seeds", "training_seeds"),
+        *("context_length", "context_bytes", "making_flops", "reading_flops"),
         *("difference", "difference_low", "difference_high"),
     ]
     assert len(table) == 2 * 3 * 3 * 3
@@ -118,8 +119,11 @@ def test_what_is_read_before_a_query_is_averaged_as_scores_are():
     icl = table[(table["run"] == "Vanilla ICL") & (table["llm"] == "large")]
     # 60, 80 and 100 tokens, half of the rows one more.
     assert icl["context_length"].tolist() == [80.5, 90.5, 85.5] * 3
+    assert icl["context_bytes"].tolist() == [644, 724, 684] * 3
+    assert icl["reading_flops"].tolist() == [905, 1005, 955] * 3
     mend = table[(table["run"] == "MEND") & (table["partition"] == "AVG")]
     assert mend["context_length"].tolist() == [4, 16, 32] * 2
+    assert mend["making_flops"].tolist() == [900] * 6
 
 
 def test_average_rank_by_hand():
@@ -224,6 +228,52 @@ def test_what_is_read_as_a_share_of_the_longest_context_of_a_run():
     nothing = predictions.assign(context_length=0)
     with pytest.raises(UserError, match=r"studies\.length\.context_share_of: MEND reads nothing"):
         compute_study(spec, nothing)
+
+
+def test_a_method_pays_from_the_query_on_at_which_it_has_cost_less():
+    spec = study(context_share_of="Vanilla ICL", partitions=["qa_to_qa"])
+    predictions = predictions_of(spec, spec["partitions"])
+
+    def pays_from(predictions, run="MEND", spec=spec) -> list[float]:
+        table = compute_study(spec, predictions)
+        own = table[(table["run"] == run) & (table["llm"] == "large")]
+        return own["break_even_queries"].tolist()
+
+    # Vanilla ICL takes 905 a query, MEND 900 once and then 140, 260 or 420.
+    assert 900 + 1 * 140 > 905
+    assert pays_from(predictions) == [2, 2, 2]
+    dear = predictions.assign(making_flops=7650.0)
+    assert pays_from(dear) == [11, 12, 16]  # at 10 x 765 it has cost as much, not less
+    assert pays_from(predictions, "HyperTuning") == [1, 1, 1]
+    assert np.isnan(pays_from(predictions, "Vanilla ICL")).all()
+    slower = predictions.assign(reading_flops=1000.0)
+    assert pays_from(slower) == [np.inf] * 3
+    unknown = predictions.assign(making_flops=np.nan)
+    assert np.isnan(pays_from(unknown)).all()
+
+
+def test_what_pays_is_said_of_the_same_demonstrations():
+    spec = study(context_share_of="Vanilla ICL", partitions=["qa_to_qa"])
+    predictions = predictions_of(spec, spec["partitions"])
+    # Vanilla ICL is evaluated in three ways, MEND in the second of them, HyperTuning in none.
+    places = {4: "shots=4", 16: "shots=16", 32: "shots=32"}
+    parts = [predictions[predictions["method"] == "mend"]]
+    parts.append(predictions[predictions["method"] == "hypertuning"].assign(condition="group=4"))
+    icl = predictions[predictions["method"] == "vanilla-icl"]
+    for number, condition in places.items():
+        parts.append(icl.assign(condition=condition, reading_flops=100.0 * number))
+        parts[-1]["context_length"] += number
+    for run in spec["runs"]:
+        if run["method"] == "vanilla-icl":
+            run["condition"] = places[run["values"]["length"]]
+        if run["method"] == "hypertuning":
+            run["condition"] = "group=4"
+    predictions = pd.concat(parts).assign(making_flops=2000.0)
+    predictions.loc[predictions["method"] != "vanilla-icl", "reading_flops"] = 100.0
+    table = compute_study(spec, predictions)
+    found = table[table["llm"] == "small"].groupby("run")["break_even_queries"].unique()
+    assert found["MEND"].tolist() == [2000 // (1600 - 100) + 1]
+    assert found["HyperTuning"].tolist() == [1]  # beside the longest context
 
 
 def test_what_is_absent_is_named():

@@ -8,6 +8,7 @@ and paired differences come about is said in `mend.evaluation.statistics`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,12 @@ from mend.configuration.claims import Claim, Point
 from mend.configuration.specs.reporting import StudySpec
 from mend.errors import UserError
 from mend.evaluation.metrics import scores_by_task
-from mend.evaluation.prediction_table import RUN, by_partition, check_same_rows
+from mend.evaluation.prediction_table import (
+    CONTEXT_COSTS,
+    RUN,
+    by_partition,
+    check_same_rows,
+)
 from mend.evaluation.statistics import AVERAGE, difference_name, summarise
 from mend.reporting.claims import judged
 from mend.reporting.studies.names import point_text
@@ -62,16 +68,20 @@ def compute_study(spec: StudySpec, predictions: pd.DataFrame) -> StudyNumbers:
 
     Columns of the table: llm, one for each axis (`run` first), partition (each, then AVG if there
     are several), mean, std, ci_low, ci_high, tasks, seeds, training_seeds, as `summarise` of
-    `mend.evaluation.statistics` has them; context_length, how many positions (tokens or vectors)
-    the LLM reads before a query, the mean over rows, seeds and tasks; difference, difference_low,
-    difference_high to the reference at the same values of the other axes (NaN for the reference
-    itself, or without one); with the score `rank` average_rank, on the last rows of each point: 1
-    for the best of the last axis' values within LLM, the other axes and partition, averaged over
-    the partitions; equal means share the mean of their ranks (the paper's figure 7); and with
-    `context_share_of` context_share, context_length in per cent of the longest context of that run,
-    of the same LLM and partition. With the layout `matrix`: llm, method, partition (AVG always) and
-    the numbers from mean to training_seeds; after an LLM's methods the differences that its claims
-    are about (`mend - vanilla-icl`). Points of per cent, rounded to four decimals.
+    `mend.evaluation.statistics` has them; what contexts cost, means over rows, seeds and tasks:
+    context_length (positions that the LLM reads before a query), context_bytes, making_flops,
+    reading_flops, as `run_prediction` of `mend.evaluation.predict` writes them; difference,
+    difference_low, difference_high to the reference at the same values of the other axes (NaN for
+    the reference itself, or without one); with the score `rank` average_rank, on the last rows of
+    each point: 1 for the best of the last axis' values within LLM, the other axes and partition,
+    averaged over the partitions; equal means share the mean of their ranks (the paper's figure 7);
+    and with `context_share_of` context_share, context_length in per cent of the longest context of
+    that run, of the same LLM and partition, and break_even_queries: from how many queries of one
+    context on making it and reading it with each takes fewer operations than that run's reading
+    alone (infinity where it never does; NaN for the run itself). With the layout `matrix`: llm,
+    method, partition (AVG always), the numbers from mean to training_seeds, and what contexts cost;
+    after an LLM's methods the differences that its claims are about (`mend - vanilla-icl`), of
+    which nothing costs. Points of per cent, rounded to four decimals.
 
     Raises UserError where predictions that the specification names are absent or incomplete.
     """
@@ -87,9 +97,11 @@ def compute_study(spec: StudySpec, predictions: pd.DataFrame) -> StudyNumbers:
     ]
     pairs = list(dict.fromkeys(references + claimed))
     rows = _summary(spec, scores, points, pairs)
-    matrix = spec.layout == "matrix"
+    matrix, costs = spec.layout == "matrix", _costs(scores)
     return StudyNumbers(
-        table=_matrix(spec, rows) if matrix else _list(spec, rows, scores, points, references),
+        table=_matrix(spec, rows, costs)
+        if matrix
+        else _list(spec, rows, costs, points, references),
         claims=[
             judgement for llm in spec.llms for judgement in _claims(spec, llm.name, rows, points)
         ],
@@ -101,7 +113,7 @@ def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
     """Score of each LLM, point (as text, in the column method), partition, task and seed.
 
     In the column training_seed those of each training: of a method that is not trained, copies.
-    And in the column context_length what the LLM read before a query, the mean over its rows.
+    And in the columns of CONTEXT_COSTS what contexts cost, the mean over rows.
     """
     wanted = {name: spec.test_tasks[name] for name in spec.scored_partitions}
     if not wanted:
@@ -115,7 +127,7 @@ def point_scores(spec: StudySpec, predictions: pd.DataFrame) -> pd.DataFrame:
     # Scored before rows are copied to points and partitions, so that each is scored once.
     scores = scores_by_task(in_use, spec.task_types, spec.metrics, spec.free_form)
     keys = [*RUN, "partition", "task", "seed"]
-    scores = scores.join(in_use.groupby(keys)["context_length"].mean(), on=keys)
+    scores = scores.join(in_use.groupby(keys)[CONTEXT_COSTS].mean(), on=keys)
     by_run = dict(iter(scores.groupby(list(RUN))))
     names = [point_text(point) for point in points_of(spec.axis_values)]
     if len(set(names)) < len(names):
@@ -165,26 +177,34 @@ def _summary(
     }
 
 
+def _costs(scores: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, float]]:
+    """What contexts cost by LLM, point (as text) and partition, of AVG the mean over partitions."""
+    keys = ["llm", "method", "partition"]
+    each = scores.groupby(keys)[CONTEXT_COSTS].mean()
+    whole = (
+        each.groupby(keys[:2]).mean().assign(partition=AVERAGE).set_index("partition", append=True)
+    )
+    return pd.concat([each, whole]).round(4).to_dict("index")
+
+
 def _list(
     spec: StudySpec,
     rows: Rows,
-    scores: pd.DataFrame,
+    costs: Mapping[tuple[str, str, str], Mapping[str, float]],
     points: Sequence[Point],
     references: Sequence[Pair],
 ) -> pd.DataFrame:
-    lengths = scores.groupby(["llm", "method", "partition"])["context_length"].mean()
     reference = dict(references)
     lines = []
     for llm in spec.llms:
         for i, point in enumerate(points):
             own = rows[llm.name, i]
             others = rows[llm.name, (i, reference[i])] if i in reference else [None] * len(own)
-            read = lengths[llm.name, point_text(point)]
             for row, other in zip(own, others, strict=True):
                 partition = row["partition"]
                 line = {"llm": llm.name, **point, "partition": partition}
                 line |= {key: row[key] for key in NUMBERS}
-                line["context_length"] = round(read.get(partition, read.mean()), 4)
+                line |= costs[llm.name, point_text(point), partition]
                 line |= {k: other[key] if other else np.nan for k, key in DIFFERENCE.items()}
                 lines.append(line)
     table = pd.DataFrame(lines)
@@ -192,10 +212,14 @@ def _list(
         table["average_rank"] = _average_rank(table, list(spec.axis_values))
     if spec.context_share_of:
         table["context_share"] = _context_share(spec, table)
+        table["break_even_queries"] = _break_even(spec, table)
     return table
 
 
-def _matrix(spec: StudySpec, rows: Rows) -> pd.DataFrame:
+def _matrix(
+    spec: StudySpec, rows: Rows, costs: Mapping[tuple[str, str, str], Mapping[str, float]]
+) -> pd.DataFrame:
+    names = {run.method: point_text(run.values) for run in spec.runs}
     methods = list(dict.fromkeys(run.method for run in spec.runs))
     lines = []
     for (llm, key), of_key in rows.items():
@@ -203,6 +227,8 @@ def _matrix(spec: StudySpec, rows: Rows) -> pd.DataFrame:
         name = difference_name(*pair) if len(pair) == 2 else pair[0]
         for row in of_key:
             numbers = {number: row[number] for number in NUMBERS}
+            place = llm, names.get(name), row["partition"]
+            numbers |= costs.get(place, dict.fromkeys(CONTEXT_COSTS, np.nan))
             lines.append({"llm": llm, "method": name, "partition": row["partition"], **numbers})
     return pd.DataFrame(lines)
 
@@ -267,3 +293,34 @@ def _context_share(spec: StudySpec, table: pd.DataFrame) -> pd.Series:
         )
     whole = table.set_index(["llm", "partition"]).index.map(longest)
     return (100 * table["context_length"] / whole).round(4)
+
+
+def _break_even(spec: StudySpec, table: pd.DataFrame) -> pd.Series:
+    """From how many queries on each row's contexts pay; see `compute_study`."""
+    axes = list(spec.axis_values)
+    conditions = {
+        (run.llm, *(run.values[axis] for axis in axes)): run.condition for run in spec.runs
+    }
+    rows = table.assign(
+        condition=[
+            conditions[place] for place in zip(*(table[a] for a in ["llm", *axes]), strict=True)
+        ]
+    )
+    own = rows[rows["run"] == spec.context_share_of].sort_values("context_length")
+    # Of demonstrations alike; where that run has none, its longest context.
+    alike = own.groupby(["llm", "partition", "condition"])["reading_flops"].last()
+    longest = own.groupby(["llm", "partition"])["reading_flops"].last()
+    found = []
+    for row in rows.to_dict("records"):
+        place = row["llm"], row["partition"]
+        instead = alike.get((*place, row["condition"]), longest[place])
+        is_own = row["run"] == spec.context_share_of
+        found.append(math.nan if is_own else _pays_from(row, instead))
+    return pd.Series(found, index=table.index)
+
+
+def _pays_from(row: Mapping[str, float], instead: float) -> float:
+    saved = instead - row["reading_flops"]
+    if math.isnan(saved + row["making_flops"]):
+        return math.nan
+    return math.floor(row["making_flops"] / saved) + 1 if saved > 0 else math.inf

@@ -11,6 +11,7 @@ import pandas as pd
 from mend.configuration.specs.reporting import StudySpec
 from mend.data.parquet import REAL, TEXT, read_columns
 from mend.errors import UserError
+from mend.evaluation.prediction_table import CONTEXT_COSTS
 from mend.reporting.studies.numbers import DIFFERENCE, NUMBERS
 
 WHAT = "a study's numbers"
@@ -28,8 +29,8 @@ def read_study_table(spec: StudySpec, path: str | Path) -> pd.DataFrame:
     else:
         for axis, values in spec.axis_values.items():
             keys[axis] = TEXT if all(isinstance(value, str) for value in values) else REAL
-    numbers = [*NUMBERS, *([] if matrix else ["context_length", *DIFFERENCE])]
-    more = dict.fromkeys(["average_rank", "context_share"], REAL)
+    numbers = [*NUMBERS, *CONTEXT_COSTS, *([] if matrix else DIFFERENCE)]
+    more = dict.fromkeys(["average_rank", "context_share", "break_even_queries"], REAL)
     empty = {*numbers, *more} - {"mean"}
     columns = {**keys, **dict.fromkeys(numbers, REAL)}
     table = read_columns(path, columns, WHAT, more, empty).to_pandas()
