@@ -128,6 +128,29 @@ def test_what_is_read_is_told_where_the_study_is_about_it(write):
     assert "reads" not in str(table_of(write(study())[2].read_text(), "Number of vectors"))
 
 
+def test_what_contexts_cost_is_told_and_when_making_them_pays(write):
+    rows = table_of(
+        write(study(context_share_of="HyperTuning"))[2].read_text(), "What contexts cost"
+    )
+    assert rows[0] == ["Run", "Positions", "Kept", "To make, once", "To read, each query"] + [
+        "Pays from query"
+    ]
+    lengths = (4, 16, 32)  # which Vanilla ICL has not
+    names = [
+        "Vanilla ICL",
+        *(f"{run}, l = {n}" for run in ("HyperTuning", "MEND") for n in lengths),
+    ]
+    assert [row[0] for row in rows[1:]] == [
+        f"{name}  {llm}" for llm in ("small", "large") for name in names
+    ]
+    assert rows[1][1:] == ["80", "644 bytes", "0", "905 FLOP", "never"]
+    assert rows[2][1:] == ["4", "32 bytes", "0", "140 FLOP", "–"]
+    assert rows[5][1:] == ["4", "32 bytes", "900 FLOP", "140 FLOP", "4"]
+    page = write(study())[2].read_text()
+    assert [row[:5] for row in table_of(page, "What contexts cost")] == [row[:5] for row in rows]
+    assert page.index("What was run, and how") < page.index("What contexts cost")
+
+
 def choice_of(partition, scores, **changes):
     """The record of a choice of lambda for MEND with length=4."""
     settings = [{"finetune.losses.distill": value} for value in (0.1, 1)]

@@ -31,6 +31,7 @@ ROWS = 10
 LLM = "small & <b>quick</b>"
 COLUMNS = ["llm", "method", "partition", "mean", "std", "ci_low", "ci_high"]
 COLUMNS += ["tasks", "seeds", "training_seeds"]
+COLUMNS += ["context_length", "context_bytes", "making_flops", "reading_flops"]
 CLAIMS = [
     ("Vanilla ICL is above zero-shot", "Vanilla ICL", "Zero-shot", 0),
     ("MEND is within 2 points of vanilla ICL, or above it", "MEND", "Vanilla ICL", -2),
@@ -144,6 +145,9 @@ def test_the_three_files_hold_the_hand_computed_means(study):
     assert table["seeds"].unique().tolist() == [2]
     pd.testing.assert_frame_equal(table, pd.read_parquet(out.parquet))
     assert list(table.columns) == COLUMNS
+    costs = table.set_index("method")["context_bytes"]
+    assert (costs["mend"] == 32).all()
+    assert costs["mend - vanilla-icl"].isna().all()
     assert table["method"].unique().tolist() == [
         *METHODS,
         "vanilla-icl - zero-shot",

@@ -38,6 +38,8 @@ DIFFERENCE = {
     "difference_high": "ci_high",
 }
 
+BREAK_EVEN = "break_even_queries"
+
 Pair = tuple[int, int]
 """Places of two points; their difference is the first minus the second."""
 
@@ -212,7 +214,7 @@ def _list(
         table["average_rank"] = _average_rank(table, list(spec.axis_values))
     if spec.context_share_of:
         table["context_share"] = _context_share(spec, table)
-        table["break_even_queries"] = _break_even(spec, table)
+        table[BREAK_EVEN] = _break_even(spec, table)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from mend.configuration.claims import Point
 from mend.configuration.display_names import method_display_name, partition_display_name
 from mend.configuration.specs.reporting import StudyRun, StudySpec
 from mend.errors import UserError
+from mend.evaluation.prediction_table import CONTEXT_COSTS
 from mend.evaluation.statistics import AVERAGE, BOOTSTRAP_SAMPLES
 from mend.paper import paper_llms, paper_table
 from mend.provenance import replaced_text
@@ -22,7 +24,7 @@ from mend.reporting.pages import (
     render,
 )
 from mend.reporting.studies.names import axis_display_name, point_text, reference_text, value_text
-from mend.reporting.studies.numbers import DIFFERENCE, points_of
+from mend.reporting.studies.numbers import BREAK_EVEN, DIFFERENCE, points_of
 from mend.reporting.training_costs import commits, same_steps, training_costs, versions
 
 Details = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -86,6 +88,8 @@ def study_section(
         blocks=claim_blocks(spec, table, details["claims"]),
         other_mean=_other_mean(spec, values, details["other_mean"]),
         bootstrap_samples=BOOTSTRAP_SAMPLES,
+        contexts=_contexts(spec, values),
+        infinity=math.inf,
         choices=_choices(spec, choices),
         runs=_runs(spec),
         costs=training_costs(records, [run.method for run in spec.runs]),
@@ -93,6 +97,26 @@ def study_section(
         commits=commits(records),
         versions=versions(records),
     )
+
+
+def _contexts(spec: StudySpec, values: Places) -> list[dict[str, Any]]:
+    """What contexts cost: [{llm, name, and the table's numbers}], on AVG or the only partition.
+
+    Points of a run that cost the same are one row.
+    """
+    partition = [row["partition"] for row in values.values()][-1]
+    rows: list[dict[str, Any]] = []
+    for llm in spec.llms:
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for point in points_of(spec.axis_values):
+            row = values[(llm.name, *point.values(), partition)]
+            costs = {name: row[name] for name in (*CONTEXT_COSTS, BREAK_EVEN) if name in row}
+            runs.setdefault(point["run"], []).append({"name": point_text(point), **costs})
+        for run, found in runs.items():
+            alike = len({str([*row.values()][1:]) for row in found}) == 1
+            shown = [{**found[0], "name": run}] if alike else found
+            rows += [{"llm": llm.name, **row} for row in shown]
+    return rows
 
 
 def unlike_conditions(spec: StudySpec) -> dict[str, list[str]]:

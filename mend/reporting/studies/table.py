@@ -12,7 +12,7 @@ from mend.configuration.specs.reporting import StudySpec
 from mend.data.parquet import REAL, TEXT, read_columns
 from mend.errors import UserError
 from mend.evaluation.prediction_table import CONTEXT_COSTS
-from mend.reporting.studies.numbers import DIFFERENCE, NUMBERS
+from mend.reporting.studies.numbers import BREAK_EVEN, DIFFERENCE, NUMBERS
 
 WHAT = "a study's numbers"
 
@@ -30,7 +30,7 @@ def read_study_table(spec: StudySpec, path: str | Path) -> pd.DataFrame:
         for axis, values in spec.axis_values.items():
             keys[axis] = TEXT if all(isinstance(value, str) for value in values) else REAL
     numbers = [*NUMBERS, *CONTEXT_COSTS, *([] if matrix else DIFFERENCE)]
-    more = dict.fromkeys(["average_rank", "context_share", "break_even_queries"], REAL)
+    more = dict.fromkeys(["average_rank", "context_share", BREAK_EVEN], REAL)
     empty = {*numbers, *more} - {"mean"}
     columns = {**keys, **dict.fromkeys(numbers, REAL)}
     table = read_columns(path, columns, WHAT, more, empty).to_pandas()
