@@ -64,10 +64,6 @@ class BuiltMethod(nn.Module):
         """Return the operations of making one context (`Method.making_operations`)."""
         return self.method.making_operations(self.llm, self, tokens)
 
-    def making_operations(self, tokens: int) -> float:
-        """Return the operations of making one context (`Method.making_operations`)."""
-        return self.method.making_operations(self.llm, self, tokens)
-
     @property
     def has_context(self) -> bool:
         """Whether the LLM reads anything before the query."""
