@@ -26,6 +26,13 @@ Length = Annotated[
     int, Field(ge=1, le=100_000, description="l, vectors that stand for the demonstrations.")
 ]
 
+Rank = Annotated[
+    int, Field(ge=1, le=10_000, description="Rank of the adapters of the LLM's copy (LoRA).")
+]
+Segments = Annotated[
+    int, Field(ge=1, le=1000, description="Segments that demonstrations are read in, at most.")
+]
+
 
 class Method(MethodSettings):
     """A method of in-context learning.

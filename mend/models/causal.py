@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import masking_utils
+from transformers import DynamicCache, masking_utils
 
 from mend.errors import UserError
 from mend.models.architecture import rope_switch, takes
-from mend.models.compilation import padded_length
+from mend.models.compilation import padded_length, uncompiled
 from mend.models.padding import indices
 
 
@@ -30,11 +30,7 @@ def causal_states(
     """
     switch = rope_switch(body.config)
     longest = rows.shape[1]
-    if longest > positions:
-        raise UserError(
-            f"llms: a row of {longest} tokens is longer than the {positions} positions of a "
-            f"{body.config.model_type}; choose a shorter protocol.longest_context"
-        )
+    _check_length(body, longest, positions)
     if switch and min(lengths) <= switch < longest:
         short = [row for row, length in enumerate(lengths) if length <= switch]
         long = [row for row, length in enumerate(lengths) if length > switch]
@@ -47,6 +43,29 @@ def causal_states(
         order = sorted(range(len(lengths)), key=[*short, *long].__getitem__)
         return torch.cat(parts)[indices(order, rows.device)]
     return _pass(body, rows, positions)
+
+
+def causal_key_values(
+    body: torch.nn.Module, rows: Tensor, positions: int
+) -> tuple[Tensor, DynamicCache]:
+    """Return the last hidden states of rows of embeddings, and the keys and values of all layers.
+
+    As `causal_states`, but for models with a switch of rotations, which it does not look at.
+    """
+    _check_length(body, rows.shape[1], positions)
+    cache = DynamicCache(config=body.config)
+    # A compiled block would be compiled again for each layer of the cache.
+    with _whole_rows(), uncompiled(body):
+        output = body(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+    return output.last_hidden_state, cache
+
+
+def _check_length(body: torch.nn.Module, longest: int, positions: int) -> None:
+    if longest > positions:
+        raise UserError(
+            f"llms: a row of {longest} tokens is longer than the {positions} positions of a "
+            f"{body.config.model_type}; choose a shorter protocol.longest_context"
+        )
 
 
 def _pass(body: torch.nn.Module, rows: Tensor, positions: int) -> Tensor:

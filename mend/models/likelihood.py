@@ -18,12 +18,14 @@ def text_losses(
     contexts: Contexts,
     texts: Sequence[Sequence[int]],
     owner: Sequence[int] | None = None,
+    asking: Sequence[int] = (),
 ) -> Tensor:
     """Return the mean next-token loss of a text after each context, in nats, (texts,).
 
-    owner: whose context each text comes after; by default there is one for each. A token that
-    nothing comes before is not counted, and a text without tokens has the loss 0. One plain pass,
-    with gradients; nothing waits for a GPU.
+    owner: whose context each text comes after; by default there is one for each. asking: tokens
+    between each context and its text, which are read alone. A token that nothing comes before is
+    not counted, and a text without tokens has the loss 0. One plain pass, with gradients; nothing
+    waits for a GPU.
     """
     owner = list(range(len(texts))) if owner is None else list(owner)
     asked = [number for number, text in enumerate(texts) if text]
@@ -32,10 +34,10 @@ def text_losses(
         return losses
     targets = [list(texts[number]) for number in asked]
     of_asked = [owner[number] for number in asked]
-    states = llm.states(contexts, Rows(of_asked, [[] for _ in asked], targets))
+    states = llm.states(contexts, Rows(of_asked, [list(asking) for _ in asked], targets))
     words, mask = pad_right(targets, torch.device("cpu"), states.shape[1])
     mask = mask.bool()
-    if not (llm.prefix or llm.has_start_token):
+    if not (llm.prefix or llm.has_start_token or asking):
         bare = torch.tensor([contexts.lengths[of] == 0 for of in of_asked])
         mask &= ~(bare[:, None] & (torch.arange(mask.shape[1]) == 0))
     counts = mask.sum(1).clamp(min=1)

@@ -23,6 +23,7 @@ from mend.models.frozen_llm import FrozenLLM
 from mend.progress import logger
 
 if TYPE_CHECKING:
+    from mend.models.compressor import Compressor
     from mend.models.distiller import DistillerModel
 
 #: How often weights and attention are computed: in a forward pass; that and back through what is
@@ -189,6 +190,33 @@ class DistillerSizes:
             read += self.length
         found += self.layers.operations(read, passes)
         return found + self.projection.operations(self.length, passes)
+
+
+class CompressorSizes:
+    """An LLM's copy with adapters (`mend.models.compressor`)."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        """Look up the sizes; raises ValueError for what has none that are known."""
+        self.prefix, self.layers = len(compressor.llm_prefix), layers_of(compressor.body)
+        adapters = (part for name, part in compressor.body.named_modules() if _adapts(name))
+        self.adapters = elements(*adapters)
+
+    def operations(self, rows: Sequence[int], passes: tuple[int, int] = FORWARD) -> float:
+        """Return the operations of rows of so many tokens; passes: FORWARD, or TRAINED.
+
+        The LLM's own weights, among those that are trained, are frozen.
+        """
+        trains = passes == TRAINED
+        found = 0.0
+        for tokens in rows:
+            read = self.prefix + tokens
+            found += self.layers.operations(read, FROZEN if trains else passes)
+            found += 2 * self.adapters * read * trains
+        return found
+
+
+def _adapts(name: str) -> bool:
+    return name.rpartition(".")[2] in ("lora_A", "lora_B")
 
 
 def layers_of(body: nn.Module) -> Layers:

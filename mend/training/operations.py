@@ -20,6 +20,7 @@ from mend.models.operations import (
     FORWARD,
     FROZEN,
     TRAINED,
+    CompressorSizes,
     DecoderOnly,
     DistillerSizes,
     EncoderDecoder,
@@ -29,6 +30,7 @@ from mend.progress import logger
 
 if TYPE_CHECKING:
     from mend.methods.built import BuiltMethod
+    from mend.models.compressor import Compressor
     from mend.models.distiller import DistillerModel
 
 
@@ -36,7 +38,8 @@ class TrainingOperations:
     """Counts what the steps of a training need; sizes are looked up once.
 
     Of an architecture whose sizes are not found, and of a method that trains other matrices than a
-    distiller's or does not say how many vectors it makes, that is told once, and the count is NaN.
+    distiller's or a compressor's, or does not say how many vectors it makes, that is told once, and
+    the count is NaN.
     """
 
     def __init__(
@@ -54,7 +57,13 @@ class TrainingOperations:
         self.known = False
         try:
             self.vectors = _vectors(method)
-            self.distillers = [DistillerSizes(each) for each in _distillers(method)]
+            parts = _distillers(method)
+            self.compressors, self.distillers = [], []
+            if method.method.adapts_llm:
+                self.compressors = [CompressorSizes(each) for each in parts]
+                self.compressed_rows = method.method.compressed_rows
+            else:
+                self.distillers = [DistillerSizes(each) for each in parts]
             self.llm = EncoderDecoder(llm) if llm.has_start_token else DecoderOnly(llm)
             self.head = llm.model.get_output_embeddings().weight.numel()
             self.known = True
@@ -69,6 +78,14 @@ class TrainingOperations:
         found = sum(
             each.operations(len(example.demonstrations), TRAINED) for each in self.distillers
         )
+        for each in self.compressors:
+            rows = self.compressed_rows(len(example.demonstrations))
+            found += each.operations(rows, TRAINED)
+        # A loss of a method's own has the demonstrations predicted after their context.
+        for _ in self.losses.own:
+            tokens = len(example.demonstrations)
+            found += self.llm.operations(self.vectors, [(0, tokens)], FROZEN)
+            found += 4 * self.head * tokens
         lengths = [(len(x), len(y)) for x, y in example.queries]
         rows = [(0, x + y) if self.whole else (x, y) for x, y in lengths]
         if self.losses.choice:
@@ -100,11 +117,11 @@ def _vectors(method: BuiltMethod) -> int:
     return method.context_length
 
 
-def _distillers(method: BuiltMethod) -> list[DistillerModel]:
+def _distillers(method: BuiltMethod) -> list[DistillerModel | Compressor]:
     # By what it has: trainings without a distiller need not know the class.
     found = [part for part in method.children() if hasattr(part, "placeholders")]
     if any(elements(part) for part in method.children() if part not in found):
-        raise ValueError(f"{method.name} trains matrices besides those of a distiller")
+        raise ValueError(f"{method.name} trains matrices besides a distiller's or a compressor's")
     return found
 
 

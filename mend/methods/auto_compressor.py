@@ -1,0 +1,129 @@
+"""AutoCompressor (Chevalier et al., 2023): summary vectors of segments, which accumulate.
+
+"Adapting Language Models to Compress Contexts": a text is read segment by segment, each after the
+summary vectors of all segments before it, and adds vectors of its own; trained by next-token
+prediction of each segment after the vectors before it. So demonstrations may be more than the
+LLM's window, in training too.
+What differs here: what compresses is a copy of the LLM with LoRA, and what predicts segments and
+answers is the frozen LLM (the paper trains one model for both); gradients go through all segments
+(the paper stops them after two); segments are demonstrations dealt by their tokens, or parts of a
+text of equal length (the paper draws their lengths).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from mend.methods.base import Length, Method, Rank, Segments
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mend.configuration.specs.reading import ReadingSettings
+    from mend.configuration.specs.run import RunSpec
+    from mend.models.contexts import Contexts
+    from mend.models.frozen_llm import FrozenLLM
+
+
+class AutoCompressor(Method):
+    """Vectors of each of some segments of the demonstrations, which all stay."""
+
+    display_name = "AutoCompressor"
+    kind = "vectors"
+    adapts_llm = True
+    own_losses: ClassVar[Mapping[str, str]] = {
+        "segments": "Weight of the next-token loss on each segment of the demonstrations after the "
+        "vectors of those before it."
+    }
+    length: Length
+    rank: Rank
+    segments: Segments
+
+    @property
+    def context_length(self) -> int:
+        """As many vectors as all segments have at most."""
+        return self.length * self.segments
+
+    def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module]:
+        """Return the compressor, whose placeholders are those of every segment."""
+        from mend.models.compressor import Compressor
+
+        llm.check_vectors()
+        return {"compressor": Compressor(llm, self.length, self.rank)}
+
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Contexts:
+        """Return the vectors of each sequence's segments, in their order."""
+        import torch
+
+        parts = [self._segments(trained, one) for one in demonstrations]
+        rows: list[list[Tensor]] = [[] for _ in parts]
+        for number in range(max(map(len, parts))):
+            active = [row for row, own in enumerate(parts) if number < len(own)]
+            texts = [parts[row][number] for row in active]
+            before = [torch.cat(rows[row]) for row in active] if number else None
+            found = trained.compressor.vectors(texts, before)
+            for row, vectors in zip(active, found, strict=True):
+                rows[row].append(vectors)
+        joined = [torch.cat(row) for row in rows]
+        padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        return llm.vector_context(padded, [len(row) for row in joined])
+
+    def segments_loss(
+        self,
+        llm: FrozenLLM,
+        trained: nn.Module,
+        contexts: Contexts,
+        demonstrations: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Return the mean loss of the segments but the first after the vectors before each.
+
+        (contexts,); 0 for what is one segment. Section 3.2 of the paper.
+        """
+        import torch
+
+        from mend.models.likelihood import text_losses
+
+        owner, texts, lengths = [], [], []
+        for row, one in enumerate(demonstrations):
+            for number, text in enumerate(self._segments(trained, one)[1:], start=1):
+                owner.append(row)
+                texts.append(text)
+                lengths.append(number * self.length)
+        found = torch.zeros(len(demonstrations), device=llm.device)
+        if not texts:
+            return found
+        of_each = torch.tensor(owner, device=llm.device)
+        before = llm.vector_context(contexts.vectors[of_each], lengths)
+        losses = text_losses(llm, before, texts)
+        counts = torch.bincount(of_each, minlength=len(found)).clamp(min=1)
+        return found.index_add(0, of_each, losses / counts[of_each])
+
+    def _segments(self, trained: nn.Module, tokens: Sequence[int]) -> list[list[int]]:
+        from mend.data.demonstrations import segments
+
+        return segments(tokens, self.segments, self._longest_segment(trained))
+
+    def _longest_segment(self, trained: nn.Module) -> int:
+        compressor = trained.compressor
+        before = self.length * (self.segments - 1)
+        room = compressor.max_positions - self.length - len(compressor.llm_prefix) - before
+        return max(1, room)
+
+    def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
+        """Return how many tokens all segments have room for."""
+        longest = self.segments * self._longest_segment(trained)
+        return min(reading.longest_context.distiller, longest)
+
+    def compressed_rows(self, tokens: int) -> list[int]:
+        """Return how long the rows are that the compressor reads so many tokens in."""
+        each = -(-tokens // self.segments) + self.length
+        return [number * self.length + each for number in range(self.segments)]
+
+    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
+        """Return the operations of reading each segment after the vectors before it."""
+        from mend.models.operations import CompressorSizes
+
+        return CompressorSizes(trained.compressor).operations(self.compressed_rows(tokens))
