@@ -181,6 +181,7 @@ def _of_batch(
         [*(query if llm.predicts_query else []), answer]
         for query, answer in zip(queries, answers, strict=True)
     ]
+    lengths = [len(target) - 1 for target in targets]
     # A context that several rows share is made once.
     contexts = {item.context: item.demonstrations for item in items}
     context = student.contexts(llm, list(contexts.values()))
@@ -193,7 +194,7 @@ def _of_batch(
         for number, own in enumerate(owner)
     ]
     states = [
-        _states(llm, of, Rows(owners, inputs, targets), firsts)
+        _states(llm, of, Rows(owners, inputs, targets, lengths), firsts)
         for of, owners in ((whole, range(len(items))), (context, owner))
     ]
     values: list[float] = []

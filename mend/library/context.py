@@ -19,25 +19,48 @@ from mend.library.card import context_card
 from mend.library.folders import fetched, pushed
 from mend.library.llms import llm_of
 from mend.methods.saved import DESCRIPTION, MADE_WITH, describe_llm, read_description
-from mend.models.contexts import Contexts, KeyValueContexts, TokenContexts, VectorContexts
+from mend.models.contexts import (
+    AdditionContexts,
+    Changes,
+    Contexts,
+    KeyValueContexts,
+    LowRankContexts,
+    TokenContexts,
+    VectorContexts,
+)
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.tensor_files import TensorFile, save_tensors
 
-#: PEFT's names of a prompt's file, its tensor and its configuration.
-PROMPT_FILE, PROMPT, PEFT_CONFIGURATION = (
+#: PEFT's names of an adapter's file, a prompt's tensor and the configuration.
+ADAPTER_FILE, PROMPT, PEFT_CONFIGURATION = (
     "adapter_model.safetensors",
     "prompt_embeddings",
     "adapter_config.json",
 )
-#: Contexts of tokens, and of keys and values, which its prompts do not have.
+#: PEFT's names of a module's low-rank weights, A and B.
+LORA = "base_model.model.{}.lora_{}.weight"
+#: Contexts that PEFT does not have.
 TOKENS_FILE, TOKENS = "tokens.safetensors", "input_ids"
 KEY_VALUES_FILE = "key_values.safetensors"
-KINDS = {TokenContexts: "tokens", VectorContexts: "vectors", KeyValueContexts: "key-values"}
-FILES = {"tokens": TOKENS_FILE, "vectors": PROMPT_FILE, "key-values": KEY_VALUES_FILE}
+ADDITIONS_FILE, ADDITION = "additions.safetensors", "block.{}"
+KINDS = {
+    TokenContexts: "tokens",
+    VectorContexts: "vectors",
+    KeyValueContexts: "key-values",
+    LowRankContexts: "low-rank",
+    AdditionContexts: "additions",
+}
+FILES = {
+    "tokens": TOKENS_FILE,
+    "vectors": ADAPTER_FILE,
+    "key-values": KEY_VALUES_FILE,
+    "low-rank": ADAPTER_FILE,
+    "additions": ADDITIONS_FILE,
+}
 
 
 class Context:
-    """What one LLM reads before queries in place of demonstrations: vectors, or tokens.
+    """What one LLM reads before queries in place of demonstrations, or what changes it.
 
     A method makes it (`Distiller.distill`); it scores and generates by any method's `score` and
     `generate`, and is saved as a folder that knows its LLM.
@@ -76,14 +99,20 @@ class Context:
 
     def __repr__(self) -> str:
         """Say what it is."""
-        kind = KINDS[type(self.content)].replace("key-values", "keys and values")
+        content = self.content
+        what = f"{len(self)} {content.KIND}"
+        if isinstance(content, LowRankContexts):
+            what = f"{content.KIND} of {len(content.down)} modules"
+        elif isinstance(content, AdditionContexts):
+            what = f"{content.KIND} after block {', '.join(map(str, content.vectors))}"
         of = "" if self.shots is None else f" for {self.shots} demonstrations"
-        return f"Context({self.method}: {len(self)} {kind}{of})"
+        return f"Context({self.method}: {what}{of})"
 
     def after(self, query: str) -> list[int]:
         """Return a query's token ids after this context, with the separator between them."""
         check_text(query, "a query")
-        return self.template.whole_query(query, after_context=len(self) > 0)
+        is_context = len(self) > 0 or isinstance(self.content, Changes)
+        return self.template.whole_query(query, after_context=is_context)
 
     def prompt(self, query: str) -> list[int]:
         """Return the token ids after which an answer to a query is written.
@@ -116,7 +145,8 @@ class Context:
         """Write a folder that any place can load, all of it or nothing.
 
         Vectors are a PEFT folder of prompt tuning with the LLM's prefix as its first rows, and
-        `mend.json`; tokens are safetensors of their ids, keys and values of each layer's.
+        `mend.json`; low-rank weights one of LoRA. Tokens are safetensors of their ids, keys and
+        values of each layer's, additions of each block's.
         Raises UserError if there is a folder with something else in it.
         """
         kind = KINDS[type(self.content)]
@@ -140,21 +170,49 @@ class Context:
             elif kind == "key-values":
                 identity |= {"ends at": self.content.positions[0], "prefix": self.content.prefix}
                 save_tensors(_layers(self.content), temporary / KEY_VALUES_FILE, identity)
+            elif kind == "additions":
+                save_tensors(_added(self.content), temporary / ADDITIONS_FILE, identity)
+            elif kind == "low-rank":
+                save_tensors(_lora(self.content), temporary / ADAPTER_FILE, identity)
+                write_json(self._lora_configuration(), temporary / PEFT_CONFIGURATION)
             else:
-                save_tensors({PROMPT: self.prompt_embeds()}, temporary / PROMPT_FILE, identity)
-                write_json(self._peft_configuration(), temporary / PEFT_CONFIGURATION)
+                save_tensors({PROMPT: self.prompt_embeds()}, temporary / ADAPTER_FILE, identity)
+                write_json(self._prompt_configuration(), temporary / PEFT_CONFIGURATION)
             write_json(saved.model_dump(mode="json"), temporary / DESCRIPTION)
             (temporary / "README.md").write_text(context_card(saved), encoding="utf-8")
 
-    def _peft_configuration(self) -> dict[str, Any]:
-        config, source = self.llm.model.config, self.llm.source
-        is_pair = config.is_encoder_decoder
+    def _peft_configuration(self, kind: str) -> dict[str, Any]:
+        """Return what each configuration of PEFT says."""
+        is_pair = self.llm.model.config.is_encoder_decoder
         return {
-            "peft_type": "PROMPT_TUNING",
+            "peft_type": kind,
             "task_type": "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM",
-            "base_model_name_or_path": source.path,
-            "revision": source.revision,
+            "base_model_name_or_path": self.llm.source.path,
+            "revision": self.llm.source.revision,
             "inference_mode": True,
+        }
+
+    def _lora_configuration(self) -> dict[str, Any]:
+        down = self.content.down
+        ranks = {name: one.shape[1] for name, one in down.items()}
+        rank = max(ranks.values())
+        # Each is PEFT's alpha / r = 1.
+        others = {name: each for name, each in ranks.items() if each != rank}
+        modules = [self.llm.model.get_submodule(name) for name in down]
+        return self._peft_configuration("LORA") | {
+            "r": rank,
+            "lora_alpha": rank,
+            "rank_pattern": others,
+            "alpha_pattern": others,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": list(down),
+            "fan_in_fan_out": not any(isinstance(one, torch.nn.Linear) for one in modules),
+        }
+
+    def _prompt_configuration(self) -> dict[str, Any]:
+        config = self.llm.model.config
+        return self._peft_configuration("PROMPT_TUNING") | {
             "num_virtual_tokens": len(self.llm.prefix) + len(self),
             "token_dim": self.llm.width,
             "num_transformer_submodules": 1,
@@ -186,8 +244,9 @@ class Context:
         of_tokens = saved.content == "tokens"
         file = TensorFile(folder / FILES[saved.content], "a context")
         file.check({"kind": "context", "method": saved.method, "positions": saved.positions})
-        if saved.content == "key-values":
-            content = _key_values(file, saved, llm)
+        others = {"key-values": _key_values, "low-rank": _low_rank, "additions": _additions}
+        if saved.content in others:
+            content = others[saved.content](file, saved, llm)
             kept = (saved.method, saved.shots, saved.demonstrations)
             return cls(llm, content, saved.reading, *kept)
         name = TOKENS if of_tokens else PROMPT
@@ -250,6 +309,49 @@ def _key_values(file: TensorFile, saved: SavedContext, llm: FrozenLLM) -> KeyVal
     )
     state = tensors.get("last_state")
     return KeyValueContexts(keys, values, [saved.positions], [ends], prefix, state)
+
+
+def _lora(content: LowRankContexts) -> dict[str, Tensor]:
+    """Return low-rank weights by PEFT's names, (rank, in) and (out, rank)."""
+    tensors = {LORA.format(name, "A"): one[0] for name, one in content.down.items()}
+    tensors |= {LORA.format(name, "B"): one[0] for name, one in content.up.items()}
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def _low_rank(file: TensorFile, saved: SavedContext, llm: FrozenLLM) -> LowRankContexts:
+    """Return the low-rank weights of a file; raises UserError for those of no such LLM."""
+    before, after = LORA.format("", "A").split("..")
+    names = [name[len(before) + 1 : -len(after) - 1] for name in file.names if name.endswith(after)]
+    if set(file.names) != {LORA.format(name, part) for name in names for part in "AB"} or not names:
+        raise file.refuse("it has not an A and a B of each module")
+    parts = [{name: file[LORA.format(name, part)][None] for name in names} for part in "AB"]
+    for name in names:
+        a, b = parts[0][name], parts[1][name]
+        if not a.dim() == b.dim() == 3 or a.shape[1] != b.shape[2]:
+            raise file.refuse(f"{name} has an A and a B that do not fit")
+    try:
+        return llm.low_rank_context(*parts)
+    except UserError as error:
+        raise file.refuse(str(error)) from None
+
+
+def _added(content: AdditionContexts) -> dict[str, Tensor]:
+    """Return additions by their blocks, (width,) each."""
+    return {ADDITION.format(block): one[0].cpu() for block, one in content.vectors.items()}
+
+
+def _additions(file: TensorFile, saved: SavedContext, llm: FrozenLLM) -> AdditionContexts:
+    """Return the additions of a file; raises UserError for those of no such LLM."""
+    blocks = {name.removeprefix(ADDITION.format("")): name for name in file.names}
+    if not blocks or not all(block.isdecimal() for block in blocks):
+        raise file.refuse("it has not a vector for each block")
+    vectors = {int(block): file[name][None] for block, name in blocks.items()}
+    if any(one.dim() != 2 for one in vectors.values()):
+        raise file.refuse("it has not a vector for each block")
+    try:
+        return llm.addition_context(vectors)
+    except UserError as error:
+        raise file.refuse(str(error)) from None
 
 
 def check_text(text: Any, what: str) -> None:

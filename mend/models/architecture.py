@@ -39,6 +39,16 @@ def keep_caps(model: torch.nn.Module) -> None:
                 part.set_attn_implementation("eager")
 
 
+def name_of_blocks(model: torch.nn.Module) -> str | None:
+    """Return the name of the list of a model's blocks; None if none is as long as it says."""
+    count = getattr(model.config, "num_hidden_layers", None)
+    # Outer modules come first: a block's own lists, of experts say, after that of the blocks.
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return name
+    return None
+
+
 def max_positions(config: PretrainedConfig) -> int:
     """Return how many tokens a model of this configuration can read in all."""
     return positions.max_positions(config.to_dict()) or UNLIMITED

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from mend.models.padding import indices
 @dataclass(frozen=True)
 class TokenContexts:
     """Contexts made of tokens, each a list of token ids."""
+
+    KIND: ClassVar[str] = "tokens"
 
     tokens: Sequence[Sequence[int]]
 
@@ -53,6 +56,8 @@ class VectorContexts:
 
     vectors: (contexts, longest, width), padded on the right; lengths: how many each has.
     """
+
+    KIND: ClassVar[str] = "vectors"
 
     vectors: Tensor
     lengths: Sequence[int]
@@ -101,6 +106,8 @@ class KeyValueContexts:
     state that predicts the next token; None if the first token after a context is not predicted.
     prefix: how many tokens of it the LLM's prefix is, which is among them.
     """
+
+    KIND: ClassVar[str] = "keys and values"
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
@@ -185,4 +192,115 @@ class KeyValueContexts:
         )
 
 
-Contexts = TokenContexts | VectorContexts | KeyValueContexts
+@dataclass(frozen=True)
+class LowRankContexts:
+    """Contexts made of low-rank weights that are added to an LLM's own, as LoRA adds them.
+
+    down, up: LoRA's A and B of each linear module, by its name in the model, (contexts, rank, in)
+    and (contexts, out, rank): what comes after a context gets W x + up down x there, at every
+    token, the LLM's prefix included.
+    """
+
+    KIND: ClassVar[str] = "low-rank weights"
+
+    down: Mapping[str, Tensor]
+    up: Mapping[str, Tensor]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many positions each context takes: none."""
+        return [0] * _number(self.down)
+
+    @property
+    def spans(self) -> list[int]:
+        """How many of the LLM's positions each leaves no room in: none."""
+        return self.lengths
+
+    @property
+    def nbytes(self) -> list[int]:
+        """How many bytes each context is kept in."""
+        return _nbytes(self.down, self.up)
+
+    def select(self, numbers: Sequence[int]) -> LowRankContexts:
+        """Return the contexts of these numbers, in their order, in memory of their own."""
+        return LowRankContexts(_selected(self.down, numbers), _selected(self.up, numbers))
+
+    @staticmethod
+    def join(parts: Sequence[LowRankContexts]) -> LowRankContexts:
+        """Return the contexts of several batches as one; zeros fill what one of them lacks."""
+        return LowRankContexts(
+            _joined([part.down for part in parts]), _joined([part.up for part in parts])
+        )
+
+
+@dataclass(frozen=True)
+class AdditionContexts:
+    """Contexts made of vectors that are added to the state of one token, after some blocks.
+
+    vectors: of each block, by its number, (contexts, width). The token is the last one before what
+    is to be predicted: a query's last.
+    """
+
+    KIND: ClassVar[str] = "additions"
+
+    vectors: Mapping[int, Tensor]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many positions each context takes: none."""
+        return [0] * _number(self.vectors)
+
+    @property
+    def spans(self) -> list[int]:
+        """How many of the LLM's positions each leaves no room in: none."""
+        return self.lengths
+
+    @property
+    def nbytes(self) -> list[int]:
+        """How many bytes each context is kept in."""
+        return _nbytes(self.vectors)
+
+    def select(self, numbers: Sequence[int]) -> AdditionContexts:
+        """Return the contexts of these numbers, in their order, in memory of their own."""
+        return AdditionContexts(_selected(self.vectors, numbers))
+
+    @staticmethod
+    def join(parts: Sequence[AdditionContexts]) -> AdditionContexts:
+        """Return the contexts of several batches as one; zeros fill what one of them lacks."""
+        return AdditionContexts(_joined([part.vectors for part in parts]))
+
+
+def _number(tensors: Mapping[Any, Tensor]) -> int:
+    return len(next(iter(tensors.values())))
+
+
+def _nbytes(*parts: Mapping[Any, Tensor]) -> list[int]:
+    tensors = [tensor for part in parts for tensor in part.values()]
+    each = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors if len(tensor))
+    return [each] * _number(parts[0])
+
+
+def _selected(tensors: Mapping[Any, Tensor], numbers: Sequence[int]) -> dict[Any, Tensor]:
+    return {name: one[indices(numbers, one.device)] for name, one in tensors.items()}
+
+
+def _joined(parts: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
+    """Return the tensors of several batches as one, by name; zeros stand for what is missing."""
+    joined = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        known = [part[name] for part in parts if name in part]
+        sizes = [max(size) for size in zip(*(one.shape[1:] for one in known), strict=True)]
+        joined[name] = known[0].new_zeros(sum(map(_number, parts)), *sizes)
+        start = 0
+        for part in parts:
+            end = start + _number(part)
+            if name in part:
+                one = part[name]
+                joined[name][(slice(start, end), *map(slice, one.shape[1:]))] = one
+            start = end
+    return joined
+
+
+#: Contexts that no position holds: they change what the LLM computes of what comes after them.
+Changes = LowRankContexts | AdditionContexts
+Contexts = TokenContexts | VectorContexts | KeyValueContexts | Changes

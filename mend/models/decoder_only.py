@@ -15,7 +15,14 @@ from transformers.cache_utils import DynamicLayer
 from mend.errors import UserError
 from mend.models.architecture import rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.contexts import Contexts, KeyValueContexts, TokenContexts, VectorContexts
+from mend.models.changes import changed
+from mend.models.contexts import (
+    Changes,
+    Contexts,
+    KeyValueContexts,
+    TokenContexts,
+    VectorContexts,
+)
 from mend.models.frozen_llm import Attentions, FrozenLLM, Rows, predicting
 from mend.models.padding import indices, pad_left, pad_right, to_device
 
@@ -89,8 +96,21 @@ class DecoderOnlyLLM(FrozenLLM):
         """Return the states that predict tokens: see `FrozenLLM`."""
         if isinstance(context, KeyValueContexts):
             return self.states_after(self.prefill(context), rows)
+        if isinstance(context, Changes):
+            return self._changed_states(context, rows)
         tokens, first = self._tokens(context, rows)
         return predicting(self._plain(context, rows.owner, tokens), first, rows)
+
+    def _changed_states(self, context: Changes, rows: Rows) -> Tensor:
+        """Return what `states` returns, of an LLM that contexts change as it reads."""
+        self.check_changes()
+        nothing = TokenContexts([[]] * len(context.lengths))
+        tokens, first = self._tokens(nothing, rows)
+        queries = rows.queries or [0] * len(first)
+        places = [place + count for place, count in zip(first, queries, strict=True)]
+        with changed(self.model, self.body, context, rows.owner, places):
+            states = self._plain(nothing, rows.owner, tokens)
+        return predicting(states, first, rows)
 
     def _tokens(self, context: Contexts, rows: Rows) -> tuple[list[list[int]], list[int]]:
         """Return each row's tokens (0 for a vector), and where its first target is predicted."""
@@ -130,7 +150,12 @@ class DecoderOnlyLLM(FrozenLLM):
         return embeddings.index_put((rows, start + places), vectors[rows, places])
 
     def prefill(self, context: Contexts) -> PrefilledContext:
-        """Compute each context's keys and values once; padding comes before all real tokens."""
+        """Compute each context's keys and values once; padding comes before all real tokens.
+
+        Raises UserError for contexts that are read with each row: low-rank weights and additions.
+        """
+        if isinstance(context, Changes):
+            raise UserError(f"a context of {context.KIND} has no keys and values of its own")
         if isinstance(context, KeyValueContexts):
             return self._of_key_values(context)
         lengths = [len(self.prefix) + length for length in context.lengths]

@@ -15,7 +15,7 @@ from mend.configuration.specs.run import DistillerSource
 from mend.configuration.specs.saved import SavedDistiller
 from mend.data.pretrained import Pretrained
 from mend.errors import UserError
-from mend.models.architecture import keep_caps, max_positions, takes
+from mend.models.architecture import keep_caps, max_positions, name_of_blocks, takes
 from mend.models.causal import causal_states
 from mend.models.devices import supports_bfloat16
 from mend.models.encoder_decoder import encoder_states
@@ -195,20 +195,14 @@ def distilling_part(
 def _keep_blocks(model: nn.Module, layers: Sequence[int]) -> None:
     """Leave these blocks of a model alone, and of its configuration what says something of them."""
     config, key = model.config, f"llms: distiller.layers: {list(layers)}"
-    count = getattr(config, "num_hidden_layers", None)
-    # Outer modules come first: a block's own lists, of experts say, after that of the blocks.
-    stacks = (
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    )
-    stack = next(stacks, None)
+    stack = name_of_blocks(model)
     if stack is None or (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise UserError(
             f"{key}: of this {config.model_type} no blocks can be chosen; leave it out, or choose "
             "a decoder-only model or an encoder"
         )
     blocks = model.get_submodule(stack)
+    count = len(blocks)
     if layers[-1] >= count:
         raise UserError(f"{key}: the distiller has {count} blocks, 0 to {count - 1}")
     if config.is_encoder_decoder and layers[0] != 0:

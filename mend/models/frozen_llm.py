@@ -11,7 +11,7 @@ logits, by the LLM's own head, only where they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,16 @@ from mend.configuration.specs.run import LLMSource
 from mend.configuration.specs.saved import ModelIdentity
 from mend.errors import UserError
 from mend.models.architecture import counts_from_the_start, keep_caps, max_positions, rope_switch
-from mend.models.contexts import Contexts, KeyValueContexts, TokenContexts, VectorContexts
+from mend.models.changes import blocks_of, linear_modules
+from mend.models.contexts import (
+    AdditionContexts,
+    Changes,
+    Contexts,
+    KeyValueContexts,
+    LowRankContexts,
+    TokenContexts,
+    VectorContexts,
+)
 from mend.models.fingerprint import fingerprint, identity
 from mend.models.kernels.activations import fuse_activations
 from mend.models.padding import indices, to_device
@@ -40,12 +49,14 @@ class Rows:
     """Texts after contexts.
 
     owner: for each row, whose context it comes after. inputs: the tokens after the context that are
-    read alone; targets: those after them that are predicted, at least one a row.
+    read alone; targets: those after them that are predicted, at least one a row. queries: how many
+    of each row's targets belong to its query; none by default.
     """
 
     owner: Sequence[int]
     inputs: Sequence[Sequence[int]]
     targets: Sequence[Sequence[int]]
+    queries: Sequence[int] | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[int], Sequence[int]]]:
         """Yield each row's owner, inputs and targets."""
@@ -74,6 +85,7 @@ class FrozenLLM:
     takes_trees: whether tree attention does (`mend.models.kernels.tree_attention`).
     refuses_vectors: why the LLM cannot read vectors; None if it can.
     refuses_key_values: why it cannot read keys and values; None if it can.
+    refuses_changes: why it cannot read as low-rank weights or additions change it; None if it can.
     source: where it is from and how it was loaded, if `load_llm` did.
     """
 
@@ -104,6 +116,7 @@ class FrozenLLM:
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
         self.refuses_key_values: str | None = "it was not tried"
+        self.refuses_changes: str | None = "it was not tried"
 
     @property
     def logits_batch_size(self) -> int:
@@ -169,6 +182,50 @@ class FrozenLLM:
                 f"whose contexts are made of them do not work with it ({self.refuses_key_values})"
             )
 
+    def check_changes(self) -> None:
+        """Raise UserError if low-rank weights and additions cannot change how the LLM reads."""
+        if self.refuses_changes:
+            raise UserError(
+                f"llms: {self.model.config.model_type} cannot be changed as it reads, so methods "
+                "whose contexts are low-rank weights or additions do not work with it "
+                f"({self.refuses_changes})"
+            )
+
+    def low_rank_context(
+        self, down: Mapping[str, Tensor], up: Mapping[str, Tensor]
+    ) -> LowRankContexts:
+        """Return the contexts made of low-rank weights: see `LowRankContexts`.
+
+        Raises UserError for an LLM that they cannot change, and for modules that it has not.
+        """
+        self.check_changes()
+        sizes = linear_modules(self.model, [name.rpartition(".")[2] for name in down])
+        for name, one in down.items():
+            if sizes.get(name) != (one.shape[2], up[name].shape[1]):
+                raise UserError(
+                    f"llms: the LLM has no linear module {name} of {one.shape[2]} inputs and "
+                    f"{up[name].shape[1]} outputs"
+                )
+        return LowRankContexts(self._as_weights(down), self._as_weights(up))
+
+    def addition_context(self, vectors: Mapping[int, Tensor]) -> AdditionContexts:
+        """Return the contexts made of additions to blocks' states: see `AdditionContexts`.
+
+        Raises UserError for an LLM that they cannot change, and for blocks that it has not.
+        """
+        self.check_changes()
+        count, width = len(blocks_of(self.body)), self.model.config.hidden_size
+        for block, one in vectors.items():
+            if not 0 <= block < count or one.shape[1] != width:
+                raise UserError(
+                    f"llms: the LLM has no block {block} of width {one.shape[1]}; its blocks are 0 "
+                    f"to {count - 1}, of width {width}"
+                )
+        return AdditionContexts(self._as_weights(vectors))
+
+    def _as_weights(self, tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        return {name: tensor.to(self.device, self.dtype) for name, tensor in tensors.items()}
+
     def key_values(self, context: TokenContexts | VectorContexts) -> KeyValueContexts:
         """Return contexts as the keys and values that the LLM computes of them.
 
@@ -208,10 +265,10 @@ class FrozenLLM:
         """Return what each text is read with: prefix, its context and the text as vectors.
 
         owner: whose context each text comes after. Each is (positions, width).
-        Raises UserError for contexts of keys and values, which are no vectors of the input.
+        Raises UserError for contexts that are no vectors of the input.
         """
-        if isinstance(contexts, KeyValueContexts):
-            raise UserError("a context of keys and values has no embeddings that could be read")
+        if not isinstance(contexts, TokenContexts | VectorContexts):
+            raise UserError(f"a context of {contexts.KIND} has no embeddings that could be read")
         rows = []
         for number, text in zip(owner, texts, strict=True):
             if isinstance(contexts, TokenContexts):
@@ -258,7 +315,7 @@ class FrozenLLM:
 
         sizes: the positions of each row, its context included.
         """
-        if not self.shares_contexts:
+        if not self.shares_contexts or isinstance(context, Changes):
             return False
         if len(set(context.lengths)) > 1 and counts_from_the_start(self.model.config):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from mend.errors import UserError, first_line
-from mend.models.contexts import Contexts, KeyValueContexts
+from mend.models.changes import changed
+from mend.models.contexts import Changes, Contexts, KeyValueContexts, TokenContexts
 from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.encoder_decoder import EncoderDecoderLLM, EncoderQueryLLM
 from mend.models.frozen_llm import FrozenLLM
@@ -131,6 +133,11 @@ def _generate(
     queries: Sequence[Sequence[int]],
     options: dict[str, Any],
 ) -> list[list[int]]:
+    changes = nullcontext()
+    if isinstance(contexts, Changes):
+        last = [len(llm.prefix) + max(map(len, queries)) - 1] * len(queries)  # padded on the left
+        changes = changed(llm.model, llm.body, contexts, owner, last)
+        contexts = TokenContexts([[]] * len(contexts.lengths))
     inputs, width = _inputs(llm, contexts, owner, queries)
     stops = options.get("stop_strings") or []
     stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
@@ -139,7 +146,8 @@ def _generate(
         criteria.append(StopTexts(llm.tokenizer, stops, width))
     options = {**options, "stop_strings": None, "stopping_criteria": criteria}
     try:
-        sequences = llm.model.generate(**inputs, **options)
+        with changes:
+            sequences = llm.model.generate(**inputs, **options)
     except (ValueError, TypeError, NotImplementedError) as error:  # an option that it refuses
         raise UserError(f"generate: {first_line(error)}") from error
     ends, padding = _ends(llm, options), options["pad_token_id"]

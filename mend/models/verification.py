@@ -9,6 +9,7 @@ on rows of its own (`mend.evaluation.scoring`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,7 +19,8 @@ from transformers.cache_utils import DynamicLayer
 from mend.errors import UserError, first_line
 from mend.models.architecture import max_positions, rope_switch, takes
 from mend.models.causal import causal_states
-from mend.models.contexts import Contexts
+from mend.models.changes import QUERIES_AND_VALUES, blocks_of, linear_modules
+from mend.models.contexts import AdditionContexts, Changes, Contexts, LowRankContexts
 from mend.models.decoder_only import DecoderOnlyLLM
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.progress import logger
@@ -66,6 +68,7 @@ def verify_llm(llm: FrozenLLM) -> None:
     )
     llm.shares_contexts = problem is None
     llm.refuses_key_values = problem or _problem_of_key_values(llm, tokens, rows, expected)
+    llm.refuses_changes = _problem_of_changes(llm, rows)
     if problem:
         logger.info("%s: contexts are read again for each query (%s)", name, problem)
     llm.model.train(training)
@@ -146,6 +149,45 @@ def _problem_of_key_values(
         return llm.logits(llm.states(llm.key_values(tokens), rows))
 
     return _compared(after, expected, llm.dtype)
+
+
+def _problem_of_changes(llm: FrozenLLM, rows: Rows) -> str | None:
+    """Return why low-rank weights and additions do not change an LLM's rows, and those alone."""
+    if not isinstance(llm, DecoderOnlyLLM):
+        return "they change decoder-only LLMs alone"
+    if takes(llm.body, "use_cache") and not takes(llm.body, "past_key_values"):
+        return "it keeps something else than keys and values"
+    if rope_switch(llm.model.config):
+        return "it rotates all positions otherwise in longer rows"
+    llm.refuses_changes = None
+
+    def wave(size: int) -> Tensor:
+        """Return numbers for two contexts, (2, size), of which the second changes nothing."""
+        numbers = torch.arange(size, device=llm.device).cos().to(llm.dtype)
+        return torch.stack([numbers, numbers * 0])
+
+    sizes = linear_modules(llm.model, QUERIES_AND_VALUES)
+    try:
+        count = len(blocks_of(llm.body))
+        tried: list[Changes] = [AdditionContexts({count // 2: wave(llm.model.config.hidden_size)})]
+        if sizes:
+            down = {name: wave(inputs)[:, None] for name, (inputs, _) in sizes.items()}
+            up = {name: wave(outputs)[..., None] for name, (_, outputs) in sizes.items()}
+            tried.append(LowRankContexts(down, up))
+        nothing = llm.token_context([[], []])
+        plain = llm.logits(llm.states(nothing, rows))
+        tolerance = 1e-3 if llm.dtype == torch.float32 else 0.3
+        for contexts in tried:
+            change = llm.logits(llm.states(contexts, rows)) - plain
+            for row, (number, _, targets) in enumerate(rows):
+                moved = float(change[row, : len(targets)].abs().max() / plain.std())
+                if not (0 < moved < math.inf if number == 0 else moved <= tolerance):
+                    return f"a context of {contexts.KIND} moves logits by {moved:.2g}"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an architecture raises at what it does not know
+        return first_line(error)
+    return None
 
 
 def _plain(

@@ -55,9 +55,9 @@ def collate_queries(llm: FrozenLLM, examples: Sequence[Example], stage: str) -> 
     inputs = [[] if whole else x for x, _ in queries]
     predicted = [[*x, *y] if whole else y for x, y in queries]
     targets, mask = pad_right(predicted, torch.device("cpu"))
-    lengths = torch.tensor([len(x) if whole else 0 for x, _ in queries])
-    is_input = torch.arange(targets.shape[1]) < lengths[:, None]
-    return QueryBatch(Rows(owner, inputs, predicted), targets, mask.bool(), is_input)
+    lengths = [len(x) if whole else 0 for x, _ in queries]
+    is_input = torch.arange(targets.shape[1]) < torch.tensor(lengths)[:, None]
+    return QueryBatch(Rows(owner, inputs, predicted, lengths), targets, mask.bool(), is_input)
 
 
 @torch.no_grad()
@@ -184,7 +184,10 @@ def _options(examples: Sequence[Example]) -> Rows:
 
 def _joined(rows: Rows, more: Rows) -> Rows:
     return Rows(
-        [*rows.owner, *more.owner], [*rows.inputs, *more.inputs], [*rows.targets, *more.targets]
+        [*rows.owner, *more.owner],
+        [*rows.inputs, *more.inputs],
+        [*rows.targets, *more.targets],
+        [*rows.queries, *[0] * len(more.owner)],
     )
 
 

@@ -115,7 +115,7 @@ class SavedContext(Settings):
     method: Text
     """What made it."""
 
-    content: Literal["vectors", "tokens", "key-values"]
+    content: Literal["vectors", "tokens", "key-values", "low-rank", "additions"]
     """What it is made of."""
 
     positions: int = Field(ge=0)

@@ -1,0 +1,140 @@
+"""What low-rank weights and additions change in a decoder-only LLM, by hooks on its modules.
+
+The hooks are there for as long as rows are read, also where that stops at an error. Rows may be
+repeated, each next to its copies, as `generate` does for beams and for several texts a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mend.errors import UserError
+from mend.models.architecture import name_of_blocks
+from mend.models.compilation import uncompiled
+from mend.models.contexts import AdditionContexts, Changes, LowRankContexts
+from mend.models.padding import indices
+
+#: How architectures call the modules that make an attention's queries and values, or, where one
+#: makes both, that one.
+QUERIES_AND_VALUES = (
+    *("q_proj", "v_proj", "Wq", "Wv", "q_b_proj", "kv_b_proj"),
+    *("c_attn", "query_key_value", "qkv_proj", "Wqkv"),
+)
+
+
+def linear_modules(model: nn.Module, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the sizes of a model's linear modules, (in, out), of those called by one of `names`.
+
+    By their whole names, which end with that; a list of experts has none.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] not in names:
+            continue
+        if isinstance(module, nn.Linear):
+            found[name] = module.in_features, module.out_features
+        elif isinstance(module, Conv1D):
+            found[name] = tuple(module.weight.shape)
+    return found
+
+
+def blocks_of(body: nn.Module) -> nn.ModuleList:
+    """Return a body's blocks; raises UserError if they are not found."""
+    name = name_of_blocks(body)
+    if name is None:
+        raise UserError(f"llms: the blocks of this {body.config.model_type} are not found")
+    return body.get_submodule(name)
+
+
+@contextmanager
+def changed(
+    model: nn.Module,
+    body: nn.Module,
+    contexts: Changes,
+    owner: Sequence[int],
+    places: Sequence[int],
+) -> Iterator[None]:
+    """Let a model read rows as contexts change it, each as its own context does.
+
+    owner: whose context each row comes after. places: the position in each row, padding before it
+    included, of the last token before what is predicted; a negative one is none.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled(model))
+        if isinstance(contexts, LowRankContexts):
+            for name, down in contexts.down.items():
+                parts = (_of_rows(part, owner) for part in (down, contexts.up[name]))
+                hook = _low_rank(name, *parts)
+                handle = model.get_submodule(name).register_forward_hook(hook)
+                stack.callback(handle.remove)
+        else:
+            for handle in _addition_hooks(body, contexts, owner, places):
+                stack.callback(handle.remove)
+        yield
+
+
+def _of_rows(tensor: Tensor, owner: Sequence[int]) -> Tensor:
+    """Return the part of each row; one that is the same for all comes once."""
+    return tensor[indices(owner[:1] if len(set(owner)) == 1 else owner, tensor.device)]
+
+
+def _low_rank(name: str, down: Tensor, up: Tensor) -> Callable:
+    """Return what adds up down x to a module's output; down, up: of each row, or one of all."""
+
+    def hook(module: nn.Module, given: tuple, output: Tensor) -> Tensor:
+        states = given[0]
+        if states.dim() < 3 or len(states) % len(down):
+            raise UserError(
+                f"llms: {name} does not get one row after the other, so low-rank weights cannot be "
+                "added to it; name other modules"
+            )
+        a, b = (_repeated(part.to(states), len(states)) for part in (down, up))
+        return output + (states.flatten(1, -2) @ a.mT @ b.mT).view_as(output)
+
+    return hook
+
+
+def _repeated(rows: Tensor, number: int) -> Tensor:
+    """Return rows for a batch of so many, each row's copies next to it."""
+    return rows if len(rows) in (1, number) else rows.repeat_interleave(number // len(rows), 0)
+
+
+def _addition_hooks(
+    body: nn.Module, contexts: AdditionContexts, owner: Sequence[int], places: Sequence[int]
+) -> Iterator[Any]:
+    """Add vectors after blocks of a body, and yield what removes that."""
+    read = {"before": 0}
+
+    def look(module: nn.Module, given: tuple, options: Mapping[str, Any]) -> None:
+        cache = options.get("past_key_values")
+        read["before"] = 0 if cache is None else cache.get_seq_length()
+
+    yield body.register_forward_pre_hook(look, with_kwargs=True)
+    for block, vectors in contexts.vectors.items():
+        added = vectors[indices(owner, vectors.device)]
+
+        def hook(module: nn.Module, given: tuple, output: Any, added: Tensor = added) -> Any:
+            states = output if isinstance(output, Tensor) else output[0]
+            copies = len(states) // len(places)
+            here = [
+                (row, place - read["before"])
+                for row, place in enumerate(places)
+                if 0 <= place - read["before"] < states.shape[1]
+            ]
+            if not here:
+                return None
+            rows = [row * copies + copy for row, _ in here for copy in range(copies)]
+            where = [place for _, place in here for _ in range(copies)]
+            values = _repeated(added.to(states), len(states))[indices(rows, states.device)]
+            index = indices(rows, states.device), indices(where, states.device)
+            states = states.index_put(index, values, accumulate=True)
+            if isinstance(output, Tensor):
+                return states
+            return type(output)([states, *output[1:]])
+
+        yield blocks_of(body)[block].register_forward_hook(hook)
