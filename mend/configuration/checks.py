@@ -41,6 +41,13 @@ LOCAL_MODELS = ("gpt2", "gpt2-small")
 """What job local-models makes, below RESULTS/local-models."""
 
 
+_DECODERS_ONLY = {
+    "key-values": "keys and values",
+    "low-rank": "low-rank weights",
+    "additions": "additions to a state",
+}
+"""The kinds of contexts that encoder-decoders do not read."""
+
 _BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """The keys of a config.json that say how many blocks a model has."""
 
@@ -337,10 +344,10 @@ def _llm(
             )
     if (config or {}).get("is_encoder_decoder"):
         for method in sorted({m for of, m in read if of == name}):
-            if method_class(method).kind == "key-values":
+            if (kind := method_class(method).kind) in _DECODERS_ONLY:
                 yield (
-                    f"llms.{name}: {method} makes keys and values, and this LLM's encoder reads "
-                    "contexts; leave the method out for it"
+                    f"llms.{name}: {method} makes {_DECODERS_ONLY[kind]}, and this LLM's encoder "
+                    "reads contexts; leave the method out for it"
                 )
     if problem := _layers(llm.distiller.layers, small_config or {}):
         yield f"llms.{name}.distiller.layers: {problem}"

@@ -356,8 +356,8 @@ def run_problem(
             f"{method} makes keys and values, of which no oldest tokens can fall off for each "
             "option; set protocol.demonstration_overflow to omit or cut-input"
         )
-    if "group" in condition and not method_class(method).distils:
-        return f"{method} does not distil; leave group out for it"
+    if "group" in condition and not (own.distils and own.kind == "vectors"):
+        return f"{method} does not distil demonstrations into vectors; leave group out for it"
     if _distils_nothing(values, llm, method, variant):
         return (
             f"{method} with {llm} would distil nothing in finetuning: llms.{llm}.query_in: encoder "

@@ -23,11 +23,11 @@ class GroupedMethod:
     reads_demonstrations = has_context = distils = True
 
     def __init__(self, method: BuiltMethod) -> None:
-        """Wrap a method; raises UserError if it does not distil."""
-        if not method.distils:
+        """Wrap a method; raises UserError if it does not distil vectors."""
+        if not (method.distils and method.method.kind == "vectors"):
             raise UserError(
-                f"group: {method.name} does not distil demonstrations, so it has no vectors to "
-                "join; leave `group` out for it"
+                f"group: {method.name} does not distil demonstrations into vectors, so there is "
+                "nothing to join; leave `group` out for it"
             )
         self.method, self.name, self.reading = method, method.name, method.reading
         self.context_length, self.keeps_positions = method.context_length, False

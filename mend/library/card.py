@@ -10,13 +10,17 @@ from typing import Any
 import yaml
 
 from mend.atomic_io import check_file
-from mend.configuration.methods import method_class
+from mend.configuration.methods import MethodSettings, make_method, method_class
 from mend.configuration.settings import hub_name_problem
 from mend.configuration.specs.saved import SavedContext, SavedMethod
 from mend.errors import UserError
 
 _SCORES = ("llm", "method", "partition", "mean", "ci_low", "ci_high")
 _REPOSITORY = "mend-icl"
+_WITHOUT_POSITIONS = {
+    "low-rank": "low-rank weights",
+    "additions": "additions to the state of a query's last token",
+}
 
 
 def method_card(saved: SavedMethod, training: Mapping[str, Any], licence: str | None) -> str:
@@ -24,16 +28,13 @@ def method_card(saved: SavedMethod, training: Mapping[str, Any], licence: str | 
 
     training: its training's record, empty if there is none.
     """
-    name = method_class(saved.method.name).display_name
-    length = saved.method.settings.get("length")
-    reads = method_class(saved.method.name).reads_demonstrations
+    method = make_method(saved.method)
+    stands = "stand for demonstrations" if method.reads_demonstrations else "stand before a query"
     lines = [
-        f"# {name} for {_cell(saved.llm.path)}",
+        f"# {method.display_name} for {_cell(saved.llm.path)}",
         "",
-        f"{length} vectors that "
-        + ("stand for demonstrations" if reads else "stand before every query")
-        + ": the frozen LLM reads them instead of text. Made by "
-        f"MEND's code, {saved.made_with}.",
+        f"{_contexts_of(method)} that {stands}: the frozen LLM reads with them instead of text. "
+        f"Made by MEND's code, {saved.made_with}.",
         "",
         *_facts(_of_method(saved, training)),
         "",
@@ -55,11 +56,19 @@ def method_card(saved: SavedMethod, training: Mapping[str, Any], licence: str | 
     return _header(saved.llm.path, licence, "text-generation") + "\n".join(lines) + "\n"
 
 
+def _contexts_of(method: MethodSettings) -> str:
+    if method.kind in _WITHOUT_POSITIONS:
+        return _WITHOUT_POSITIONS[method.kind].capitalize()
+    return f"{method.context_length} {method.kind.replace('-', ' and ')}"
+
+
 def context_card(saved: SavedContext) -> str:
     """Return the card of a context, Markdown with the hub's header."""
     facts = {
         "made by": saved.method,
-        "what it is": f"{saved.positions} {saved.content}",
+        "what it is": _WITHOUT_POSITIONS.get(
+            saved.content, f"{saved.positions} {saved.content.replace('-', ' and ')}"
+        ),
         "LLM that reads it": _of_llm(saved),
         "demonstrations": "none" if saved.shots is None else f"{saved.shots}",
         "SHA-256 of the demonstrations": saved.demonstrations,
@@ -74,8 +83,8 @@ def context_card(saved: SavedContext) -> str:
         'ZeroShot(context.llm).generate(context, ["I loved it"], max_new_tokens=5)',
         "```",
     ]
-    if saved.content == "vectors":
-        use += ["", "PEFT loads it as a prompt (`PeftModel.from_pretrained(model, FOLDER)`)."]
+    if kind := {"vectors": "a prompt", "low-rank": "an adapter"}.get(saved.content):
+        use += ["", f"PEFT loads it as {kind} (`PeftModel.from_pretrained(model, FOLDER)`)."]
     lines = ["# A context", "", *_facts(facts), "", *use]
     return _header(saved.llm.path, None, None) + "\n".join(lines) + "\n"
 

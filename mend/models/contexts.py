@@ -217,6 +217,11 @@ class LowRankContexts:
         return self.lengths
 
     @property
+    def read_anew(self) -> list[int]:
+        """How many positions the LLM computes each time that a context is read: none."""
+        return self.lengths
+
+    @property
     def nbytes(self) -> list[int]:
         """How many bytes each context is kept in."""
         return _nbytes(self.down, self.up)
@@ -253,6 +258,11 @@ class AdditionContexts:
     @property
     def spans(self) -> list[int]:
         """How many of the LLM's positions each leaves no room in: none."""
+        return self.lengths
+
+    @property
+    def read_anew(self) -> list[int]:
+        """How many positions the LLM computes each time that a context is read: none."""
         return self.lengths
 
     @property

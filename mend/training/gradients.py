@@ -53,7 +53,7 @@ class BatchGradients:
         size = training.micro_batch_size
         self.micro_batch_size = None if size == "auto" else size
         self.scaler = torch.amp.GradScaler(llm.device.type, enabled=llm.dtype == torch.float16)
-        if _compiles(llm, training):
+        if _compiles(llm, method, training):
             logger.info("the models' blocks are compiled as they are first used")
             compile_blocks(llm.model)
             compile_blocks(method)
@@ -184,13 +184,14 @@ class BatchGradients:
         return sums
 
 
-def _compiles(llm: FrozenLLM, training: TrainingSettings) -> bool:
+def _compiles(llm: FrozenLLM, method: BuiltMethod, training: TrainingSettings) -> bool:
     """Return whether a training is compiled."""
-    can = not (is_sharded(llm.model) or getattr(llm.model, "is_quantized", False))
+    changes = method.method.kind in ("low-rank", "additions")  # by hooks on what would be compiled
+    can = not (changes or is_sharded(llm.model) or getattr(llm.model, "is_quantized", False))
     if training.compile == "auto":
         return can and llm.device.type == "cuda" and training.steps >= COMPILED_STEPS
     if training.compile and not can:
-        logger.warning("not compiled: an LLM that is sharded or in 8 bit cannot be")
+        logger.warning("not compiled: an LLM that is sharded, in 8 bit, or changed cannot be")
     return training.compile and can
 
 

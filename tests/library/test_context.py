@@ -15,6 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mend
+from mend.models.changes import linear_modules
+from mend.models.frozen_llm import Rows
+from mend.models.tensor_files import save_tensors
 
 SHOWN = [("w1 w2", "w50"), ("w3 w4", "w51 w52")]
 QUERIES = ["w7 w8", "w9"]
@@ -274,6 +277,102 @@ def test_a_folder_of_something_else_is_not_replaced(distiller: mend.Distiller, t
 def test_a_prompt_that_has_no_room_is_told(distiller: mend.Distiller) -> None:
     with pytest.raises(mend.UserError, match="do not fit the"):
         distiller.distill(SHOWN).prompt_embeds(" ".join(["w1"] * 96))
+
+
+def changing(distiller: mend.Distiller, kind: str) -> mend.Context:
+    """Return a context that changes the LLM much: modules of two ranks, or two blocks."""
+    llm = distiller.llm
+    torch.manual_seed(5)
+    if kind == "additions":
+        vectors = {block: torch.randn(1, 16) for block in (1, 0)}
+        content = llm.addition_context(vectors)
+    else:
+        sizes = linear_modules(llm.model, ["c_attn", "c_fc"])
+        ranks = {name: 2 + number % 2 for number, name in enumerate(sizes)}
+        content = llm.low_rank_context(
+            {name: torch.randn(1, ranks[name], size[0]) for name, size in sizes.items()},
+            {name: torch.randn(1, size[1], ranks[name]) for name, size in sizes.items()},
+        )
+    return mend.Context(llm, content, distiller.reading, "of-a-test", 2)
+
+
+@pytest.mark.parametrize("kind", ["low-rank", "additions"])
+def test_what_changes_the_llm_scores_as_before(distiller, kind: str, tmp_path) -> None:
+    context = changing(distiller, kind)
+    context.save_pretrained(tmp_path / "context")
+    again = mend.Context.from_pretrained(tmp_path / "context", llm=distiller.llm)
+    scores = distiller.score(context, QUERIES, OPTIONS)
+    assert distiller.score(again, QUERIES, OPTIONS) == scores
+    zero_shot = mend.ZeroShot(distiller.llm, like=distiller)
+    assert scores != zero_shot.score(zero_shot.distill(SHOWN), QUERIES, OPTIONS)
+    written = [distiller.generate(one, QUERIES, **GREEDY) for one in (context, again)]
+    assert written[0] == written[1]
+    of = {"low-rank": "low-rank weights of 4 modules", "additions": "additions after block 1, 0"}
+    assert repr(context) == f"Context(of-a-test: {of[kind]} for 2 demonstrations)"
+    assert len(again) == 0
+    # A query has the separator before it that a context has after it.
+    assert again.after("w1") == distiller.distill(SHOWN).after("w1")
+    with pytest.raises(mend.UserError, match="has no embeddings"):
+        again.prompt_embeds("w1")
+    both = distiller.score([context, again], QUERIES, OPTIONS)
+    assert both[0] == pytest.approx(scores[0], abs=1e-5)
+    assert both[1] == pytest.approx(scores[1], abs=1e-5)
+    with pytest.raises(mend.UserError, match=f"contexts of {kind} and of vectors are mixed"):
+        distiller.score([context, distiller.distill(SHOWN)], QUERIES, OPTIONS)
+
+
+def test_peft_adds_the_same_low_rank_weights(distiller: mend.Distiller, tmp_path) -> None:
+    context = changing(distiller, "low-rank")
+    context.save_pretrained(tmp_path / "context")
+    llm = mend.load_llm(distiller.llm.source.path)
+    ids = [*distiller.llm.prefix, *context.after(QUERIES[0])]
+    with torch.no_grad():
+        rows = Rows([0], [context.after(QUERIES[0])], [[1]])
+        ours = distiller.llm.logits(distiller.llm.states(context.content, rows))[0, 0]
+        adapted = peft.PeftModel.from_pretrained(llm.model, tmp_path / "context")
+        by_peft = adapted(input_ids=torch.tensor([ids])).logits[0, -1]
+        with adapted.disable_adapter():
+            plain = adapted(input_ids=torch.tensor([ids])).logits[0, -1]
+    torch.testing.assert_close(by_peft, ours, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(plain, ours, atol=1e-2)
+
+
+def rewritten(change: Callable[[dict], None], file: str) -> Callable[[Path], None]:
+    """Return what changes a file's tensors, and the checksums with them."""
+
+    def damage(folder: Path) -> None:
+        with safe_open(folder / file, "pt") as opened:
+            identity = json.loads(opened.metadata()["mend"])["identity"]
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        change(tensors)
+        save_tensors(tensors, folder / file, identity)
+
+    return damage
+
+
+FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("low-rank", lambda one: one.pop(FIRST), "not an A and a B of each module"),
+        ("low-rank", lambda one: one.clear(), "not an A and a B of each module"),
+        ("low-rank", lambda one: one.update({FIRST: one[FIRST][:1]}), "that do not fit"),
+        ("low-rank", lambda one: one.update({FIRST: one[FIRST][:, :5]}), "no linear module trans"),
+        ("additions", lambda one: one.update({"block.7": one["block.1"] + 1}), "no block 7"),
+        ("additions", lambda one: one.update({"block.1": one["block.1"][:5]}), "of width 5"),
+        ("additions", lambda one: one.update({"block.x": one["block.1"] + 1}), "a vector for each"),
+        ("additions", lambda one: one.clear(), "a vector for each"),
+    ],
+)
+def test_what_changes_another_llm_is_told(distiller, kind, change, told, tmp_path) -> None:
+    changing(distiller, kind).save_pretrained(tmp_path / "context")
+    file = "adapter_model.safetensors" if kind == "low-rank" else "additions.safetensors"
+    rewritten(change, file)(tmp_path / "context")
+    with pytest.raises(mend.UserError, match=told) as raised:
+        mend.Context.from_pretrained(tmp_path / "context", llm=distiller.llm)
+    assert file in str(raised.value)
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 from helpers.architectures import ARCHITECTURES, Plain, both, installed, words
-from helpers.models import VOCABULARY, built, random_llm
+from helpers.models import OBJECTIVE, VOCABULARY, built, random_llm
 from torch import Tensor, nn
 
+from mend.configuration.specs.training import Losses
+from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
 from mend.evaluation.scoring import score_items
@@ -19,6 +21,7 @@ from mend.models.compilation import compile_blocks, uncompile_blocks
 from mend.models.contexts import AdditionContexts, Changes, LowRankContexts
 from mend.models.frozen_llm import FrozenLLM, Rows, body_of
 from mend.models.generation import generate
+from mend.training.losses import example_losses
 
 RANK, NEW = 2, 5
 #: Two contexts; the last row's query is partly predicted.
@@ -240,10 +243,31 @@ def test_options_are_scored_as_single_rows(architecture: str, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_training_changes_what_predicts_the_answer(kind: str) -> None:
+    llm = random_llm()
+    shown = [[number, KINDS.index(kind)] for number in (1, 0)]
+    queries = [(words(3, 1), words(2, 2)), (words(5, 3), words(1, 4))]
+    examples = [
+        Example(one, one, [query], others=[[words(1, 9)]])
+        for one, query in zip(shown, queries, strict=True)
+    ]
+    losses = example_losses(
+        llm, built(llm, Changing()), examples, Losses(pred=1.0, choice=1.0), "finetune", OBJECTIVE
+    )
+    expected = 0.0
+    for (number, _), (x, y) in zip(shown, queries, strict=True):
+        other = changed_plain(Plain(llm.model), contexts_for(llm, kind), number, len(x) - 1)
+        logs = other.log_probabilities(x[:1], [*x[1:], *y])[-len(y) :]
+        expected -= float(logs[torch.arange(len(y)), torch.tensor(y)].mean()) / 2
+    assert float(losses["pred"]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_batches_are_chosen_of_and_joined(kind: str) -> None:
     llm = random_llm()
     contexts = contexts_for(llm, kind, 3)
-    assert contexts.lengths == contexts.spans == [0] * 3
+    assert contexts.lengths == contexts.spans == contexts.read_anew == [0] * 3
     again = type(contexts).join([contexts.select([2]), contexts.select([0, 1])]).select([1, 2, 0])
     assert torch.equal(llm.states(again, ROWS), llm.states(contexts, ROWS))
     tensors = [one for part in vars(contexts).values() for one in part.values()]

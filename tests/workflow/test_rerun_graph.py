@@ -55,8 +55,8 @@ ROWS = TASKS | RUN | names("data.demonstrations data.template")
 LLM = names(
     "configuration.positions configuration.specs.saved data.pretrained methods.base methods.built"
 ) | names(
-    "architecture causal compilation contexts decoder_only devices encoder_decoder fingerprint"
-    " frozen_llm kernels kernels.activations kernels.cross_attention loading padding pretrained"
+    "architecture causal changes compilation contexts decoder_only devices encoder_decoder"
+    " fingerprint frozen_llm kernels kernels.activations kernels.cross_attention loading padding pretrained"
     " sharding tensor_files verification",
     "models.",
 )
