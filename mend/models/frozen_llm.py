@@ -11,7 +11,7 @@ logits, by the LLM's own head, only where they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,7 +85,7 @@ class FrozenLLM:
     takes_trees: whether tree attention does (`mend.models.kernels.tree_attention`).
     refuses_vectors: why the LLM cannot read vectors; None if it can.
     refuses_key_values: why it cannot read keys and values; None if it can.
-    refuses_changes: why it cannot read as low-rank weights or additions change it; None if it can.
+    try_changes: returns why it does not read as low-rank weights and additions change it, if so.
     source: where it is from and how it was loaded, if `load_llm` did.
     """
 
@@ -116,7 +116,7 @@ class FrozenLLM:
         self.shares_contexts, self.takes_trees = False, True
         self.refuses_vectors: str | None = None
         self.refuses_key_values: str | None = "it was not tried"
-        self.refuses_changes: str | None = "it was not tried"
+        self.try_changes: Callable[[FrozenLLM], str | None] = lambda llm: "it was not tried"
 
     @property
     def logits_batch_size(self) -> int:
@@ -181,6 +181,14 @@ class FrozenLLM:
                 f"llms: {self.model.config.model_type} cannot read keys and values, so methods "
                 f"whose contexts are made of them do not work with it ({self.refuses_key_values})"
             )
+
+    @cached_property
+    def refuses_changes(self) -> str | None:
+        """Why low-rank weights and additions cannot change how it reads; None if they can.
+
+        Few methods need it, so it is tried when it is first asked for.
+        """
+        return self.try_changes(self)
 
     def check_changes(self) -> None:
         """Raise UserError if low-rank weights and additions cannot change how the LLM reads."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def verify_llm(llm: FrozenLLM) -> None:
     )
     llm.shares_contexts = problem is None
     llm.refuses_key_values = problem or _problem_of_key_values(llm, tokens, rows, expected)
-    llm.refuses_changes = _problem_of_changes(llm, rows)
+    llm.try_changes = partial(_problem_of_changes, rows)
     if problem:
         logger.info("%s: contexts are read again for each query (%s)", name, problem)
     llm.model.train(training)
@@ -151,7 +152,8 @@ def _problem_of_key_values(
     return _compared(after, expected, llm.dtype)
 
 
-def _problem_of_changes(llm: FrozenLLM, rows: Rows) -> str | None:
+@torch.no_grad()
+def _problem_of_changes(rows: Rows, llm: FrozenLLM) -> str | None:
     """Return why low-rank weights and additions do not change an LLM's rows, and those alone."""
     if not isinstance(llm, DecoderOnlyLLM):
         return "they change decoder-only LLMs alone"
@@ -159,7 +161,7 @@ def _problem_of_changes(llm: FrozenLLM, rows: Rows) -> str | None:
         return "it keeps something else than keys and values"
     if rope_switch(llm.model.config):
         return "it rotates all positions otherwise in longer rows"
-    llm.refuses_changes = None
+    llm.refuses_changes, training = None, llm.model.training
 
     def wave(size: int) -> Tensor:
         """Return numbers for two contexts, (2, size), of which the second changes nothing."""
@@ -167,6 +169,7 @@ def _problem_of_changes(llm: FrozenLLM, rows: Rows) -> str | None:
         return torch.stack([numbers, numbers * 0])
 
     sizes = linear_modules(llm.model, QUERIES_AND_VALUES)
+    llm.model.eval()
     try:
         count = len(blocks_of(llm.body))
         tried: list[Changes] = [AdditionContexts({count // 2: wave(llm.model.config.hidden_size)})]
@@ -187,6 +190,8 @@ def _problem_of_changes(llm: FrozenLLM, rows: Rows) -> str | None:
         raise
     except Exception as error:  # whatever an architecture raises at what it does not know
         return first_line(error)
+    finally:
+        llm.model.train(training)
     return None
 
 

@@ -56,8 +56,8 @@ LLM = names(
     "configuration.positions configuration.specs.saved data.pretrained methods.base methods.built"
 ) | names(
     "architecture causal changes compilation contexts decoder_only devices encoder_decoder"
-    " fingerprint frozen_llm kernels kernels.activations kernels.cross_attention loading padding pretrained"
-    " sharding tensor_files verification",
+    " fingerprint frozen_llm kernels kernels.activations kernels.cross_attention loading padding"
+    " pretrained sharding tensor_files verification",
     "models.",
 )
 ITEMS = names("configuration.conditions data.cuts data.items data.perturbation data.seeding")
