@@ -199,7 +199,7 @@ def test_a_training_lowers_their_losses_and_is_saved_and_loaded(name: str, tmp_p
     training = TRAINING.model_copy(update={"losses": weights, "steps": 30})
     result = train(llm, method, examples() * 99, training, OBJECTIVE)
     losses = [row["loss"] for row in result.metrics]
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
     assert result.flops > 0
     method.eval()
     method.save(tmp_path / "weights.safetensors", stage="finetune")
