@@ -37,7 +37,7 @@ class AutoCompressor(Method):
         "vectors of those before it."
     }
     length: Length
-    rank: Rank
+    lora_rank: Rank
     segments: Segments
 
     @property
@@ -50,7 +50,7 @@ class AutoCompressor(Method):
         from mend.models.compressor import Compressor
 
         llm.check_vectors()
-        return {"compressor": Compressor(llm, self.length, self.rank)}
+        return {"compressor": Compressor(llm, self.length, self.lora_rank)}
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]

@@ -35,7 +35,7 @@ class ICAE(Method):
         "LLM reads out of their context."
     }
     length: Length
-    rank: Rank
+    lora_rank: Rank
 
     def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module | nn.Parameter]:
         """Return the compressor, and the vector that asks for the text."""
@@ -44,7 +44,7 @@ class ICAE(Method):
         from mend.models.compressor import Compressor
 
         llm.check_vectors()
-        compressor = Compressor(llm, self.length, self.rank)
+        compressor = Compressor(llm, self.length, self.lora_rank)
         asking = compressor.placeholders.detach().mean(0, keepdim=True).clone()
         return {"compressor": compressor, "asking": torch.nn.Parameter(asking)}
 

@@ -36,7 +36,7 @@ class KVCompressor(ICAE):
         from mend.models.compressor import Compressor
 
         llm.check_key_values()
-        return {"compressor": Compressor(llm, self.length, self.rank)}
+        return {"compressor": Compressor(llm, self.length, self.lora_rank)}
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]

@@ -48,7 +48,7 @@ def compressing(llm: FrozenLLM, name: str, trained: bool = True) -> BuiltMethod:
     """Return a method; with adapters that do something, as after training."""
     torch.manual_seed(3)
     more = {"segments": 2} if LOSSES[name] == "segments" else {}
-    method = build(llm, name, length=LENGTH, rank=2, **more).eval()
+    method = build(llm, name, length=LENGTH, lora_rank=2, **more).eval()
     for key, value in method.named_parameters():
         if trained and "lora_B" in key:
             torch.nn.init.normal_(value, std=0.5)
@@ -231,7 +231,7 @@ def test_demonstrations_beyond_the_window_are_read_in_segments(name: str) -> Non
     llm = random_llm()
     words = [number % VOCABULARY for number in range(2 * llm.positions)]
     shown = Demonstrations([(words[start : start + 9], [1]) for start in range(0, len(words), 9)])
-    method = build(llm, name, length=LENGTH, rank=2, segments=4)
+    method = build(llm, name, length=LENGTH, lora_rank=2, segments=4)
     reading = method.reading.model_copy(
         update={"longest_context": LongestContext(llm=10**4, distiller=10**4)}
     )
@@ -248,4 +248,4 @@ def test_demonstrations_beyond_the_window_are_read_in_segments(name: str) -> Non
 
 def test_an_llm_without_keys_and_values_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="t5 cannot read keys and values"):
-        build(random_llm("t5"), "kv-compressor", length=2, rank=1)
+        build(random_llm("t5"), "kv-compressor", length=2, lora_rank=1)

@@ -226,7 +226,7 @@ class Mapped(Prompt):
 
 @pytest.mark.parametrize(
     ("method", "words_of_it"),
-    [(Unknown(), "does not say how many vectors"), (Mapped(length=2), "besides a distiller.s")],
+    [(Unknown(), "does not say how many vectors"), (Mapped(length=2), "besides a distiller's")],
 )
 def test_what_is_not_known_is_told_once_and_not_a_number(caplog, method, words_of_it):
     llm = tiny_llm("gpt2")
