@@ -471,6 +471,13 @@ def divergence_figure(options: argparse.Namespace) -> None:
     write_divergence(options.spec, options.parquets, options.png, options.parquet)
 
 
+def costs_figure(options: argparse.Namespace) -> None:
+    """Draw a study's scores against what its runs' contexts cost."""
+    from mend.reporting.figures.costs import write_costs
+
+    write_costs(options.spec, options.table, options.png, options.parquet)
+
+
 def figure3(options: argparse.Namespace) -> None:
     """Draw what inference costs."""
     from mend.reporting.figures.efficiency import draw_efficiency
@@ -741,6 +748,7 @@ def parser() -> _Root:
     reads(sub, "choices", folder=True, nargs="*", default=[], **optional)
     sub = command(divergence_figure, png="png", parquet="parquet")
     reads(sub, "parquets", nargs="+")
+    reads(command(costs_figure, png="png", parquet="parquet"), "table")
     for run in (figure3, figure5, figure8):
         reads(command(run, spec=False, png="png", parquet="parquet"), "parquets", nargs="+")
     reads(command(tensorboard, spec=False, output="folder"), "results", folder=True)

@@ -411,7 +411,7 @@ class StudyClaim(Claim):
     lower: Point
 
 
-StudyPicture = Literal["learning-curves", "divergence"]
+StudyPicture = Literal["learning-curves", "divergence", "costs"]
 
 
 class Study(Settings):
@@ -465,7 +465,8 @@ class Study(Settings):
 
     pictures: Annotated[list[StudyPicture], Distinct] = []
     """Pictures of its runs beside that of its numbers. learning-curves: losses and dev scores by
-    examples seen. divergence: from the demonstrations themselves, token by token, on dev rows."""
+    examples seen. divergence: from the demonstrations themselves, token by token, on dev rows.
+    costs: scores by the bytes that a context is kept in, and by the operations of a query."""
 
     claims: list[StudyClaim] = []
     """What the study is to show, each told to hold, not to hold, or not to be clear."""

@@ -168,7 +168,7 @@ def _shape(values: ConfigurationValues, study: str) -> Iterator[str]:
     if bool(content.runs) == bool(content.methods):
         yield ": give either methods or runs"
     if study == "table2" or content.layout == "matrix":
-        for key in ("runs", "vary", "set", "reference"):
+        for key in ("runs", "vary", "set", "reference", "context_share_of"):
             if key in content.model_fields_set and (key != "vary" or content.axes):
                 also = f", or vary {TRAINING_SEED} alone" if key == "vary" else ""
                 yield (
@@ -237,8 +237,8 @@ def _points(values: ConfigurationValues, study: str) -> Iterator[str]:
                 yield f".{key}: there is no axis {axis}; there are {listed(axes)}"
             elif value not in [*axes[axis], *also]:
                 yield f".{key}.{axis}: {value} is not one of {listed(axes[axis])}"
-    if content.context_share_of and not content.axes:
-        yield ".context_share_of: the study varies nothing to be drawn (vary)"
+    if content.context_share_of and not content.axes and "costs" not in content.pictures:
+        yield ".context_share_of: the study varies nothing to be drawn (vary; or pictures: [costs])"
 
 
 def _settings(values: ConfigurationValues, study: str) -> Iterator[str]:
@@ -332,6 +332,9 @@ def _pictures(values: ConfigurationValues, study: str) -> Iterator[str]:
     others = any(not s.own.has_context or s.own.kind != "tokens" for s in setups)
     if "divergence" in values.studies[study].pictures and not others:
         yield ".pictures: divergence: all of its runs read demonstrations themselves; leave it out"
+    kept = any(s.own.has_context for s in setups)
+    if "costs" in values.studies[study].pictures and not kept:
+        yield ".pictures: costs: none of its runs has a context; leave it out"
 
 
 def run_problem(

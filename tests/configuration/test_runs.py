@@ -323,6 +323,15 @@ def test_the_condition_tells_the_sampling_and_the_prediction(values) -> None:
             {"methods": ["vanilla-icl"], "pictures": ["divergence"]},
             "mine.pictures: divergence: all of its runs read demonstrations themselves",
         ),
+        (
+            {"methods": ["zero-shot"], "pictures": ["costs"]},
+            "mine.pictures: costs: none of its runs has a context",
+        ),
+        (
+            {"layout": "matrix", "pictures": ["costs"], "context_share_of": "MEND"},
+            "mine.context_share_of: its rows are methods as they are configured",
+        ),
+        ({"vary": {"break_even_queries": [1]}}, "every table has such a column"),
         ({"vary": {"context_length": [1]}}, "every table has such a column"),
         ({"vary": {"length": [300]}}, r"length \(l\) is 300"),
     ],

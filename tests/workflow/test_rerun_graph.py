@@ -134,6 +134,7 @@ REACHED = {
     | LINES
     | names("configuration.paths reporting.figures.learning_curves reporting.metrics"),
     "divergence_figure": STUDY | LINES | names("reporting.figures.divergence"),
+    "costs_figure": STUDY | STYLES | names("reporting.figures.costs reporting.studies.table"),
     "figure": STUDY | STYLES | names("reporting.figures.study reporting.studies.table"),
     "figure3": PAGE | STYLES | names("data.parquet reporting.figures.efficiency"),
     "attention_figure": PAGE | STYLES | names("data.parquet reporting.figures.attention"),

@@ -147,6 +147,31 @@ rule learning_curves:
         " --log {log:q}"
 
 
+rule costs_figure:
+    input:
+        spec=f"{R}/{{study}}.spec.json",
+        table=f"{R}/{{study}}.parquet",
+    output:
+        png=report(f"{R}/{{study}}.costs.png", caption="../report/figure.rst", category="Figures"),
+        parquet=f"{R}/{{study}}.costs.parquet",
+    log:
+        f"{R}/logs/{{study}}.costs.log",
+    benchmark:
+        f"{R}/benchmarks/{{study}}.costs.jsonl"
+    wildcard_constraints:
+        study=one_of(STUDIES),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code("mend.reporting.figures.costs"),
+    message:
+        "figure: {output.png}"
+    shell:
+        "python -m mend costs-figure --spec {input.spec:q} --table {input.table:q}"
+        " --png {output.png:q} --parquet {output.parquet:q} --log {log:q}"
+
+
 rule figure:
     # Studies that vary something, side by side.
     input:

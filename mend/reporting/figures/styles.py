@@ -48,7 +48,8 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
+            # Other markers, where colours come again.
+            "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
             "linestyle": LINES[i % len(LINES)],
         }
         for i, name in enumerate(every)

@@ -102,6 +102,16 @@ READINGS = {
         "is what there was to save; vanilla ICL is the teacher, and 0. Nearer to the teacher is "
         "not yet a better answer: the scores say that.",
     ),
+    "costs": (
+        "Scores by what contexts cost",
+        "At the left, scores by the bytes that a saved context is kept in; at the right, by the "
+        "floating-point operations that read it, one query and its options. Both scales are "
+        "logarithmic. A line joins the budgets of a run, with 95 % intervals, so that of two at "
+        "one place the higher makes more of as much; what costs the same stands side by side. "
+        "The dashed lines are the language model without any context and, where the study names "
+        "it, with the longest one. What it takes to make a context is in the table: the picture "
+        "is of many queries.",
+    ),
 }
 """What heads the pictures of a study's runs, and how to read them."""
 
