@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from mend.models.contexts import Contexts, KeyValueContexts
+from mend.models.contexts import Contexts, KeyValueContexts, LowRankContexts
 from mend.models.frozen_llm import FrozenLLM
 from mend.progress import logger
 
@@ -138,8 +138,9 @@ class ReadingOperations:
     """Counts what one reading of a saved context takes, with a query and its options after it.
 
     The LLM computes its layers at the positions that the context is read anew in, and at the
-    tokens after it, which attend to those, and to what is kept as keys and values. Options are
-    read as a tree: what comes before them once, and their last tokens never.
+    tokens after it, which attend to those, and to what is kept as keys and values; low-rank weights
+    multiply every token besides. Options are read as a tree: what comes before them once, and their
+    last tokens never.
 
     Of an architecture whose sizes are not found that is told once, and counts are NaN.
     """
@@ -166,7 +167,12 @@ class ReadingOperations:
         kept = contexts.lengths[number] - anew
         anew += 0 if isinstance(contexts, KeyValueContexts) else self.prefix
         answers = sum(options) - len(options)
-        return self.llm.reading(anew, kept, query, answers) + 2 * self.head * sum(options)
+        found = self.llm.reading(anew, kept, query, answers) + 2 * self.head * sum(options)
+        if isinstance(contexts, LowRankContexts):
+            parts = [*contexts.down.values(), *contexts.up.values()]
+            elements = sum(part[number].numel() for part in parts)
+            found += 2 * elements * (anew + query + answers)
+        return found
 
 
 class DistillerSizes:

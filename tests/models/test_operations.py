@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSeq2SeqLM
 
+from mend.models.changes import QUERIES_AND_VALUES, linear_modules
 from mend.models.contexts import Contexts
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.loading import frozen_llm
@@ -77,6 +78,23 @@ def test_keys_and_values_are_attended_to_and_not_computed(name):
     found = ReadingOperations(llm)(contexts, 0, len(QUERY), [len(ANSWER)])
     assert found == pytest.approx(counted(llm, contexts, saved=True), rel=2e-3)
     assert found < ReadingOperations(llm)(of_tokens(llm), 0, len(QUERY), [len(ANSWER)])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama 3"])
+def test_low_rank_weights_multiply_every_token_and_additions_none(name):
+    llm = llm_of(name, prefix=[1, 2])
+    count = ReadingOperations(llm)
+    after = len(QUERY), [len(ANSWER)]
+    nothing = count(llm.token_context([[]]), 0, *after)
+    assert count(llm.addition_context({1: torch.ones(2, llm.width)}), 1, *after) == nothing
+    sizes = linear_modules(llm.model, QUERIES_AND_VALUES)
+    low_rank = llm.low_rank_context(
+        {part: torch.randn(1, 3, inputs) for part, (inputs, _) in sizes.items()},
+        {part: torch.randn(1, outputs, 3) for part, (_, outputs) in sizes.items()},
+    )
+    found = count(low_rank, 0, *after)
+    assert found == pytest.approx(counted(llm, low_rank), rel=2e-3)
+    assert found > nothing
 
 
 @pytest.mark.parametrize("query_in", ["decoder", "encoder"])
