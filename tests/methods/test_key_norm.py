@@ -112,9 +112,13 @@ def test_keys_and_values_can_be_trained() -> None:
     assert slope == pytest.approx(float(keys[0].grad[0, 1, -1, 2]), rel=0.05, abs=1e-3)
 
 
-def test_a_job_predicts_with_it(data: Path, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("key-norm", {"keep": 6}), ("snapkv", {"keep": 6}), ("cartridge", {"length": 6, "steps": 2})],
+)
+def test_a_job_predicts_with_keys_and_values(data: Path, tmp_path, name: str, settings) -> None:
     spec = specification(tmp_path, "gpt2", "mend", stage="finetune", losses={"pred": 1.0})
-    method = MethodSource(name="key-norm", settings={"keep": 6})
+    method = MethodSource(name=name, settings=settings)
     spec = prediction(spec.model_copy(update={"method": method}))
     run_prediction(spec, data / "test.parquet", data / "tasks", tmp_path / "found.parquet", None)
     found = pyarrow.parquet.read_table(tmp_path / "found.parquet").to_pylist()

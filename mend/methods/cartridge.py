@@ -1,0 +1,175 @@
+"""Cartridge (Eyuboglu et al., 2025): keys and values that are trained for each demonstration set.
+
+"Cartridges: Lightweight and general-purpose long context representations via self-study" trains a
+small cache of keys and values by gradient descent, so that the LLM with it predicts what the LLM
+with the whole text predicts. It starts as the keys and values of the text's first tokens, and its
+first position, an attention sink, stays as it is (section 3).
+
+The paper trains on conversations about the text that the LLM generates (self-study). Here nothing
+is generated: each demonstration in turn is the query. The teacher reads the other demonstrations
+and then its x and y, the student the cartridge and the same x and y; the loss is the KL divergence
+of what they predict, averaged over the tokens of x and y, and over the demonstrations. One
+demonstration alone teaches nothing, and its cartridge stays as it starts. The state that predicts
+the first token after a cartridge is trained with it. Text goes on at the position after its last,
+as after so many tokens.
+
+Each set has its own parameters, the sets' losses are added up, and Adam treats each number alone:
+so sets that are trained together become what each becomes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from pydantic import Field
+
+from mend.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mend.models.contexts import Contexts, KeyValueContexts
+    from mend.models.frozen_llm import FrozenLLM
+
+#: Demonstrations of a set that a step trains on; the next step goes on with those after them.
+QUERIES = 16
+
+
+class Cartridge(Method):
+    """Keys and values that are trained to stand for the demonstrations."""
+
+    display_name = "Cartridge"
+    kind = "key-values"
+    length: Annotated[
+        int, Field(ge=1, le=100_000, description="l, keys and values of each head of a layer.")
+    ]
+    steps: int = Field(40, ge=0, le=100_000, description="Steps of training for each set.")
+    learning_rate: float = Field(0.02, gt=0, description="Adam's, in all steps.")
+
+    def contexts(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> Contexts:
+        """Return the keys and values that are trained for each sequence."""
+        from mend.models.contexts import KeyValueContexts
+
+        lessons = [_lessons(tokens, llm.max_positions - self.length) for tokens in demonstrations]
+        # As many sets together as have their logits in memory together.
+        parts: list[list[int]] = [[]]
+        size = 0
+        for number, of_set in enumerate(lessons):
+            tokens = sum(len(lesson.text) for lesson in of_set[:QUERIES])
+            if parts[-1] and size + tokens > llm.logits_batch_size:
+                parts.append([])
+                size = 0
+            parts[-1].append(number)
+            size += tokens
+        made = []
+        for numbers in parts:
+            first = [demonstrations[number][: self.length] for number in numbers]
+            start = llm.key_values(llm.token_context(first))
+            made.append(self._trained(llm, start, [lessons[number] for number in numbers]))
+        return KeyValueContexts.join(made)
+
+    def _trained(
+        self, llm: FrozenLLM, start: KeyValueContexts, lessons: Sequence[Sequence[Lesson]]
+    ) -> KeyValueContexts:
+        """Return contexts as they are when they have been trained, each on its own lessons."""
+        from dataclasses import replace
+
+        import torch
+
+        longest, layers = start.keys[0].shape[2], len(start.keys)
+        sinks = torch.tensor([longest - n + max(1, start.prefix) for n in start.lengths])
+        free = (torch.arange(longest) >= sinks[:, None])[:, None, :, None].to(llm.device)
+        with torch.no_grad():
+            taught = [_taught(llm, of_set, self.steps) for of_set in lessons]
+        # In float32: the steps are too small for 16 bits.
+        first = (*start.keys, *start.values, start.last_state)
+        parts = [part.detach().float().clone().requires_grad_() for part in first]
+
+        def contexts() -> KeyValueContexts:
+            cast = [part.to(llm.dtype) for part in parts]
+            keys, values, state = cast[:layers], cast[layers:-1], cast[-1]
+            return replace(start, keys=keys, values=values, last_state=state)
+
+        adam = torch.optim.Adam(parts, lr=self.learning_rate)
+        for step in range(self.steps if any(lessons) else 0):
+            with torch.enable_grad():
+                loss = _divergence(llm, contexts(), lessons, taught, step)
+                adam.zero_grad()
+                loss.backward()
+            for part in parts[:-1]:
+                part.grad.mul_(free)
+            adam.step()
+        with torch.no_grad():
+            return contexts()
+
+
+class Lesson(NamedTuple):
+    """A demonstration's tokens, x and y, and those of the others."""
+
+    others: list[int]
+    text: list[int]
+
+
+def _lessons(tokens: Sequence[int], room: int) -> list[Lesson]:
+    """Return what each demonstration teaches; room: how many tokens a text may have."""
+    from mend.data.demonstrations import pairs_of
+
+    texts = [[*x, *y] for x, y in pairs_of(tokens)]
+    if len(texts) == 1:
+        return []
+    return [
+        Lesson([token for other in texts[:i] + texts[i + 1 :] for token in other], text[:room])
+        for i, text in enumerate(texts)
+        if text and room > 0
+    ]
+
+
+def _numbers(lessons: Sequence[Lesson], step: int) -> list[int]:
+    """Return the lessons of a step."""
+    few = min(QUERIES, len(lessons))
+    return [number % len(lessons) for number in range(step * few, (step + 1) * few)]
+
+
+def _taught(llm: FrozenLLM, lessons: Sequence[Lesson], steps: int) -> list[Tensor]:
+    """Return the teacher's states, (tokens, width) of each lesson that some step needs."""
+    from mend.models.frozen_llm import Rows
+
+    found: list[Tensor] = []
+    needed = lessons[: steps * QUERIES]
+    for first in range(0, len(needed), QUERIES):
+        others, texts = zip(*needed[first : first + QUERIES], strict=True)
+        rows = Rows(range(len(texts)), [[] for _ in texts], texts)
+        states = llm.states(llm.token_context(others), rows)
+        found += [row[: len(text)] for row, text in zip(states, texts, strict=True)]
+    return found
+
+
+def _divergence(
+    llm: FrozenLLM,
+    contexts: KeyValueContexts,
+    lessons: Sequence[Sequence[Lesson]],
+    taught: Sequence[Sequence[Tensor]],
+    step: int,
+) -> Tensor:
+    """Return a step's loss: of each set the mean KL(teacher || student), added up."""
+    import torch
+
+    from mend.models.frozen_llm import Rows
+    from mend.models.padding import indices, to_device
+
+    asked = [(i, n) for i, of_set in enumerate(lessons) for n in _numbers(of_set, step)]
+    owner, texts = [i for i, _ in asked], [lessons[i][n].text for i, n in asked]
+    states = llm.states(contexts, Rows(owner, [[] for _ in texts], texts))
+    width = states.shape[1]
+    places = [row * width + place for row, text in enumerate(texts) for place in range(len(text))]
+    student = llm.logits(states.flatten(0, 1)[indices(places, llm.device)]).log_softmax(-1)
+    with torch.no_grad():
+        teacher = llm.logits(torch.cat([taught[i][n] for i, n in asked])).log_softmax(-1)
+    counts = [min(QUERIES, len(of_set)) for of_set in lessons]
+    each = [1 / (counts[i] * len(text)) for i, text in zip(owner, texts, strict=True)]
+    shares = [share for share, text in zip(each, texts, strict=True) for _ in text]
+    divergences = (teacher.exp() * (teacher - student)).sum(-1)
+    return divergences @ to_device(torch.tensor(shares), llm.device)
