@@ -24,10 +24,12 @@ def text_losses(
 
     owner: whose context each text comes after; by default there is one for each. asking: tokens
     between each context and its text, which are read alone. A token that nothing comes before is
-    not counted, and a text without tokens has the loss 0. One plain pass, with gradients; nothing
-    waits for a GPU.
+    not counted, nor is what the LLM has no positions for; a text without tokens has the loss 0. One
+    plain pass, with gradients; nothing waits for a GPU.
     """
     owner = list(range(len(texts))) if owner is None else list(owner)
+    spans, most = contexts.spans, llm.max_positions - len(asking)
+    texts = [text[: max(0, most - spans[of])] for of, text in zip(owner, texts, strict=True)]
     asked = [number for number, text in enumerate(texts) if text]
     losses = torch.zeros(len(texts), device=llm.device)
     if not asked:

@@ -45,3 +45,14 @@ def test_several_texts_may_come_after_one_context(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(in_chunks, twice)
     (again,) = torch.autograd.grad(in_chunks.sum(), vectors)
     torch.testing.assert_close(again, whole)
+
+
+@torch.no_grad()
+def test_what_the_llm_has_no_positions_for_is_not_counted() -> None:
+    llm = random_llm()
+    context, text = [[1] * (llm.max_positions - 5)], [3, 4, 5, 6, 7, 8, 9]
+    found = text_losses(llm, llm.token_context(context), [text])
+    torch.testing.assert_close(found, text_losses(llm, llm.token_context(context), [text[:5]]))
+    asked = text_losses(llm, llm.token_context(context), [text], asking=[2])
+    rest = text_losses(llm, llm.token_context([[*context[0], 2]]), [text[:4]])
+    torch.testing.assert_close(asked, rest)
