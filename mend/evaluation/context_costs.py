@@ -42,7 +42,7 @@ class ContextCosts:
         for row, (number, (length, size)) in enumerate(zip(numbers, sizes, strict=True)):
             places = self.places[number]
             shown = self.items[places[0]].demonstrations
-            made = map(len, shown if self.grouped else [shown])
+            made = shown if self.grouped else [shown]
             same = {
                 "context_length": length,
                 "context_bytes": size,

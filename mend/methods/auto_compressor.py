@@ -122,8 +122,12 @@ class AutoCompressor(Method):
         each = -(-tokens // self.segments) + self.length
         return [number * self.length + each for number in range(self.segments)]
 
-    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
         """Return the operations of reading each segment after the vectors before it."""
         from mend.models.operations import CompressorSizes
 
-        return CompressorSizes(trained.compressor).operations(self.compressed_rows(tokens))
+        return CompressorSizes(trained.compressor).operations(
+            self.compressed_rows(len(demonstrations))
+        )

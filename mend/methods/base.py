@@ -77,10 +77,12 @@ class Method(MethodSettings):
             raise UserError(f"losses: {self.display_name} has no loss {name}; leave it out")
         return getattr(self, f"{name}_loss")(llm, trained, contexts, demonstrations)
 
-    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
-        """Return the floating-point operations of making a context, once trained.
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the floating-point operations of making the context of a sequence, once trained.
 
-        tokens: of its demonstrations. NaN if they are not known.
+        NaN if they are not known.
         """
         return 0.0
 

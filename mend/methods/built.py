@@ -60,9 +60,9 @@ class BuiltMethod(nn.Module):
         """Return a loss of the method's own, (contexts,); raises UserError if it has none such."""
         return self.method.own_loss(name, self.llm, self, contexts, demonstrations)
 
-    def making_operations(self, tokens: int) -> float:
+    def making_operations(self, demonstrations: Sequence[int]) -> float:
         """Return the operations of making one context (`Method.making_operations`)."""
-        return self.method.making_operations(self.llm, self, tokens)
+        return self.method.making_operations(self.llm, self, demonstrations)
 
     @property
     def has_context(self) -> bool:

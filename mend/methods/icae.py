@@ -78,8 +78,12 @@ class ICAE(Method):
         """Return how long the rows are that the compressor reads so many tokens in."""
         return [tokens + self.length]
 
-    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
         """Return the operations of reading the demonstrations and the placeholders once."""
         from mend.models.operations import CompressorSizes
 
-        return CompressorSizes(trained.compressor).operations(self.compressed_rows(tokens))
+        return CompressorSizes(trained.compressor).operations(
+            self.compressed_rows(len(demonstrations))
+        )

@@ -285,7 +285,9 @@ def test_an_empty_context_beside_others_scores_as_the_query_alone(tasks, tmp_pat
 
 
 def test_the_prediction_job_perturbs_and_groups(tasks, tmp_path, monkeypatch):
-    monkeypatch.setattr(Mend, "making_operations", lambda self, llm, trained, tokens: tokens + 100)
+    monkeypatch.setattr(
+        Mend, "making_operations", lambda self, llm, trained, shown: len(shown) + 100
+    )
     for name, width in (("llm", 16), ("distiller", 8)):
         llm = random_llm("gpt2", width)
         llm.model.save_pretrained(tmp_path / name)

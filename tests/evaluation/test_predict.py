@@ -63,7 +63,9 @@ def test_predictions_say_what_each_context_takes(
     settings = {"keep": 6} if name in ("selective-context", "key-norm") else {}
     spec = spec.model_copy(update={"method": MethodSource(name=name, settings=settings)})
     kind = method_class(name)
-    monkeypatch.setattr(kind, "making_operations", lambda self, llm, trained, tokens: 3.0 * tokens)
+    monkeypatch.setattr(
+        kind, "making_operations", lambda self, llm, trained, shown: 3.0 * len(shown)
+    )
     output = tmp_path / "predictions.parquet"
     run_prediction(spec, data / "test.parquet", data / "tasks", output, None)
     found = pyarrow.parquet.read_table(output).to_pylist()

@@ -217,7 +217,7 @@ def test_operations_are_those_that_pytorch_counts(name: str) -> None:
     tokens = random_tokens(40, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         method.contexts(llm, [tokens])
-    assert method.making_operations(40) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert method.making_operations(tokens) == pytest.approx(counter.get_total_flops(), rel=0.1)
     counts = TrainingOperations(llm, method, Losses(pred=1.0), "finetune", OBJECTIVE)
     assert counts.known
     more = Losses(pred=1.0, **{LOSSES[name]: 1.0})
