@@ -98,3 +98,23 @@ def study(**changes):
         "claims": [],
     }
     return {**spec, **changes}
+
+
+def two_trainings():
+    """A study with two training seeds, the second better by a row of 20 for MEND; and predictions."""
+    spec = study(partitions=["qa_to_qa"], training_seeds=[0, 1])
+    predictions = predictions_of(spec, spec["partitions"])
+    again = predictions[predictions["method"] != "vanilla-icl"].copy()
+    again["variant"] += ",training.seed=1"
+    keys = ["llm", "method", "variant", "task", "seed"]
+    wrong = again.assign(wrong=again["row"].where(again["predicted"] == 1))
+    first_wrong = wrong.groupby(keys)["wrong"].transform("min")
+    better = (again["row"] == first_wrong) & (again["method"] == "mend")
+    again.loc[better, "predicted"] = 0
+    again.loc[better, "predicted_text"] = "yes"
+    runs = spec["runs"]
+    spec["runs"] = [{**run, "training_seed": seed} for run in runs for seed in (0, 1)]
+    for run in spec["runs"]:
+        if run["training_seed"] and run["method"] != "vanilla-icl":
+            run["variant"] += ",training.seed=1"
+    return spec, pd.concat([predictions, again], ignore_index=True)

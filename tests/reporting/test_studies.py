@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.studies import LLMS, TASKS, predictions_of, study, study_spec
+from helpers.studies import LLMS, TASKS, predictions_of, study, study_spec, two_trainings
 
 from mend.errors import UserError
 from mend.paper import paper_table
@@ -51,26 +51,6 @@ def test_points_and_differences_by_hand():
     icl = table[(table["run"] == "Vanilla ICL") & (table["partition"] == "AVG")]
     assert icl["mean"].tolist() == [5 * 6.5] * 6
     assert icl["difference"].tolist() == [5 * (1.0 - 2.5)] * 6
-
-
-def two_trainings():
-    """A study with two training seeds, of which the second makes MEND one row of 20 better."""
-    spec = study(partitions=["qa_to_qa"], training_seeds=[0, 1])
-    predictions = predictions_of(spec, spec["partitions"])
-    again = predictions[predictions["method"] != "vanilla-icl"].copy()
-    again["variant"] += ",training.seed=1"
-    keys = ["llm", "method", "variant", "task", "seed"]
-    wrong = again.assign(wrong=again["row"].where(again["predicted"] == 1))
-    first_wrong = wrong.groupby(keys)["wrong"].transform("min")
-    better = (again["row"] == first_wrong) & (again["method"] == "mend")
-    again.loc[better, "predicted"] = 0
-    again.loc[better, "predicted_text"] = "yes"
-    runs = spec["runs"]
-    spec["runs"] = [{**run, "training_seed": seed} for run in runs for seed in (0, 1)]
-    for run in spec["runs"]:
-        if run["training_seed"] and run["method"] != "vanilla-icl":
-            run["variant"] += ",training.seed=1"
-    return spec, pd.concat([predictions, again], ignore_index=True)
 
 
 def test_numbers_are_means_over_training_seeds_and_equal_ones_are_compared():

@@ -142,7 +142,9 @@ REACHED = {
     | TABLE1
     | TABLE5
     | CANDIDATES
-    | names("metrics report report.pictures report.runs studies.table", "reporting."),
+    | names(
+        "metrics report report.leaderboard report.pictures report.runs studies.table", "reporting."
+    ),
 }
 REACHED["download_corpus"] = REACHED["download_pool"] = REACHED["download_benchmark"]
 REACHED["finetuning_teacher"] = REACHED["pretraining_teacher"]

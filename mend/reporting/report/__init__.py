@@ -39,6 +39,7 @@ from mend.reporting.claims import (
 )
 from mend.reporting.cuts import cut_rows
 from mend.reporting.pages import render
+from mend.reporting.report.leaderboard import StudyResult, leaderboard
 from mend.reporting.report.pictures import embedded
 from mend.reporting.report.runs import read_benchmarks, rule_times, totals, warnings
 from mend.reporting.studies.section import claim_blocks, partition_grid, study_section
@@ -132,6 +133,7 @@ class ShownTable:
     spec: StudySpec | None = None
     table: pd.DataFrame | None = None
     claims: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Record] = ()
     cuts: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -177,6 +179,11 @@ def write_report(spec: ReportSpec, output: str | Path) -> None:
         intervals=sum(claim.ours is not None for claim in claims),
         name_llms=len({claim.llm for claim in claims} - {""}) > 1,
         parts=[_part(results, part, tables, budget) for part in spec.parts],
+        leaderboard=leaderboard(
+            StudyResult(table.spec, table.table, table.records)
+            for table in tables.values()
+            if table.spec is not None
+        ),
         absent=[CAPTIONS[name] for name in spec.absent],
         tried=tried(read_candidates(results / "candidates.parquet")) if chosen else [],
         costs=costs,
@@ -248,6 +255,7 @@ def _read_table(
         spec=spec,
         table=table,
         claims=details["claims"],
+        records=[*records, *choices],
         cuts=details.get("cuts", ()),
     )
 
