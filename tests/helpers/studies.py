@@ -101,7 +101,7 @@ def study(**changes):
 
 
 def two_trainings():
-    """A study with two training seeds, the second better by a row of 20 for MEND; and predictions."""
+    """A study of two training seeds, the second a row of 20 better for MEND; and predictions."""
     spec = study(partitions=["qa_to_qa"], training_seeds=[0, 1])
     predictions = predictions_of(spec, spec["partitions"])
     again = predictions[predictions["method"] != "vanilla-icl"].copy()
