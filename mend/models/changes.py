@@ -6,7 +6,7 @@ repeated, each next to its copies, as `generate` does for beams and for several 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,10 +27,10 @@ QUERIES_AND_VALUES = (
 )
 
 
-def linear_modules(model: nn.Module, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the sizes of a model's linear modules, (in, out), of those called by one of `names`.
+def linear_modules(model: nn.Module, names: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Return the sizes, (in, out), of a model's linear modules whose names end with one of `names`.
 
-    By their whole names, which end with that; a list of experts has none.
+    They come by their whole names, and a name's end is its last part.
     """
     found = {}
     for name, module in model.named_modules():
@@ -49,6 +49,31 @@ def blocks_of(body: nn.Module) -> nn.ModuleList:
     if name is None:
         raise UserError(f"llms: the blocks of this {body.config.model_type} are not found")
     return body.get_submodule(name)
+
+
+def linear_names(body: nn.Module) -> set[str]:
+    """Return the last parts of the names of all linear modules in a body's blocks."""
+    return {
+        name.rpartition(".")[2]
+        for name, module in blocks_of(body).named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+
+
+@contextmanager
+def states_of_block(body: nn.Module, block: int) -> Iterator[list[Tensor]]:
+    """Keep the states that a block returns in each pass, (rows, n, width)."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, given: tuple, output: Any) -> None:
+        kept.append(output if isinstance(output, Tensor) else output[0])
+
+    with uncompiled(body):
+        handle = blocks_of(body)[block].register_forward_hook(keep)
+        try:
+            yield kept
+        finally:
+            handle.remove()
 
 
 @contextmanager
@@ -91,7 +116,7 @@ def _low_rank(name: str, down: Tensor, up: Tensor) -> Callable:
         if states.dim() < 3 or len(states) % len(down):
             raise UserError(
                 f"llms: {name} does not get one row after the other, so low-rank weights cannot be "
-                "added to it; name other modules"
+                "added to it; choose other modules"
             )
         a, b = (_repeated(part.to(states), len(states)) for part in (down, up))
         return output + (states.flatten(1, -2) @ a.mT @ b.mT).view_as(output)

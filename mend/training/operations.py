@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mend.methods.built import BuiltMethod
     from mend.models.compressor import Compressor
     from mend.models.distiller import DistillerModel
+    from mend.models.hypernetwork import Hypernetwork
 
 
 class TrainingOperations:
@@ -58,6 +59,13 @@ class TrainingOperations:
         try:
             self.vectors = _vectors(method)
             parts = _distillers(method)
+            # Forwards, and backwards to the weights and to the vectors.
+            maps = [
+                3 * part.operations(each.length)
+                for part in _hypernetworks(method)
+                for each in parts
+            ]
+            self.maps = sum(maps)
             self.compressors, self.distillers = [], []
             if method.method.adapts_llm:
                 self.compressors = [CompressorSizes(each) for each in parts]
@@ -75,7 +83,7 @@ class TrainingOperations:
         return sum(map(self._example, examples)) if self.known else math.nan
 
     def _example(self, example: Example) -> float:
-        found = sum(
+        found = self.maps + sum(
             each.operations(len(example.demonstrations), TRAINED) for each in self.distillers
         )
         for each in self.compressors:
@@ -117,10 +125,15 @@ def _vectors(method: BuiltMethod) -> int:
     return method.context_length
 
 
+def _hypernetworks(method: BuiltMethod) -> list[Hypernetwork]:
+    return [part for part in method.children() if hasattr(part, "down")]
+
+
 def _distillers(method: BuiltMethod) -> list[DistillerModel | Compressor]:
     # By what it has: trainings without a distiller need not know the class.
     found = [part for part in method.children() if hasattr(part, "placeholders")]
-    if any(elements(part) for part in method.children() if part not in found):
+    known = [*found, *_hypernetworks(method)]
+    if any(elements(part) for part in method.children() if part not in known):
         raise ValueError(f"{method.name} trains matrices besides a distiller's or a compressor's")
     return found
 
