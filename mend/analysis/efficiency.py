@@ -40,6 +40,7 @@ from mend.errors import UserError
 from mend.methods.built import BuiltMethod, build_method
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.loading import load_llm
+from mend.models.operations import ReadingOperations
 from mend.paper import paper_table
 from mend.progress import Progress, logger
 
@@ -65,6 +66,7 @@ EFFICIENCY_SCHEMA = pyarrow.schema(
         ("partition", pyarrow.string()),
         ("task", pyarrow.string()),
         ("context_tokens", pyarrow.int32()),
+        ("context_bytes", pyarrow.int64()),
         ("method", pyarrow.string()),
         ("part", pyarrow.string()),
         ("queries", pyarrow.int32()),
@@ -80,6 +82,10 @@ def measure(
     spec: EfficiencySpec, episodes: str | Path, tasks: str | Path, output: str | Path
 ) -> None:
     """Measure one LLM and write Parquet in long form, one row for each part of each cost.
+
+    Measured are vanilla ICL, prompt tuning, MEND, and the methods that `spec` names besides, whose
+    operations are counted by `mend.models.operations` (NaN where they are not known) instead of in
+    a run. context_tokens: positions of a context; context_bytes: what it is kept in.
 
     episodes: evaluation episodes with the demonstrations to measure. Lengths are means over rows.
     Of each partition the task counts that `nearest_tasks` chooses.
@@ -98,25 +104,35 @@ def measure(
     """
     wanted = spec.efficiency
     llm = load_llm(spec.llm)
-    methods = _methods(llm, spec)
+    methods, counted = _methods(llm, spec), ("vanilla-icl", "prompt-tuning", "mend")
+    reading = ReadingOperations(llm)
     config, distiller = _configuration(spec.llm), _configuration(spec.distiller)
     device = torch.cuda.get_device_name(llm.device) if llm.device.type == "cuda" else "cpu"
 
     def costs(lengths: Lengths, **same: Any) -> Iterator[dict[str, Any]]:
         for name, method in methods.items():
-            vectors = method.context_length
-            flops = forward_flops(
-                config,
-                lengths,
-                vectors=vectors,
-                distiller=distiller if name == "mend" else None,
-                distiller_source=spec.distiller,
-                padded_length=spec.reading.longest_context.distiller,
-                query_in=spec.llm.query_in,
-            )
-            row = {**same, "method": name, "context_tokens": vectors or lengths.demonstrations}
-            row["device"] = device
-            memory, seconds = _memory_and_seconds(llm, method, lengths)
+            tokens = lengths.distilled if method.distils else lengths.demonstrations
+            context = method.contexts(llm, [[0] * tokens])
+            row = {**same, "method": name, "device": device}
+            row |= {"context_tokens": context.lengths[0], "context_bytes": context.nbytes[0]}
+            if name in counted:
+                flops = forward_flops(
+                    config,
+                    lengths,
+                    vectors=method.context_length,
+                    distiller=distiller if name == "mend" else None,
+                    distiller_source=spec.distiller,
+                    padded_length=spec.reading.longest_context.distiller,
+                    query_in=spec.llm.query_in,
+                )
+            else:
+                whole = reading(context, 0, lengths.query, [lengths.answer])
+                # With the query in the encoder, all of it is read then.
+                apart = context.lengths[0] and llm.predicts_query
+                before = reading(context, 0, 0, []) if apart else 0
+                made = method.making_operations([0] * tokens)
+                flops = dict(zip(PARTS, (made, before, whole - before), strict=True))
+            memory, seconds = _memory_and_seconds(llm, method, tokens, lengths)
             yield from ({**row, **cost} for cost in cost_records(flops, memory, seconds))
             weights = _weight_bytes(llm.model, method)
             yield {**row, "part": "weights", "peak_memory_bytes": weights}
@@ -227,7 +243,7 @@ def row_lengths(
 
 
 def cost_records(
-    flops: Mapping[str, int],
+    flops: Mapping[str, float],
     memory: Mapping[str, int] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -328,6 +344,7 @@ def _methods(llm: FrozenLLM, spec: EfficiencySpec) -> dict[str, BuiltMethod]:
             name="prompt-tuning", settings={"length": spec.efficiency.prompt_length}
         ),
         "mend": spec.method,
+        **{source.name: source for source in spec.efficiency.methods},
     }
     built = {}
     for name, source in sources.items():
@@ -341,9 +358,8 @@ def _configuration(source: LLMSource | DistillerSource) -> PretrainedConfig:
 
 
 def _memory_and_seconds(
-    llm: FrozenLLM, method: BuiltMethod, lengths: Lengths
+    llm: FrozenLLM, method: BuiltMethod, tokens: int, lengths: Lengths
 ) -> tuple[dict[str, int], dict[str, float]]:
-    tokens = lengths.distilled if method.distils else lengths.demonstrations
     run = partial(one_query, llm, partial(method.contexts, llm), tokens, lengths)
     measure_seconds(run, llm.device)  # to warm up: the first run allocates what later ones reuse
     memory = measure_memory(run, llm.device)

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from mend.configuration.specs.run import DistillerSource
-from mend.models.contexts import Contexts
+from mend.models.contexts import Changes, Contexts
 from mend.models.distiller import DistillerModel, distilling_part
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.models.loading import frozen_llm
@@ -97,10 +97,15 @@ def one_query(
     """
     context = contexts([[0] * tokens])
     yield "distillation"
-    prefilled = llm.prefill(context)
-    yield "context"
     asked = Rows([0], [[0] * lengths.query], [[0] * lengths.answer])
-    llm.logits(llm.states_after(prefilled, asked)).log_softmax(-1)
+    if isinstance(context, Changes):  # nothing of it can be computed before the query
+        yield "context"
+        states = llm.states(context, asked)
+    else:
+        prefilled = llm.prefill(context)
+        yield "context"
+        states = llm.states_after(prefilled, asked)
+    llm.logits(states).log_softmax(-1)
     yield "query"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,13 @@ from mend.configuration.paths import DEFAULT, parse_settings
 from mend.configuration.positions import max_positions
 from mend.configuration.results_folder import results_problem
 from mend.configuration.room import check_room
-from mend.configuration.runs import attention_runs, has_setting, method_setup, study_points
+from mend.configuration.runs import (
+    attention_runs,
+    default_condition,
+    has_setting,
+    method_setup,
+    study_points,
+)
 from mend.configuration.schema import ConfigurationValues, Settings, StageSettings, given
 from mend.configuration.settings import hub_name_problem
 from mend.configuration.study_checks import (
@@ -82,6 +89,9 @@ def check_values(values: ConfigurationValues) -> None:
                 problems.append(f"attention: {problem}")
             else:
                 runs.append(run)
+    if values.efficiency and not (methods or parts):
+        measured = itertools.product(values.efficiency.llms, values.efficiency.methods)
+        runs += [(*each, DEFAULT, default_condition(values)) for each in measured]
     read = most_read(values, runs)
     used = [name for study in studies for name in values.studies[study].llms]
     for part in (values.efficiency, values.attention):
@@ -299,7 +309,7 @@ def _parts(values: ConfigurationValues) -> Iterator[str]:
         for name in content.llms:
             if name not in values.llms:
                 yield f"{part}.llms: {name} is not in llms{closest(name, values.llms)}"
-        for name in needed:
+        for name in (*needed, *getattr(content, "methods", ())):
             if name not in methods:
                 yield f"{part}: it measures {name}, which is not in methods; add it to them"
         for number, claim in enumerate(getattr(content, "claims", ())):

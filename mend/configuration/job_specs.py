@@ -384,6 +384,10 @@ def _efficiency(configuration: Configuration, llm: str) -> EfficiencySpec:
         },
         seed=values.benchmark.seeds[0],
         prompt_length=values.methods["prompt-tuning"].length,
+        methods=[
+            _run(configuration, llm, method_setup(values, llm, name, DEFAULT)).method
+            for name in values.efficiency.methods
+        ],
         paper_llm=values.llms[llm].paper_llm,
     )
     return EfficiencySpec(**dict(run), efficiency=settings)

@@ -491,6 +491,10 @@ class Efficiency(Settings):
     """Names from `llms`."""
 
     partitions: Partitions
+    methods: Annotated[list[str], Distinct] = []
+    """Names from `methods` that are measured beside vanilla ICL, prompt tuning and MEND: in
+    RESULTS/efficiency/LLM.parquet, not in figure 3."""
+
     claims: list[CostClaim] = []
     """What figure 3 is to show: one method's cost is below so many times another's."""
 

@@ -20,8 +20,9 @@ from mend.analysis.efficiency import (
     paper_records,
 )
 from mend.configuration.specs.analysis import EfficiencySpec
-from mend.configuration.specs.run import RunSpec
+from mend.configuration.specs.run import MethodSource, RunSpec
 from mend.errors import UserError
+from mend.methods.key_norm import KeyNorm
 from mend.paper import paper_table
 from mend.reporting.figures.efficiency import draw_efficiency
 
@@ -67,6 +68,45 @@ def test_from_files_to_a_picture(data: Path, tmp_path: Path, architecture: str) 
     assert list(shown) == [totals.loc["mend", "flops"]]
     panels = {"flops", "peak_memory_bytes", "seconds", "queries", "break-even"}
     assert set(drawn["panel"]) == panels
+
+
+def test_other_methods_are_measured_by_their_contexts_and_figure_3_stays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = specification(tmp_path, "gpt2", "mend", stage="finetune")
+    spec = efficiency_spec(run, SEED)
+    others = [
+        MethodSource(name="key-norm", settings={"keep": 4}),
+        MethodSource(name="selective-context", settings={"keep": 4}),
+    ]
+    wanted = spec.efficiency.model_copy(update={"methods": others})
+    monkeypatch.setattr(
+        KeyNorm, "making_operations", lambda self, llm, trained, ids: 7.0 * len(ids)
+    )
+    output = tmp_path / "efficiency.parquet"
+    measure(
+        spec.model_copy(update={"efficiency": wanted}),
+        *(data / "test.parquet", data / "tasks", output),
+    )
+    table = pd.read_parquet(output)
+    totals = rows_of(table, part="total").set_index("method")
+    heads, size, layers = 2, 8, 2
+    assert totals.loc["key-norm", "context_tokens"] == 4
+    assert totals.loc["key-norm", "context_bytes"] == 4 * layers * heads * 2 * size * 4
+    assert totals.loc["selective-context", "context_bytes"] == 8 * 4
+    assert totals["seconds"].gt(0).all()
+    assert totals["peak_memory_bytes"].gt(0).all()
+    parts = rows_of(table, queries=1).set_index(["method", "part"])["flops"]
+    read = totals.loc["vanilla-icl", "context_tokens"]
+    assert parts["key-norm", "distillation"] == 7 * read
+    assert parts["key-norm", "context"] == 0
+    # Tokens are read as tokens are, whatever chose them; what is counted differs by attention.
+    assert 0 < parts["selective-context", "context"] < parts["vanilla-icl", "context"]
+    queries = [parts[name, "query"] for name in ("selective-context", "key-norm", "vanilla-icl")]
+    assert queries == pytest.approx([queries[2]] * 3, rel=0.2)
+    draw_efficiency([output], tmp_path / "figure.png", tmp_path / "figure.parquet")
+    methods = set(pd.read_parquet(tmp_path / "figure.parquet")["method"].dropna())
+    assert methods == {"vanilla-icl", "prompt-tuning", "mend"}
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,15 @@ def test_seconds_are_of_the_part_that_took_them() -> None:
     assert order == [7]
 
 
+def test_what_changes_the_llm_costs_with_the_query() -> None:
+    llm = random_llm()
+    addition = llm.addition_context({1: torch.ones(1, llm.width)})
+    run = partial(one_query, llm, lambda ids: addition, 7, LENGTHS)
+    assert list(measure_seconds(run, llm.device)) == ["distillation", "context", "query"]
+    memory = measure_memory(run, torch.device("cpu"))
+    assert memory["query"] > memory["context"] == 0
+
+
 def test_queries_in_the_encoder_pay_for_the_context_again() -> None:
     config = configuration("t5", 16)
     decoder, encoder = (

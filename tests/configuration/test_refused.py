@@ -504,6 +504,19 @@ def with_key_norm(values: dict) -> dict:
     return put(values, "studies/table2/methods", [*names, "key-norm"])
 
 
+def test_what_is_measured_besides_is_a_method_that_the_llm_can_have(values) -> None:
+    values = put(values, "methods/key-norm", {"keep": 8})
+    values["efficiency"] = {"llms": ["pocket-gpt2"], "partitions": ["qa_to_qa"]}
+    values["efficiency"]["methods"] = ["key-norm"]
+    load_configuration(values)
+    folder = values["llms"]["pocket-gpt2"]["path"]
+    with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
+        json.dump({"model_type": "t5", "is_encoder_decoder": True}, file)
+    refused(values, "llms.pocket-gpt2: key-norm makes keys and values", "encoder")
+    values["efficiency"]["methods"] = ["snapkv"]
+    refused(values, "efficiency: it measures snapkv, which is not in methods")
+
+
 def test_keys_and_values_are_not_for_an_encoder(values) -> None:
     load_configuration(with_key_norm(values))
     folder = values["llms"]["pocket-gpt2"]["path"]

@@ -125,7 +125,7 @@ REACHED = {
     | ITEMS
     | DISTILLER
     | names("analysis.efficiency analysis.profiling configuration.specs.analysis paper")
-    | names("methods.prompt_tuning methods.vanilla_icl"),
+    | names("methods.prompt_tuning methods.vanilla_icl models.operations"),
     "table1": TABLE1,
     "table5": TABLE5,
     "study": STUDY,

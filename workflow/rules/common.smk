@@ -371,6 +371,12 @@ def divergence_code(*modules):
     return hashed
 
 
+def efficiency_code(*modules):
+    """Return a function that hashes the code of measuring costs, and of the methods besides."""
+    others = VALUES.efficiency.methods if VALUES.efficiency else []
+    return lambda wildcards: code_hash(*modules, *map(method_module, others))
+
+
 def made(*names):
     """Return the tables and figures of these names, as far as the configuration has them."""
     tables = [f"{R}/{name}.html" for name in names if name in TABLES]

@@ -25,7 +25,7 @@ rule efficiency_of:
         runtime=120,
         gpu=1,
     params:
-        code=code(
+        code=efficiency_code(
             "mend.analysis.efficiency",
             "mend.methods.mend",
             "mend.methods.prompt_tuning",

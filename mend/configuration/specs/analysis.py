@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mend.configuration.settings import Count, Seed, Settings
-from mend.configuration.specs.run import RunSpec, ScoringSettings
+from mend.configuration.specs.run import MethodSource, RunSpec, ScoringSettings
 
 
 class EfficiencySettings(Settings):
@@ -17,6 +17,9 @@ class EfficiencySettings(Settings):
 
     prompt_length: Count
     """Vectors of prompt tuning."""
+
+    methods: list[MethodSource] = []
+    """Those that are measured beside vanilla ICL, prompt tuning and MEND."""
 
     paper_llm: str | None = None
     """Whose numbers of the paper stand beside."""

@@ -55,6 +55,7 @@ def draw_efficiency(parquets: Iterable[str | Path], png: str | Path, parquet: st
         for path in parquets
     ]
     table = pd.concat([one.to_pandas() for one in tables], ignore_index=True)
+    table = table[table["method"].isin(METHODS)]
     table = table.drop_duplicates(["llm", "partition", "method", "part", "queries", "device"])
     if table.empty:
         raise UserError("figure 3: nothing was measured; name an LLM and a partition")
