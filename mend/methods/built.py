@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mend.models.fingerprint import settings_of
 from mend.models.frozen_llm import FrozenLLM
 from mend.models.pretrained import listed
 from mend.models.tensor_files import TensorFile, save_tensors
+from mend.progress import logger
 
 
 class BuiltMethod(nn.Module):
@@ -33,6 +35,7 @@ class BuiltMethod(nn.Module):
         self.to(llm.device)
         # What is trained decides, unless the distiller is to be exact (`precision: float32`).
         self.rounds_to_tf32 = run.distiller is None or run.distiller.precision == "auto"
+        self.counts_operations = True
 
     @property
     def reads_demonstrations(self) -> bool:
@@ -61,8 +64,17 @@ class BuiltMethod(nn.Module):
         return self.method.own_loss(name, self.llm, self, contexts, demonstrations)
 
     def making_operations(self, demonstrations: Sequence[int]) -> float:
-        """Return the operations of making one context (`Method.making_operations`)."""
-        return self.method.making_operations(self.llm, self, demonstrations)
+        """Return the operations of making one context (`Method.making_operations`).
+
+        Of an architecture whose sizes are not found that is told once, and they are NaN.
+        """
+        if self.counts_operations:
+            try:
+                return self.method.making_operations(self.llm, self, demonstrations)
+            except Exception as error:  # whatever it lacks, contexts are made all the same
+                logger.warning("operations of making contexts will not be known: %s", error)
+                self.counts_operations = False
+        return math.nan
 
     @property
     def has_context(self) -> bool:

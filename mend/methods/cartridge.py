@@ -71,6 +71,30 @@ class Cartridge(Method):
             made.append(self._trained(llm, start, [lessons[number] for number in numbers]))
         return KeyValueContexts.join(made)
 
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of the first pass, the teacher's, and all steps.
+
+        Counted as if gradients went through all of the first layer, which they need not.
+        """
+        from collections import Counter
+
+        from mend.models.operations import FORWARD, FROZEN, sizes_of
+
+        sizes, head = sizes_of(llm), llm.model.get_output_embeddings().weight.numel()
+        before = len(llm.prefix) + min(self.length, len(demonstrations))
+        found = sizes.reading(before, 0, 0, 0)
+        lessons = _lessons(demonstrations, llm.max_positions - self.length)
+        asked = Counter(n for step in range(self.steps) for n in _numbers(lessons, step))
+        for number, times in asked.items():
+            others, text = lessons[number]
+            found += sizes.operations(len(others), [(0, len(text))], FORWARD)
+            student = sizes.layers.operations(len(text) - 1, FROZEN, before)
+            # The head forwards and backwards, and of the teacher's states.
+            found += times * (student + (4 + 2) * head * len(text))
+        return found
+
     def _trained(
         self, llm: FrozenLLM, start: KeyValueContexts, lessons: Sequence[Sequence[Lesson]]
     ) -> KeyValueContexts:

@@ -88,9 +88,11 @@ class GenerativeAdapter(Method):
         """Return how many tokens the distiller reads at most before its placeholders."""
         return trained.distiller.longest_context(reading)
 
-    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
         """Return the operations of distilling, and of the maps of the vectors."""
         from mend.models.operations import DistillerSizes
 
-        distilling = DistillerSizes(trained.distiller).operations(tokens)
+        distilling = DistillerSizes(trained.distiller).operations(len(demonstrations))
         return distilling + trained.hypernetwork.operations(self.rank)

@@ -36,3 +36,11 @@ class KeyNorm(Method):
         """Return the keys and values that are kept of each sequence."""
         whole = llm.key_values(llm.token_context(demonstrations))
         return whole.highest([-keys.norm(dim=-1) for keys in whole.keys], self.keep)
+
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of reading the demonstrations once."""
+        from mend.models.operations import sizes_of
+
+        return sizes_of(llm).reading(len(llm.prefix) + len(demonstrations), 0, 0, 0)

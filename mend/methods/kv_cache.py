@@ -30,3 +30,11 @@ class KVCache(Method):
     ) -> Contexts:
         """Return the keys and values of each sequence."""
         return llm.key_values(llm.token_context(demonstrations))
+
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of reading the demonstrations once."""
+        from mend.models.operations import sizes_of
+
+        return sizes_of(llm).reading(len(llm.prefix) + len(demonstrations), 0, 0, 0)

@@ -40,6 +40,14 @@ class Mend(Method):
             vectors = vectors + llm.last_embeddings(demonstrations, trained.distiller.length)
         return llm.vector_context(vectors)
 
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of the distiller's pass over the demonstrations."""
+        from mend.models.operations import DistillerSizes
+
+        return DistillerSizes(trained.distiller).operations(len(demonstrations))
+
     def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
         """Return how many tokens the distiller reads at most before its l placeholders."""
         return trained.distiller.longest_context(reading)

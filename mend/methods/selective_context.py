@@ -46,13 +46,31 @@ class SelectiveContext(Method):
             kept.append([tokens[place] for place in sorted(order[: self.keep])])
         return llm.token_context(kept)
 
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of reading the demonstrations, and of their tokens' logits."""
+        from mend.models.operations import FORWARD, sizes_of
+
+        told = len(demonstrations) - _untold(llm)
+        if told < 1:
+            return 0.0
+        head = llm.model.get_output_embeddings().weight.numel()
+        rows = [(len(demonstrations) - told, told)]
+        return sizes_of(llm).operations(0, rows, FORWARD) + 2 * head * told
+
+
+def _untold(llm: FrozenLLM) -> int:
+    """Return how many first tokens nothing comes before."""
+    return 0 if llm.prefix or llm.has_start_token else 1
+
 
 def self_information(llm: FrozenLLM, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return -log P(token | the tokens before it), in nats, of each token of each text.
 
     A first token that nothing comes before has as much as there can be.
     """
-    first = 0 if llm.prefix or llm.has_start_token else 1
+    first = _untold(llm)
     found = [[float("inf")] * min(first, len(tokens)) for tokens in texts]
     asked = [number for number, tokens in enumerate(texts) if len(tokens) > first]
     for start in range(0, len(asked), AT_ONCE):

@@ -80,6 +80,17 @@ class SnapKV(Method):
         order = [*whole, *voting]
         return KeyValueContexts.join(parts).select([order.index(i) for i in range(len(order))])
 
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of reading the demonstrations once, the window after the rest."""
+        from mend.models.operations import sizes_of
+
+        window = self.window if len(demonstrations) > self.keep else 0
+        before = len(llm.prefix) + len(demonstrations) - window
+        sizes = sizes_of(llm)
+        return sizes.reading(before, 0, 0, 0) + sizes.reading(window, before, 0, 0)
+
     def _votes(self, weights: Tensor, heads: int, lengths: Sequence[int]) -> Tensor:
         """Return the votes on each position, (contexts, heads of keys, longest).
 

@@ -78,11 +78,15 @@ class TaskVector(Method):
                 found[number] = kept[0][row, len(llm.prefix) + len(texts[number]) - 1].float()
         return found
 
-    def making_operations(self, llm: FrozenLLM, trained: nn.Module, tokens: int) -> float:
-        """Return the operations of reading all demonstrations so often: a little too many."""
+    def making_operations(
+        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
+    ) -> float:
+        """Return the operations of reading each text that is asked."""
         from mend.models.operations import layers_of
 
-        return QUERIES * layers_of(llm.body).operations(len(llm.prefix) + tokens)
+        layers = layers_of(llm.body)
+        texts = [text for pair in asked(demonstrations, bool(llm.prefix)) for text in pair]
+        return float(sum(layers.operations(len(llm.prefix) + len(text)) for text in texts))
 
 
 def asked(tokens: Sequence[int], starts: bool) -> list[tuple[list[int], list[int]]]:

@@ -134,6 +134,11 @@ class EncoderDecoder:
         return math.nan if kept else found
 
 
+def sizes_of(llm: FrozenLLM) -> DecoderOnly | EncoderDecoder:
+    """Look up the sizes of an LLM; raises ValueError for what has none that are known."""
+    return EncoderDecoder(llm) if llm.has_start_token else DecoderOnly(llm)
+
+
 class ReadingOperations:
     """Counts what one reading of a saved context takes, with a query and its options after it.
 
@@ -149,7 +154,7 @@ class ReadingOperations:
         """Look up the sizes."""
         self.prefix, self.llm = len(llm.prefix), None
         try:
-            self.llm = EncoderDecoder(llm) if llm.has_start_token else DecoderOnly(llm)
+            self.llm = sizes_of(llm)
             self.head = llm.model.get_output_embeddings().weight.numel()
         except Exception as error:  # whatever an architecture lacks, it is read all the same
             logger.warning("operations of reading will not be known: %s", error)

@@ -21,10 +21,9 @@ from mend.models.operations import (
     FROZEN,
     TRAINED,
     CompressorSizes,
-    DecoderOnly,
     DistillerSizes,
-    EncoderDecoder,
     elements,
+    sizes_of,
 )
 from mend.progress import logger
 
@@ -72,7 +71,7 @@ class TrainingOperations:
                 self.compressed_rows = method.method.compressed_rows
             else:
                 self.distillers = [DistillerSizes(each) for each in parts]
-            self.llm = EncoderDecoder(llm) if llm.has_start_token else DecoderOnly(llm)
+            self.llm = sizes_of(llm)
             self.head = llm.model.get_output_embeddings().weight.numel()
             self.known = True
         except Exception as error:  # whatever an architecture lacks, it is trained all the same

@@ -190,6 +190,15 @@ def use_eager_attention(model: torch.nn.Module) -> None:
             part.config._attn_implementation = "eager"
 
 
+def with_plain_products(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a model that computes by plain products, which alone PyTorch counts everywhere."""
+    use_eager_attention(model)
+    for part in model.modules():
+        if hasattr(getattr(part, "config", None), "_experts_implementation"):
+            part.config._experts_implementation = "eager"
+    return model
+
+
 def _enlarge(model: torch.nn.Module) -> None:
     """Larger weights than at initialisation: else every token is about as likely as another."""
     with torch.no_grad():

@@ -192,12 +192,12 @@ def test_operations_are_those_that_pytorch_counts(monkeypatch) -> None:
     tokens = random_tokens(40, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         method.contexts(llm, [tokens])
-    assert method.making_operations(40) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert method.making_operations(tokens) == pytest.approx(counter.get_total_flops(), rel=0.05)
     counts = TrainingOperations(llm, method, Losses(pred=1.0), "finetune", OBJECTIVE)
     assert counts.known
     more = Losses(pred=1.0, reconstruction=1.0)
     more = TrainingOperations(llm, method, more, "finetune", OBJECTIVE)
-    assert more(examples()) > counts(examples()) > 2 * method.making_operations(10)
+    assert more(examples()) > counts(examples()) > 2 * method.making_operations(tokens[:10])
 
 
 def test_a_job_trains_it_and_a_program_uses_it(data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from helpers.architectures import ARCHITECTURES, tiny, words
-from helpers.models import t5_configuration, use_eager_attention
+from helpers.models import t5_configuration, with_plain_products
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSeq2SeqLM
@@ -24,16 +24,7 @@ LENGTH, QUERY, ANSWER = 5, words(3, 1), words(2, 2)
 
 def llm_of(name: str, **options) -> FrozenLLM:
     """Return an architecture's LLM."""
-    return frozen_llm(eager(tiny(ARCHITECTURES[name])), None, **options)
-
-
-def eager(model: nn.Module) -> nn.Module:
-    """Return a model that computes by plain products, which alone PyTorch counts everywhere."""
-    use_eager_attention(model)
-    for part in model.modules():
-        if hasattr(getattr(part, "config", None), "_experts_implementation"):
-            part.config._experts_implementation = "eager"
-    return model
+    return frozen_llm(with_plain_products(tiny(ARCHITECTURES[name])), None, **options)
 
 
 def counted(llm: FrozenLLM, contexts: Contexts, saved: bool = False) -> int:
@@ -99,7 +90,7 @@ def test_low_rank_weights_multiply_every_token_and_additions_none(name):
 
 @pytest.mark.parametrize("query_in", ["decoder", "encoder"])
 def test_a_t5_reads_the_query_where_its_layout_has_it(query_in):
-    model = eager(AutoModelForSeq2SeqLM.from_config(t5_configuration(32)))
+    model = with_plain_products(AutoModelForSeq2SeqLM.from_config(t5_configuration(32)))
     llm = frozen_llm(model, None, query_in=query_in)
     for contexts in (of_tokens(llm), of_vectors(llm), llm.token_context([[]])):
         found = ReadingOperations(llm)(contexts, 0, len(QUERY), [len(ANSWER)])

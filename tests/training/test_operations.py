@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.architectures import ARCHITECTURES, WINDOW, tiny, words
-from helpers.models import OBJECTIVE, built, t5_configuration, use_eager_attention
+from helpers.models import OBJECTIVE, built, t5_configuration, with_plain_products
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForSeq2SeqLM
@@ -39,23 +39,14 @@ class Prompt(PromptTuning):
         return {"prompt": nn.Parameter(llm.embedding.weight[: self.length].detach().clone())}
 
 
-def counted(model: nn.Module) -> nn.Module:
-    """Let a model compute by plain products, which alone PyTorch counts everywhere."""
-    use_eager_attention(model)
-    for part in model.modules():
-        if hasattr(getattr(part, "config", None), "_experts_implementation"):
-            part.config._experts_implementation = "eager"
-    return model
-
-
 def tiny_llm(name: str, **options) -> FrozenLLM:
     """Return the LLM of an architecture, with plain products."""
-    return frozen_llm(counted(tiny(ARCHITECTURES[name])), None, **options)
+    return frozen_llm(with_plain_products(tiny(ARCHITECTURES[name])), None, **options)
 
 
 def distilling(llm: FrozenLLM, backbone: nn.Module, part: str | None = None):
     """Return a method whose distiller is around this backbone."""
-    made = DistillerModel(distilling_part(counted(backbone), part), LENGTH, llm.width)
+    made = DistillerModel(distilling_part(with_plain_products(backbone), part), LENGTH, llm.width)
 
     class OfATest(Mend):
         def trained(self, llm, run):
@@ -123,7 +114,9 @@ def test_needed_operations_are_those_that_pytorch_counts(name):
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_each_part_and_layout_of_a_t5_is_counted(query_in, part, stage):
     llm = frozen_llm(
-        counted(AutoModelForSeq2SeqLM.from_config(t5_configuration(32))), None, query_in=query_in
+        with_plain_products(AutoModelForSeq2SeqLM.from_config(t5_configuration(32))),
+        None,
+        query_in=query_in,
     )
     # Narrower than the LLM: its vectors are projected.
     method = distilling(llm, AutoModel.from_config(t5_configuration(24)), part)
