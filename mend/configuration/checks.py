@@ -29,6 +29,7 @@ from mend.configuration.runs import (
     has_setting,
     method_setup,
     study_points,
+    training_shots,
 )
 from mend.configuration.schema import ConfigurationValues, Settings, StageSettings, given
 from mend.configuration.settings import hub_name_problem
@@ -112,7 +113,7 @@ def _tasks(values: ConfigurationValues) -> Iterator[str]:
                 f"benchmark.seeds: the pocket tasks have the seeds {listed(POCKET_SEEDS)}, "
                 f"not {listed(unknown)}"
             )
-        rows = values.benchmark.shots + values.training.finetune.queries_per_episode
+        rows = training_shots(values) + values.training.finetune.queries_per_episode
         if rows > POCKET_TRAIN_ROWS:
             yield (
                 f"training.finetune.queries_per_episode: an episode would have {rows} rows, and "

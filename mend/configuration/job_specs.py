@@ -14,7 +14,13 @@ from mend.configuration.loading import Configuration
 from mend.configuration.methods import method_class
 from mend.configuration.paths import DEFAULT, JobPath, parse_job_path, parse_settings
 from mend.configuration.report_spec import report_specification
-from mend.configuration.runs import MethodSetup, candidates, divergence_runs, method_setup
+from mend.configuration.runs import (
+    MethodSetup,
+    candidates,
+    divergence_runs,
+    method_setup,
+    training_shots,
+)
 from mend.configuration.settings import Settings
 from mend.configuration.specs.analysis import (
     AttentionSettings,
@@ -211,7 +217,7 @@ def own_tasks_specification(configuration: Configuration) -> OwnTasksSpec:
         test_tasks=[name for name in tasks.test_tasks if name in own],
         seeds=tasks.seeds,
         shots=benchmark.shots,
-        train_rows=benchmark.shots + finetune.queries_per_episode,
+        train_rows=training_shots(configuration.values) + finetune.queries_per_episode,
         pool=tasks.pool,
     )
 
@@ -237,7 +243,7 @@ def _training_episodes(configuration: Configuration, partition: str) -> Training
     ]
     return TrainingEpisodesSpec(
         tasks=list(configuration.needs[partition]["train"]),
-        shots=values.benchmark.shots,
+        shots=training_shots(values),
         queries_per_episode=values.training.finetune.queries_per_episode,
         episodes=max(stage.steps * stage.batch_size for stage in stages if stage),
         seed=values.benchmark.seed,

@@ -210,6 +210,11 @@ def usual_variant(values: ConfigurationValues, llm: str, method: str) -> str:
     return split_settings(values, llm, method, {}, given(values.studies["table2"].select))[0]
 
 
+def training_shots(values: ConfigurationValues) -> int:
+    """Return how many demonstrations a training episode has."""
+    return values.training.finetune.shots or values.benchmark.shots
+
+
 def default_condition(values: ConfigurationValues) -> str:
     """Return the condition of table 2."""
     return settings_text({"shots": values.benchmark.shots})

@@ -285,6 +285,10 @@ class Episodes(Settings):
     label_names: LabelNames | None = None
     """Other names of labels in some episodes; null leaves them as they are."""
 
+    shots: Annotated[int, Field(ge=1, le=MOST_META_TRAIN_ROWS)] | None = None
+    """Demonstrations of a training episode; null is benchmark.shots. More than a window holds are
+    read whole by methods that read them in segments."""
+
 
 # Bases from last to first: the order in which tables show the settings.
 class Pretrain(Checkpointing, StageSettings, PretrainingSettings, Optimisation):

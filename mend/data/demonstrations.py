@@ -46,26 +46,17 @@ def pairs_of(tokens: Sequence[int]) -> list[Pair]:
 
 
 def segments(tokens: Sequence[int], most: int, longest: int) -> list[list[int]]:
-    """Return joined demonstrations in at most `most` segments of about as many tokens, in order.
+    """Return joined demonstrations in at most `most` segments of at most `longest` tokens each.
 
-    Demonstrations stay whole, but a text, or one of more than `longest` tokens, is cut into parts
-    first. What does not fit `most` segments of `longest` tokens is left out at the end. Of nothing
-    there is one empty segment.
+    A segment has as many whole demonstrations as fit; a text, or a longer demonstration, is cut.
+    What does not fit all segments is left out at the end. Of nothing there is one empty segment.
     """
-    size = max(1, min(longest, -(-len(tokens) // most)))
-    parts: list[list[int]] = []
+    found: list[list[int]] = [[]]
     for x, y in pairs_of(tokens):
         whole = [*x, *y]
-        fits = hasattr(tokens, "sizes") and len(whole) <= longest
-        step = len(whole) if fits else size
-        parts += [whole[start : start + step] for start in range(0, len(whole), step or 1)]
-    found: list[list[int]] = [[]]
-    for part in parts:
-        # A segment ends where it is as long as its share, or the next part has no room in it.
-        full = len(found[-1]) + len(part) > longest or 2 * len(found[-1]) + len(part) > 2 * size
-        if found[-1] and full and len(found) < most:
-            found.append([])
-        if len(found[-1]) + len(part) > longest:
-            break
-        found[-1] += part
-    return found
+        for start in range(0, len(whole), longest):
+            part = whole[start : start + longest]
+            if len(found[-1]) + len(part) > longest:
+                found.append([])
+            found[-1] += part
+    return found[:most]

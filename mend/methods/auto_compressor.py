@@ -6,8 +6,8 @@ prediction of each segment after the vectors before it. So demonstrations may be
 LLM's window, in training too.
 What differs here: what compresses is a copy of the LLM with LoRA, and what predicts segments and
 answers is the frozen LLM (the paper trains one model for both); gradients go through all segments
-(the paper stops them after two); segments are demonstrations dealt by their tokens, or parts of a
-text of equal length (the paper draws their lengths).
+(the paper stops them after two); a segment is as many whole demonstrations as fit it, or as many
+tokens of a text (the paper draws lengths).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from mend.methods.base import Length, Method, Rank, Segments
+from mend.errors import UserError
+from mend.methods.base import Length, Method, Rank, Segment, Segments
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +39,7 @@ class AutoCompressor(Method):
     }
     length: Length
     lora_rank: Rank
+    segment: Segment
     segments: Segments
 
     @property
@@ -50,7 +52,20 @@ class AutoCompressor(Method):
         from mend.models.compressor import Compressor
 
         llm.check_vectors()
-        return {"compressor": Compressor(llm, self.length, self.lora_rank)}
+        compressor = Compressor(llm, self.length, self.lora_rank)
+        room = compressor.room(self._longest_before)
+        if self.segment > room:
+            raise UserError(
+                f"segment: {self.segment} tokens do not fit the LLM's {compressor.max_positions} "
+                f"positions beside {self._longest_before} vectors of earlier segments and "
+                f"{self.length} placeholders; at most {max(0, room)} do"
+            )
+        return {"compressor": compressor}
+
+    @property
+    def _longest_before(self) -> int:
+        """Vectors that a segment comes after, at most."""
+        return self.length * (self.segments - 1)
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
@@ -58,7 +73,7 @@ class AutoCompressor(Method):
         """Return the vectors of each sequence's segments, in their order."""
         import torch
 
-        parts = [self._segments(trained, one) for one in demonstrations]
+        parts = [self._segments(one) for one in demonstrations]
         rows: list[list[Tensor]] = [[] for _ in parts]
         for number in range(max(map(len, parts))):
             active = [row for row, own in enumerate(parts) if number < len(own)]
@@ -88,7 +103,7 @@ class AutoCompressor(Method):
 
         owner, texts, lengths = [], [], []
         for row, one in enumerate(demonstrations):
-            for number, text in enumerate(self._segments(trained, one)[1:], start=1):
+            for number, text in enumerate(self._segments(one)[1:], start=1):
                 owner.append(row)
                 texts.append(text)
                 lengths.append(number * self.length)
@@ -101,26 +116,20 @@ class AutoCompressor(Method):
         counts = torch.bincount(of_each, minlength=len(found)).clamp(min=1)
         return found.index_add(0, of_each, losses / counts[of_each])
 
-    def _segments(self, trained: nn.Module, tokens: Sequence[int]) -> list[list[int]]:
+    def _segments(self, tokens: Sequence[int]) -> list[list[int]]:
         from mend.data.demonstrations import segments
 
-        return segments(tokens, self.segments, self._longest_segment(trained))
-
-    def _longest_segment(self, trained: nn.Module) -> int:
-        compressor = trained.compressor
-        before = self.length * (self.segments - 1)
-        room = compressor.max_positions - self.length - len(compressor.llm_prefix) - before
-        return max(1, room)
+        return segments(tokens, self.segments, self.segment)
 
     def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
-        """Return how many tokens all segments have room for."""
-        longest = self.segments * self._longest_segment(trained)
-        return min(reading.longest_context.distiller, longest)
+        """Return how many tokens all segments have, however many the LLM reads at once."""
+        return self.segments * self.segment
 
     def compressed_rows(self, tokens: int) -> list[int]:
         """Return how long the rows are that the compressor reads so many tokens in."""
-        each = -(-tokens // self.segments) + self.length
-        return [number * self.length + each for number in range(self.segments)]
+        count = max(1, min(self.segments, -(-tokens // self.segment)))
+        each = -(-tokens // count) + self.length
+        return [self.length * number + each for number in range(count)]
 
     def making_operations(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]

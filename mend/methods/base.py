@@ -29,8 +29,11 @@ Length = Annotated[
 Rank = Annotated[
     int, Field(ge=1, le=10_000, description="Rank of the adapters of the LLM's copy (LoRA).")
 ]
+Segment = Annotated[
+    int, Field(ge=1, le=100_000, description="Tokens of a segment of demonstrations, at most.")
+]
 Segments = Annotated[
-    int, Field(ge=1, le=1000, description="Segments that demonstrations are read in, at most.")
+    int, Field(ge=1, le=10_000, description="Segments that demonstrations are read in, at most.")
 ]
 
 

@@ -44,7 +44,7 @@ class RecurrentMemory(AutoCompressor):
         self, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
     ) -> list[list[Tensor]]:
         """Return the memory after each segment of each sequence, (l, width)."""
-        parts = [self._segments(trained, one) for one in demonstrations]
+        parts = [self._segments(one) for one in demonstrations]
         rows: list[list[Tensor]] = [[] for _ in parts]
         for number in range(max(map(len, parts))):
             active = [row for row, own in enumerate(parts) if number < len(own)]
@@ -70,7 +70,7 @@ class RecurrentMemory(AutoCompressor):
         owner, texts, memories = [], [], []
         found = self._memories(trained, demonstrations)
         for row, one in enumerate(demonstrations):
-            for number, text in enumerate(self._segments(trained, one)[1:]):
+            for number, text in enumerate(self._segments(one)[1:]):
                 owner.append(row)
                 texts.append(text)
                 memories.append(found[row][number])
@@ -82,12 +82,13 @@ class RecurrentMemory(AutoCompressor):
         counts = torch.bincount(of_each, minlength=len(losses)).clamp(min=1)
         return losses.index_add(0, of_each, each / counts[of_each])
 
-    def _longest_segment(self, trained: nn.Module) -> int:
-        compressor = trained.compressor
-        room = compressor.max_positions - 2 * self.length - len(compressor.llm_prefix)
-        return max(1, room)
+    @property
+    def _longest_before(self) -> int:
+        """The memory alone."""
+        return self.length
 
     def compressed_rows(self, tokens: int) -> list[int]:
         """Return how long the rows are that the compressor reads so many tokens in."""
-        each = -(-tokens // self.segments) + self.length
-        return [each + self.length * (number > 0) for number in range(self.segments)]
+        count = max(1, min(self.segments, -(-tokens // self.segment)))
+        each = -(-tokens // count) + self.length
+        return [each + self.length * (number > 0) for number in range(count)]

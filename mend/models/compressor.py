@@ -57,10 +57,13 @@ class Compressor(nn.Module):
         """l, the number of placeholders."""
         return self.placeholders.shape[0]
 
-    def longest_context(self, reading: ReadingSettings, before: int = 0) -> int:
+    def room(self, before: int = 0) -> int:
         """Return how many tokens fit between `before` vectors and the placeholders."""
-        room = self.max_positions - self.length - len(self.llm_prefix) - before
-        return max(0, min(reading.longest_context.distiller, room))
+        return self.max_positions - self.length - len(self.llm_prefix) - before
+
+    def longest_context(self, reading: ReadingSettings) -> int:
+        """Return how many tokens of demonstrations are read at most."""
+        return max(0, min(reading.longest_context.distiller, self.room()))
 
     def vectors(
         self, texts: Sequence[Sequence[int]], before: Sequence[Tensor] | None = None

@@ -14,6 +14,7 @@ from mend.configuration.job_specs import specification
 from mend.configuration.loading import Configuration
 from mend.configuration.methods import make_method
 from mend.configuration.paths import JobPath, parse_settings
+from mend.configuration.runs import training_shots
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reading import ReadingSettings
 from mend.configuration.specs.run import DistillerSource, LLMDistiller, LLMSource, RunSpec
@@ -166,7 +167,7 @@ def training_tokens(
         cut = int(beta * window)
         rest = window - cut
         return TokenCounts(min(cut, limits.llm), min(cut, limits.distiller), vectors, rest, rest)
-    shown, query = _demonstrations(values, reading, values.benchmark.shots)
+    shown, query = _demonstrations(values, reading, training_shots(values))
     tokens = query + ANSWER
     return TokenCounts(*shown, vectors, tokens, tokens if distils else ANSWER)
 

@@ -157,3 +157,17 @@ def test_a_task_of_another_type_reaches_what_its_type_decides(values, tmp_path) 
     partitions = [partition for partition in PARTITIONS if "test" in tasks[name].roles[partition]]
     trained = {f"{m}/{p}/finetune" for m in (MEND, HYPER, PROMPT) for p in partitions}
     assert {path for path in before if before[path] != after[path]} == {"table2", *trained}
+
+
+def test_training_episodes_may_have_more_demonstrations_than_tests(values) -> None:
+    def shots(configured: dict) -> list[int]:
+        configuration = load_configuration(configured)
+        return [
+            specification(configuration, path).shots
+            for path in ("data/episodes/class_to_class", "data/episodes/shots=16/test")
+        ]
+
+    assert shots(values) == [16, 16]
+    assert shots(put(values, "training/finetune/shots", 64)) == [64, 16]
+    with pytest.raises(UserError, match="an episode would have 101 rows"):
+        shots(put(values, "training/finetune/shots", 97))

@@ -30,29 +30,20 @@ def test_the_last_tokens_keep_the_boundaries_that_are_left(count: int) -> None:
     assert pairs_of(kept)[len(pairs_of(kept)) - len(whole) :] == whole
 
 
-def test_segments_hold_whole_demonstrations_in_their_order() -> None:
+def test_segments_hold_as_many_whole_demonstrations_as_fit() -> None:
     made = Demonstrations([([n] * 4, [n]) for n in range(8)])
-    for most in (1, 2, 3, 4, 8, 20):
-        found = segments(made, most, longest=100)
-        assert len(found) == min(most, 8)
-        assert [token for part in found for token in part] == made
-        assert all(part.count(token) == 5 for part in found for token in part)
-        assert max(map(len, found)) - min(map(len, found)) <= 10
+    assert list(map(len, segments(made, 9, 5))) == [5] * 8
+    assert list(map(len, segments(made, 9, 14))) == [10] * 4
+    assert list(map(len, segments(made, 9, 16))) == [15, 15, 10]
+    assert segments(made, 1, 100) == [made]
+    assert segments(made, 2, 14) == [made[:10], made[10:20]]
 
 
-def test_a_text_is_cut_into_equal_segments() -> None:
+def test_what_is_longer_than_a_segment_is_cut() -> None:
     text = list(range(10))
-    assert segments(text, 3, 100) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert segments(text, 3, 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert segments(text, 2, 4) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert segments(text, 1, 100) == [text]
     assert segments([], 3, 100) == [[]]
-
-
-def test_segments_are_no_longer_than_asked_for() -> None:
-    made = Demonstrations([([1] * 7, [2]), ([3] * 30, [4]), ([5] * 3, [6])])
-    for most, longest in ((2, 10), (3, 16), (8, 9)):
-        found = segments(made, most, longest)
-        assert len(found) <= most
-        assert max(map(len, found)) <= longest
-        joined = [token for part in found for token in part]
-        assert joined == made[: len(joined)]
-    assert [token for part in segments(made, 9, 9) for token in part] == made
+    made = Demonstrations([([1], [2]), ([3] * 8, [4]), ([5], [6])])
+    assert segments(made, 9, 4) == [[1, 2], [3, 3, 3, 3], [3, 3, 3, 3], [4, 5, 6]]

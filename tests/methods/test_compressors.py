@@ -22,7 +22,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mend.configuration.specs.reading import LongestContext
 from mend.configuration.specs.training import Losses
 from mend.data.demonstrations import Demonstrations, pairs_of, segments
 from mend.data.items import MultipleChoiceItem
@@ -37,7 +36,7 @@ SHOWN = [
     Demonstrations([(random_tokens(4, n), random_tokens(1, 9 + n)) for n in range(count)])
     for count in (4, 1, 3)
 ]
-LENGTH = 3
+LENGTH, SEGMENT = 3, 12
 VECTORS = ("icae", "auto-compressor", "recurrent-memory")
 KEY_VALUES = ("kv-compressor", "gist")
 LOSSES = dict.fromkeys(("icae", *KEY_VALUES), "autoencoding")
@@ -47,7 +46,7 @@ LOSSES |= dict.fromkeys(("auto-compressor", "recurrent-memory"), "segments")
 def compressing(llm: FrozenLLM, name: str, trained: bool = True) -> BuiltMethod:
     """Return a method; with adapters that do something, as after training."""
     torch.manual_seed(3)
-    more = {"segments": 2} if LOSSES[name] == "segments" else {}
+    more = {"segment": SEGMENT, "segments": 2} if LOSSES[name] == "segments" else {}
     method = build(llm, name, length=LENGTH, lora_rank=2, **more).eval()
     for key, value in method.named_parameters():
         if trained and "lora_B" in key:
@@ -81,7 +80,7 @@ class ByHand:
     def recurrent(self, tokens: Sequence[int], accumulates: bool) -> list[Tensor]:
         """Return what is read before each segment but the first, and at last the context."""
         found: list[Tensor] = []
-        for part in segments(tokens, 2, 1000):
+        for part in segments(tokens, 2, SEGMENT):
             new = self.vectors(part, found[-1] if found else None)
             found.append(torch.cat([*found[-1:], new]) if accumulates else new)
         return found
@@ -164,7 +163,7 @@ def test_losses_of_segments_are_those_of_plain_passes(architecture: str) -> None
         method = compressing(llm, name)
         plain, expected = ByHand(llm, method), []
         for tokens in SHOWN:
-            parts = segments(tokens, 2, 1000)
+            parts = segments(tokens, 2, SEGMENT)
             if len(parts) < 2:
                 expected.append(0.0)
                 continue
@@ -214,10 +213,11 @@ def test_operations_are_those_that_pytorch_counts(name: str) -> None:
     llm = random_llm("llama")
     use_eager_attention(llm.model)  # PyTorch counts no fused kernel of a processor
     method = compressing(llm, name)
-    tokens = random_tokens(40, 1)
+    tokens = random_tokens(2 * SEGMENT, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         method.contexts(llm, [tokens])
-    assert method.making_operations(tokens) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    found = method.making_operations(tokens)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.1)
     counts = TrainingOperations(llm, method, Losses(pred=1.0), "finetune", OBJECTIVE)
     assert counts.known
     more = Losses(pred=1.0, **{LOSSES[name]: 1.0})
@@ -231,19 +231,26 @@ def test_demonstrations_beyond_the_window_are_read_in_segments(name: str) -> Non
     llm = random_llm()
     words = [number % VOCABULARY for number in range(2 * llm.positions)]
     shown = Demonstrations([(words[start : start + 9], [1]) for start in range(0, len(words), 9)])
-    method = build(llm, name, length=LENGTH, lora_rank=2, segments=4)
-    reading = method.reading.model_copy(
-        update={"longest_context": LongestContext(llm=10**4, distiller=10**4)}
-    )
+    method = build(llm, name, length=1, lora_rank=2, segment=SEGMENT, segments=30)
     assert len(shown) > llm.positions
-    assert method.method.longest_context(method, reading) >= len(shown)
+    assert method.longest_context() == 30 * SEGMENT >= len(shown)
     found = method.contexts(llm, [shown, shown[:5]])
     found.vectors.sum().backward()
     states = llm.states(found, Rows([0, 1], [[1], [2]], [[3], [4]]))
     assert states.isfinite().all()
-    # What comes first counts as well.
-    other = Demonstrations([([5] * 9, [2]), *pairs_of(shown)[1:]])
+    # What an earlier segment holds counts as well.
+    other = Demonstrations([*pairs_of(shown)[:-2], ([5] * 9, [2]), pairs_of(shown)[-1]])
     assert not torch.allclose(method.contexts(llm, [other]).vectors, found.vectors[:1])
+
+
+def test_segments_that_do_not_fit_the_llm_are_refused() -> None:
+    llm = random_llm()
+    most = llm.positions - 2 * LENGTH
+    sizes = {"length": LENGTH, "lora_rank": 1, "segments": 2}
+    for name in ("auto-compressor", "recurrent-memory"):
+        build(llm, name, segment=most, **sizes)
+        with pytest.raises(UserError, match=f"segment: {most + 1} tokens .*; at most {most} do"):
+            build(llm, name, segment=most + 1, **sizes)
 
 
 def test_an_llm_without_keys_and_values_is_refused_by_name() -> None:
