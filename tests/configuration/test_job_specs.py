@@ -164,7 +164,7 @@ def test_training_episodes_may_have_more_demonstrations_than_tests(values) -> No
         configuration = load_configuration(configured)
         return [
             specification(configuration, path).shots
-            for path in ("data/episodes/class_to_class/train", "data/episodes/shots=16/test")
+            for path in ("data/episodes/train/class_to_class", "data/episodes/shots=16/test")
         ]
 
     assert shots(values) == [16, 16]
