@@ -23,6 +23,7 @@ from mend.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mend.configuration.specs.reading import ReadingSettings
     from mend.models.contexts import Contexts
     from mend.models.frozen_llm import FrozenLLM
 
@@ -75,8 +76,13 @@ class TaskVector(Method):
             with torch.no_grad(), states_of_block(llm.body, self.layer) as kept:
                 llm.states(nothing, rows)
             for row, number in enumerate(numbers):
-                found[number] = kept[0][row, len(llm.prefix) + len(texts[number]) - 1].float()
+                last = len(llm.prefix) + len(texts[number]) - 1
+                found[number] = kept[0][row, last].float().clone()
         return found
+
+    def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
+        """Return how many tokens of demonstrations the LLM reads at most, with nothing after."""
+        return min(reading.longest_context.llm, trained.llm.max_positions)
 
     def making_operations(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]

@@ -172,7 +172,7 @@ class QueryCosts:
     def trained_parameters(self) -> int:
         """How many numbers the method trains, if l is that of `tokens`."""
         vectors = self.tokens.vectors
-        if self.distiller is None or not vectors:
+        if self.distiller is None:
             return vectors * self.llm.width
         width = self.distiller.width
         projection = 0 if width == self.llm.width else width * self.llm.width

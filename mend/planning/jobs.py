@@ -184,7 +184,7 @@ def test_tokens(
         groups = -(-shots // group)
         vectors *= groups
         distilled *= groups
-    if not method.has_context:
+    if not method.has_context or method.context_length == 0:
         shown = 0
     return TokenCounts(shown, distilled, vectors, query + OPTIONS * ANSWER, OPTIONS * ANSWER)
 

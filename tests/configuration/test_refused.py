@@ -498,10 +498,10 @@ def test_a_model_of_a_gguf_file_is_one_of_gguf_models(values) -> None:
     refused(put(values, "gguf_models/tiny/files", []), "gguf_models.tiny.files")
 
 
-def with_key_norm(values: dict) -> dict:
-    values = put(values, "methods/key-norm", {"keep": 8})
+def with_method(values: dict, name: str = "key-norm", **content) -> dict:
+    values = put(values, f"methods/{name}", content or {"keep": 8})
     names = values["studies"]["table2"]["methods"]
-    return put(values, "studies/table2/methods", [*names, "key-norm"])
+    return put(values, "studies/table2/methods", [*names, name])
 
 
 def test_what_is_measured_besides_is_a_method_that_the_llm_can_have(values) -> None:
@@ -517,15 +517,36 @@ def test_what_is_measured_besides_is_a_method_that_the_llm_can_have(values) -> N
     refused(values, "efficiency: it measures snapkv, which is not in methods")
 
 
-def test_keys_and_values_are_not_for_an_encoder(values) -> None:
-    load_configuration(with_key_norm(values))
+@pytest.mark.parametrize(
+    ("method", "content", "made"),
+    [
+        ("key-norm", {"keep": 8}, "keys and values"),
+        ("task-vector", {"layer": 1}, "additions to a state"),
+        (
+            "generative-adapter",
+            {"rank": 2, "finetune": {"losses": {"reconstruction": 1.0}}},
+            "low-rank weights",
+        ),
+    ],
+)
+def test_what_decoders_alone_read_is_not_for_an_encoder(values, method, content, made) -> None:
+    values = with_method(values, method, **content)
+    load_configuration(values)
     folder = values["llms"]["pocket-gpt2"]["path"]
     with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
         json.dump({"model_type": "t5", "is_encoder_decoder": True}, file)
-    refused(with_key_norm(values), "llms.pocket-gpt2: key-norm makes keys and values", "encoder")
+    refused(values, f"llms.pocket-gpt2: {method} makes {made}", "encoder")
+
+
+def test_low_rank_weights_of_groups_are_not_joined(values) -> None:
+    content = {"rank": 2, "finetune": {"losses": {"pred": 1.0}}}
+    values = with_method(values, "generative-adapter", **content)
+    study = {"llms": ["pocket-gpt2"], "methods": ["generative-adapter"], "set": {"group": 4}}
+    values = put(values, "studies/grouped", study | {"partitions": ["class_to_class"]})
+    refused(values, "studies.grouped", "does not distil demonstrations into vectors")
 
 
 def test_of_keys_and_values_no_oldest_tokens_fall_off(values) -> None:
     values = put(values, "protocol/demonstration_overflow", "oldest-tokens")
     load_configuration(values)
-    refused(with_key_norm(values), "key-norm makes keys and values", "demonstration_overflow")
+    refused(with_method(values), "key-norm makes keys and values", "demonstration_overflow")

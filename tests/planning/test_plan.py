@@ -233,6 +233,25 @@ def test_every_candidate_is_counted_and_the_chosen_one_alone_predicted(paper):
     assert chosen.data_jobs == alone.data_jobs + 7
 
 
+def test_low_rank_weights_take_no_positions_but_a_distiller():
+    values = paper_values()
+    own = {"rank": 8, "finetune": {"losses": {"pred": 1.0}}}
+    values["methods"]["generative-adapter"] = own
+    values["methods"]["mend"].pop("select", None)
+    run = {"llms": ["gpt2-large"], "partitions": ["class_to_class"]}
+    names = ("zero-shot", "mend", "generative-adapter")
+    values["studies"] |= {f"of-{name}": {"methods": [name], **run} for name in names}
+    configuration = load_configuration(values)
+    rows = {
+        name: {row.stage: row for row in plan(configuration, [f"of-{name}"]).rows} for name in names
+    }
+    adapter, usual = (rows[name] for name in ("generative-adapter", "mend"))
+    # Weights, for each partition: the hypernetwork is too small to count.
+    assert adapter["finetune"].disk == pytest.approx(usual["finetune"].disk, rel=0.01)
+    flops = [rows[name]["predict"].work.flops for name in ("zero-shot", "generative-adapter")]
+    assert flops[0] < flops[1] < usual["predict"].work.flops
+
+
 def test_each_training_seed_is_counted(paper):
     values = paper_values()
     values["training"]["pretrain"]["teacher_cache"] = True
