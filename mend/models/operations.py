@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -230,8 +231,18 @@ def _adapts(name: str) -> bool:
     return name.rpartition(".")[2] in ("lora_A", "lora_B")
 
 
+#: Sizes of models that are there: each context that is made asks for them.
+_found: WeakKeyDictionary[nn.Module, Layers] = WeakKeyDictionary()
+
+
 def layers_of(body: nn.Module) -> Layers:
     """Return the sizes of a model's layers; raises ValueError for what has none that are known."""
+    if body not in _found:
+        _found[body] = _layers_of(body)
+    return _found[body]
+
+
+def _layers_of(body: nn.Module) -> Layers:
     weights = elements(body, used=_used_experts(body.config))
     if not weights:
         raise ValueError(f"no matrices are known of a {body.config.model_type}")
