@@ -112,7 +112,8 @@ def measure(
     def costs(lengths: Lengths, **same: Any) -> Iterator[dict[str, Any]]:
         for name, method in methods.items():
             tokens = lengths.distilled if method.distils else lengths.demonstrations
-            context = method.contexts(llm, [[0] * tokens])
+            with torch.no_grad():
+                context = method.contexts(llm, [[0] * tokens])
             row = {**same, "method": name, "device": device}
             row |= {"context_tokens": context.lengths[0], "context_bytes": context.nbytes[0]}
             if name in counted:

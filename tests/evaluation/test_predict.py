@@ -56,12 +56,22 @@ def test_predictions_say_what_they_were_made_of(
     assert {(tmp_path / name).resolve() for name in found} == {file.resolve() for file in files}
 
 
-@pytest.mark.parametrize("name", ["vanilla-icl", "zero-shot", "selective-context", "key-norm"])
+#: Methods that train nothing, of each kind of context, with their settings.
+UNTRAINED = {
+    "zero-shot": {},
+    "vanilla-icl": {},
+    "selective-context": {"keep": 6},
+    "key-norm": {"keep": 6},
+    "task-vector": {"layer": 1},
+}
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
 def test_predictions_say_what_each_context_takes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: PredictionSpec, name: str
 ) -> None:
-    settings = {"keep": 6} if name in ("selective-context", "key-norm") else {}
-    spec = spec.model_copy(update={"method": MethodSource(name=name, settings=settings)})
+    source = MethodSource(name=name, settings=UNTRAINED[name])
+    spec = spec.model_copy(update={"method": source})
     kind = method_class(name)
     monkeypatch.setattr(
         kind, "making_operations", lambda self, llm, trained, shown: 3.0 * len(shown)
