@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import model_validator
+
 from mend.errors import UserError
 from mend.methods.base import Length, Method, Rank, Segment, Segments
 
@@ -42,30 +44,41 @@ class AutoCompressor(Method):
     segment: Segment
     segments: Segments
 
+    @model_validator(mode="after")
+    def _equal_shares(self) -> AutoCompressor:
+        if self.length % self._parts:
+            raise ValueError(f"length {self.length} is not {self._parts} segments' equal shares")
+        return self
+
     @property
-    def context_length(self) -> int:
-        """As many vectors as all segments have at most."""
-        return self.length * self.segments
+    def _parts(self) -> int:
+        """How many segments the vectors of a context are of."""
+        return self.segments
+
+    @property
+    def _added(self) -> int:
+        """Vectors that the compressor makes of a segment."""
+        return self.length // self._parts
 
     def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module]:
         """Return the compressor, whose placeholders are those of every segment."""
         from mend.models.compressor import Compressor
 
         llm.check_vectors()
-        compressor = Compressor(llm, self.length, self.lora_rank)
+        compressor = Compressor(llm, self._added, self.lora_rank)
         room = compressor.room(self._longest_before)
         if self.segment > room:
             raise UserError(
                 f"segment: {self.segment} tokens do not fit the LLM's {compressor.max_positions} "
                 f"positions beside {self._longest_before} vectors of earlier segments and "
-                f"{self.length} placeholders; at most {max(0, room)} do"
+                f"{self._added} placeholders; at most {max(0, room)} do"
             )
         return {"compressor": compressor}
 
     @property
     def _longest_before(self) -> int:
         """Vectors that a segment comes after, at most."""
-        return self.length * (self.segments - 1)
+        return self._added * (self.segments - 1)
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
@@ -106,7 +119,7 @@ class AutoCompressor(Method):
             for number, text in enumerate(self._segments(one)[1:], start=1):
                 owner.append(row)
                 texts.append(text)
-                lengths.append(number * self.length)
+                lengths.append(number * self._added)
         found = torch.zeros(len(demonstrations), device=llm.device)
         if not texts:
             return found
@@ -128,8 +141,8 @@ class AutoCompressor(Method):
     def compressed_rows(self, tokens: int) -> list[int]:
         """Return how long the rows are that the compressor reads so many tokens in."""
         count = max(1, min(self.segments, -(-tokens // self.segment)))
-        each = -(-tokens // count) + self.length
-        return [self.length * number + each for number in range(count)]
+        each = -(-tokens // count) + self._added
+        return [self._added * number + each for number in range(count)]
 
     def making_operations(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]

@@ -27,9 +27,9 @@ class RecurrentMemory(AutoCompressor):
     display_name = "RMT"
 
     @property
-    def context_length(self) -> int:
-        """The memory's vectors alone."""
-        return self.length
+    def _parts(self) -> int:
+        """The last segment's memory is all that stays."""
+        return 1
 
     def contexts(
         self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]

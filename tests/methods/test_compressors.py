@@ -47,7 +47,8 @@ def compressing(llm: FrozenLLM, name: str, trained: bool = True) -> BuiltMethod:
     """Return a method; with adapters that do something, as after training."""
     torch.manual_seed(3)
     more = {"segment": SEGMENT, "segments": 2} if LOSSES[name] == "segments" else {}
-    method = build(llm, name, length=LENGTH, lora_rank=2, **more).eval()
+    length = 2 * LENGTH if name == "auto-compressor" else LENGTH
+    method = build(llm, name, length=length, lora_rank=2, **more).eval()
     for key, value in method.named_parameters():
         if trained and "lora_B" in key:
             torch.nn.init.normal_(value, std=0.5)
@@ -231,7 +232,7 @@ def test_demonstrations_beyond_the_window_are_read_in_segments(name: str) -> Non
     llm = random_llm()
     words = [number % VOCABULARY for number in range(2 * llm.positions)]
     shown = Demonstrations([(words[start : start + 9], [1]) for start in range(0, len(words), 9)])
-    method = build(llm, name, length=1, lora_rank=2, segment=SEGMENT, segments=30)
+    method = build(llm, name, length=30, lora_rank=2, segment=SEGMENT, segments=30)
     assert len(shown) > llm.positions
     assert method.longest_context() == 30 * SEGMENT >= len(shown)
     found = method.contexts(llm, [shown, shown[:5]])
@@ -246,11 +247,16 @@ def test_demonstrations_beyond_the_window_are_read_in_segments(name: str) -> Non
 def test_segments_that_do_not_fit_the_llm_are_refused() -> None:
     llm = random_llm()
     most = llm.positions - 2 * LENGTH
-    sizes = {"length": LENGTH, "lora_rank": 1, "segments": 2}
-    for name in ("auto-compressor", "recurrent-memory"):
+    for name, length in (("auto-compressor", 2 * LENGTH), ("recurrent-memory", LENGTH)):
+        sizes = {"length": length, "lora_rank": 1, "segments": 2}
         build(llm, name, segment=most, **sizes)
         with pytest.raises(UserError, match=f"segment: {most + 1} tokens .*; at most {most} do"):
             build(llm, name, segment=most + 1, **sizes)
+
+
+def test_segments_have_equal_shares_of_a_contexts_vectors() -> None:
+    with pytest.raises(UserError, match="length 7 is not 2 segments' equal shares"):
+        build(random_llm(), "auto-compressor", length=7, lora_rank=1, segment=4, segments=2)
 
 
 def test_an_llm_without_keys_and_values_is_refused_by_name() -> None:
