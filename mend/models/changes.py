@@ -91,21 +91,17 @@ def changed(
     """
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model))
-        if isinstance(contexts, LowRankContexts):
-            for name, down in contexts.down.items():
-                parts = (_of_rows(part, owner) for part in (down, contexts.up[name]))
-                hook = _low_rank(name, *parts)
+        # Of each row its own; one that is the same for all comes once.
+        of_rows = contexts.select(owner[:1] if len(set(owner)) == 1 else owner)
+        if isinstance(of_rows, LowRankContexts):
+            for name, down in of_rows.down.items():
+                hook = _low_rank(name, down, of_rows.up[name])
                 handle = model.get_submodule(name).register_forward_hook(hook)
                 stack.callback(handle.remove)
         else:
-            for handle in _addition_hooks(body, contexts, owner, places):
+            for handle in _addition_hooks(body, of_rows, places):
                 stack.callback(handle.remove)
         yield
-
-
-def _of_rows(tensor: Tensor, owner: Sequence[int]) -> Tensor:
-    """Return the part of each row; one that is the same for all comes once."""
-    return tensor[indices(owner[:1] if len(set(owner)) == 1 else owner, tensor.device)]
 
 
 def _low_rank(name: str, down: Tensor, up: Tensor) -> Callable:
@@ -130,9 +126,9 @@ def _repeated(rows: Tensor, number: int) -> Tensor:
 
 
 def _addition_hooks(
-    body: nn.Module, contexts: AdditionContexts, owner: Sequence[int], places: Sequence[int]
+    body: nn.Module, contexts: AdditionContexts, places: Sequence[int]
 ) -> Iterator[Any]:
-    """Add vectors after blocks of a body, and yield what removes that."""
+    """Add vectors, of each row or one for all, after blocks of a body; yield what removes that."""
     read = {"before": 0}
 
     def look(module: nn.Module, given: tuple, options: Mapping[str, Any]) -> None:
@@ -141,9 +137,8 @@ def _addition_hooks(
 
     yield body.register_forward_pre_hook(look, with_kwargs=True)
     for block, vectors in contexts.vectors.items():
-        added = vectors[indices(owner, vectors.device)]
 
-        def hook(module: nn.Module, given: tuple, output: Any, added: Tensor = added) -> Any:
+        def hook(module: nn.Module, given: tuple, output: Any, added: Tensor = vectors) -> Any:
             states = output if isinstance(output, Tensor) else output[0]
             copies = len(states) // len(places)
             here = [
@@ -153,10 +148,12 @@ def _addition_hooks(
             ]
             if not here:
                 return None
-            rows = [row * copies + copy for row, _ in here for copy in range(copies)]
+            chosen = [row * copies + copy for row, _ in here for copy in range(copies)]
             where = [place for _, place in here for _ in range(copies)]
-            values = _repeated(added.to(states), len(states))[indices(rows, states.device)]
-            index = indices(rows, states.device), indices(where, states.device)
+            rows = indices(chosen, states.device)
+            values = added.to(states)
+            values = values if len(values) == 1 else _repeated(values, len(states))[rows]
+            index = rows, indices(where, states.device)
             states = states.index_put(index, values, accumulate=True)
             if isinstance(output, Tensor):
                 return states

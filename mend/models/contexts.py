@@ -291,7 +291,8 @@ def _nbytes(*parts: Mapping[Any, Tensor]) -> list[int]:
 
 
 def _selected(tensors: Mapping[Any, Tensor], numbers: Sequence[int]) -> dict[Any, Tensor]:
-    return {name: one[indices(numbers, one.device)] for name, one in tensors.items()}
+    chosen = indices(numbers, next(iter(tensors.values())).device)
+    return {name: one[chosen.to(one.device)] for name, one in tensors.items()}
 
 
 def _joined(parts: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:

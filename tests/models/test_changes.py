@@ -14,6 +14,7 @@ from mend.configuration.specs.training import Losses
 from mend.data.examples import Example
 from mend.data.items import MultipleChoiceItem
 from mend.errors import UserError
+from mend.evaluation.loglikelihood import Continuation, log_likelihoods
 from mend.evaluation.scoring import score_items
 from mend.methods.base import Method
 from mend.models.changes import QUERIES_AND_VALUES, blocks_of, linear_modules
@@ -233,6 +234,10 @@ def test_options_are_scored_as_single_rows(architecture: str, kind: str) -> None
     found = score_items(llm, built(llm, Changing()), items, item_batch_size=32)
     contexts, plain = contexts_for(llm, kind), Plain(llm.model)
     assert not llm.can_share(contexts, [5])
+    asked = [
+        Continuation(item.context, item.query, option) for item in items for option in item.options
+    ]
+    single = iter(log_likelihoods(llm, contexts, asked))
     for item, scores in zip(items, found, strict=True):
         other = changed_plain(plain, contexts, item.context, len(item.query) - 1)
         for option, score in zip(item.options, scores, strict=True):
@@ -240,6 +245,8 @@ def test_options_are_scored_as_single_rows(architecture: str, kind: str) -> None
             logs = other.log_probabilities(item.query[:1], text)[-len(option) :]
             right = logs[torch.arange(len(option)), torch.tensor(option)].mean()
             assert score == pytest.approx(float(right), abs=1e-4)
+            whole = next(single).total
+            assert whole == pytest.approx(float(right) * len(option), abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
