@@ -360,6 +360,10 @@ def _llm(
                     f"llms.{name}: {method} makes {_DECODERS_ONLY[kind]}, and this LLM's encoder "
                     "reads contexts; leave the method out for it"
                 )
+    for method in sorted({method for of, method in read if of == name}):
+        layer = getattr(values.methods[method], "layer", None)
+        if problem := layer is not None and _layers([layer], config or {}):
+            yield f"llms.{name}: methods.{method}.layer: {problem}"
     if problem := _layers(llm.distiller.layers, small_config or {}):
         yield f"llms.{name}.distiller.layers: {problem}"
     yield from _special_tokens(values, name)

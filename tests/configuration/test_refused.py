@@ -538,6 +538,17 @@ def test_what_decoders_alone_read_is_not_for_an_encoder(values, method, content,
     refused(values, f"llms.pocket-gpt2: {method} makes {made}", "encoder")
 
 
+def test_a_task_vector_is_of_a_block_that_the_llm_has(values) -> None:
+    folder = values["llms"]["pocket-gpt2"]["path"]
+    with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
+        json.dump({"model_type": "gpt2", "n_positions": 256, "n_layer": 2}, file)
+    load_configuration(with_method(values, "task-vector", layer=1))
+    refused(
+        with_method(values, "task-vector", layer=2),
+        "llms.pocket-gpt2: methods.task-vector.layer: the model has 2 blocks, 0 to 1",
+    )
+
+
 def test_low_rank_weights_of_groups_are_not_joined(values) -> None:
     content = {"rank": 2, "finetune": {"losses": {"pred": 1.0}}}
     values = with_method(values, "generative-adapter", **content)
