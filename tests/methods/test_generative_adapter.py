@@ -47,11 +47,8 @@ SHOWN = [
     for count in (4, 1)
 ]
 ROWS = Rows([1, 0, 1], [[3, 4], [5], [6, 7, 8]], [[9, 10], [11, 12, 13], [14]])
-DECODERS = {
-    name: one
-    for name, one in ARCHITECTURES.items()
-    if one.required and "decoder_start_token_id" not in one.arguments and name != "phi 3, longrope"
-}
+#: One for each way to call the modules of queries and values.
+NAMES = ("gpt2", "ctrl", "gpt-neox", "mpt", "llama 3", "phi 3, window", "minicpm3")
 ITEMS = [
     MultipleChoiceItem(number, shown, [1, 2], [[3], [4, 5]]) for number, shown in enumerate(SHOWN)
 ]
@@ -72,30 +69,10 @@ def adapting(llm: FrozenLLM, monkeypatch, learnt: bool = True, **settings) -> Bu
     return method
 
 
-EVERY_LINEAR = ("gpt2", "llama 3", "phi", "bloom", "deepseek v3")
-
-
-@pytest.mark.parametrize("name", installed(DECODERS))
+@pytest.mark.parametrize("modules", ["queries-and-values", "all-linear"])
+@pytest.mark.parametrize("name", installed({name: ARCHITECTURES[name] for name in NAMES}))
 @torch.no_grad()
-def test_weights_are_as_if_merged(name: str, monkeypatch) -> None:
-    as_if_merged(name, "queries-and-values", monkeypatch)
-
-
-@pytest.mark.parametrize("name", installed({one: ARCHITECTURES[one] for one in EVERY_LINEAR}))
-@torch.no_grad()
-def test_weights_of_all_linear_modules_are_as_if_merged(name: str, monkeypatch) -> None:
-    as_if_merged(name, "all-linear", monkeypatch)
-
-
-@torch.no_grad()
-def test_modules_that_get_tokens_of_several_rows_are_told(monkeypatch) -> None:
-    llm, _ = both("opt, projected", (1,))
-    contexts = adapting(llm, monkeypatch, modules="all-linear").contexts(llm, SHOWN)
-    with pytest.raises(UserError, match="does not get one row after the other.*choose other mod"):
-        llm.states(contexts, ROWS)
-
-
-def as_if_merged(name: str, modules: str, monkeypatch) -> None:
+def test_weights_are_as_if_merged(name: str, modules: str, monkeypatch) -> None:
     llm, plain = both(name, (1,))
     method = adapting(llm, monkeypatch, modules=modules)
     logits = llm.logits(llm.states(method.contexts(llm, SHOWN), ROWS))
@@ -119,6 +96,14 @@ def as_if_merged(name: str, modules: str, monkeypatch) -> None:
         expected = merged[owner].log_probabilities([1], [*before, *after])[-len(after) :]
         found = logits[row, : len(after)].log_softmax(-1)
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_modules_that_get_tokens_of_several_rows_are_told(monkeypatch) -> None:
+    llm, _ = both("opt, projected", (1,))
+    contexts = adapting(llm, monkeypatch, modules="all-linear").contexts(llm, SHOWN)
+    with pytest.raises(UserError, match="does not get one row after the other.*choose other mod"):
+        llm.states(contexts, ROWS)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
