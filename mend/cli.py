@@ -68,7 +68,7 @@ def distill(options: argparse.Namespace) -> None:
     method = ContextMethod.from_pretrained(options.method, llm=options.llm)
     context = method.distill([(row["input"], row["output"]) for row in rows])
     context.save_pretrained(options.output)
-    logger.info("%s: %d positions for %d demonstrations", options.output, len(context), len(rows))
+    logger.info("%s: %r", options.output, context)
 
 
 def score(options: argparse.Namespace) -> None:
