@@ -20,7 +20,7 @@ import transformers
 from models import dtype, on_gpu, peak
 from side_by_side import HEADER, Row, line
 
-MODULES = ("overhead", "chunks", "scoring", "distillation", "library")
+MODULES = ("overhead", "chunks", "scoring", "distillation", "library", "making")
 
 
 def main() -> int:

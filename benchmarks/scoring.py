@@ -108,7 +108,7 @@ def needed_operations(
     """Return the operations of reading each context once, and each query and option once."""
     layers, head = layers_of(llm.body), llm.embedding.weight.numel()
     for_pairs = sum(layers.attention.values())
-    vectors = method.vectors
+    vectors = method.context_length
     length = CONTEXT if vectors is None else vectors
     contexts = len({item.context for item in items})
     found = contexts * layers.operations(length)

@@ -91,8 +91,9 @@ class Cartridge(Method):
             others, text = lessons[number]
             found += sizes.operations(len(others), [(0, len(text))], FORWARD)
             student = sizes.layers.operations(len(text) - 1, FROZEN, before)
-            # The head forwards and backwards, and of the teacher's states.
-            found += times * (student + (4 + 2) * head * len(text))
+            found += times * (student + 4 * head * len(text))
+            # The teacher's logits are kept while steps ask for the same.
+            found += (times if len(lessons) > QUERIES else 1) * 2 * head * len(text)
         return found
 
     def _trained(
@@ -102,6 +103,8 @@ class Cartridge(Method):
         from dataclasses import replace
 
         import torch
+
+        from mend.models.padding import to_device
 
         longest, layers = start.keys[0].shape[2], len(start.keys)
         sinks = torch.tensor([longest - n + max(1, start.prefix) for n in start.lengths])
@@ -118,9 +121,23 @@ class Cartridge(Method):
             return replace(start, keys=keys, values=values, last_state=state)
 
         adam = torch.optim.Adam(parts, lr=self.learning_rate)
+        asked: list[tuple[int, int]] = []
         for step in range(self.steps if any(lessons) else 0):
+            before = asked
+            asked = [(i, n) for i, of_set in enumerate(lessons) for n in _numbers(of_set, step)]
+            if asked != before:  # sets of no more than QUERIES have the same ones in each step
+                owner, texts = [i for i, _ in asked], [lessons[i][n].text for i, n in asked]
+                counts = [owner.count(i) for i in range(len(lessons))]
+                shares = [
+                    1 / (counts[i] * len(text))
+                    for i, text in zip(owner, texts, strict=True)
+                    for _ in text
+                ]
+                shares = to_device(torch.tensor(shares), llm.device)
+                with torch.no_grad():
+                    goal = llm.logits(torch.cat([taught[i][n] for i, n in asked])).softmax(-1)
             with torch.enable_grad():
-                loss = _divergence(llm, contexts(), lessons, taught, step)
+                loss = _cross_entropy(llm, contexts(), texts, owner, goal, shares)
                 adam.zero_grad()
                 loss.backward()
             for part in parts[:-1]:
@@ -171,29 +188,25 @@ def _taught(llm: FrozenLLM, lessons: Sequence[Lesson], steps: int) -> list[Tenso
     return found
 
 
-def _divergence(
+def _cross_entropy(
     llm: FrozenLLM,
     contexts: KeyValueContexts,
-    lessons: Sequence[Sequence[Lesson]],
-    taught: Sequence[Sequence[Tensor]],
-    step: int,
+    texts: Sequence[Sequence[int]],
+    owner: Sequence[int],
+    goal: Tensor,
+    shares: Tensor,
 ) -> Tensor:
-    """Return a step's loss: of each set the mean KL(teacher || student), added up."""
+    """Return the loss of texts after their owners' contexts, which has the gradient of the KL.
+
+    goal: the teacher's probabilities, (tokens, vocabulary); shares: of each token in the loss.
+    """
     import torch
 
     from mend.models.frozen_llm import Rows
-    from mend.models.padding import indices, to_device
+    from mend.models.padding import indices
 
-    asked = [(i, n) for i, of_set in enumerate(lessons) for n in _numbers(of_set, step)]
-    owner, texts = [i for i, _ in asked], [lessons[i][n].text for i, n in asked]
     states = llm.states(contexts, Rows(owner, [[] for _ in texts], texts))
     width = states.shape[1]
     places = [row * width + place for row, text in enumerate(texts) for place in range(len(text))]
-    student = llm.logits(states.flatten(0, 1)[indices(places, llm.device)]).log_softmax(-1)
-    with torch.no_grad():
-        teacher = llm.logits(torch.cat([taught[i][n] for i, n in asked])).log_softmax(-1)
-    counts = [min(QUERIES, len(of_set)) for of_set in lessons]
-    each = [1 / (counts[i] * len(text)) for i, text in zip(owner, texts, strict=True)]
-    shares = [share for share, text in zip(each, texts, strict=True) for _ in text]
-    divergences = (teacher.exp() * (teacher - student)).sum(-1)
-    return divergences @ to_device(torch.tensor(shares), llm.device)
+    logits = llm.logits(states.flatten(0, 1)[indices(places, llm.device)])
+    return torch.nn.functional.cross_entropy(logits, goal, reduction="none") @ shares
