@@ -7,6 +7,7 @@ the adapters, and l placeholders, which stand after the demonstrations as a dist
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -153,7 +154,9 @@ def _with_adapters(body: nn.Module, rank: int) -> nn.Module:
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in copied.modules()),
     )
     try:
-        inject_adapter_in_model(settings, copied)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+            inject_adapter_in_model(settings, copied)
     except ValueError as error:  # it finds no layer that it knows
         raise UserError(
             f"llms: a {body.config.model_type} has no layers that LoRA can be put on ({error})"

@@ -75,6 +75,13 @@ class Architecture:
         return projections + (3 if self.gated else 2) * self.width * self.feed_forward
 
     @property
+    def adapted(self) -> int:
+        """Inputs and outputs of the linear layers of all blocks together, without a decoder's."""
+        projections = 4 * self.width + 2 * (self.attention + self.key_value)
+        each = projections + (3 if self.gated else 2) * (self.width + self.feed_forward)
+        return self.layers * each
+
+    @property
     def cross(self) -> int:
         """Weights of a decoder layer's attention to the encoder."""
         return 2 * self.width * (self.attention + self.key_value)

@@ -88,8 +88,9 @@ class Work:
 class QueryCosts:
     """What one query costs a method.
 
-    distiller: None if the vectors themselves are trained, or there are none; dtype: of the LLM;
-    precision: of the distiller (`llms.*.distiller.precision`).
+    distiller: None if the vectors themselves are trained, or there are none; the LLM itself where
+    its copy compresses. dtype: of the LLM; precision: of the distiller
+    (`llms.*.distiller.precision`). lora_rank: of the adapters of such a copy.
     """
 
     llm: Architecture
@@ -97,6 +98,7 @@ class QueryCosts:
     tokens: TokenCounts
     dtype: str = "float32"
     precision: str = "auto"
+    lora_rank: int | None = None
 
     def teacher_work(self, micro_batch_size: float) -> Work:
         """Return the work of the teacher's hidden states, where they are kept."""
@@ -125,7 +127,10 @@ class QueryCosts:
         distilling = self.distillation()
         if self.distiller is not None:
             layers += 2.5 * self.distiller.layers
-        trained = distilling.forward + distilling.trained_backward
+        # Of a copy's frozen weights there are no gradients; its adapters are small.
+        frozen = self.lora_rank is not None
+        backward = distilling.backward if frozen else distilling.trained_backward
+        trained = distilling.forward + backward
         seconds = layers * (COMPILED_LAYER_SECONDS if compiled else LAYER_SECONDS)
         work = Work(launch_seconds=seconds / micro_batch_size)
         work += self._llm_work(operations * queries, trains=True)
@@ -175,6 +180,8 @@ class QueryCosts:
         if self.distiller is None:
             return vectors * self.llm.width
         width = self.distiller.width
+        if self.lora_rank is not None:
+            return self.lora_rank * self.distiller.adapted + vectors * width
         projection = 0 if width == self.llm.width else width * self.llm.width
         return self.distiller.encoder_parameters + vectors * width + projection
 

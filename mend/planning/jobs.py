@@ -17,7 +17,13 @@ from mend.configuration.paths import JobPath, parse_settings
 from mend.configuration.runs import training_shots
 from mend.configuration.schema import ConfigurationValues
 from mend.configuration.specs.reading import ReadingSettings
-from mend.configuration.specs.run import DistillerSource, LLMDistiller, LLMSource, RunSpec
+from mend.configuration.specs.run import (
+    DistillerSource,
+    LLMDistiller,
+    LLMSource,
+    MethodSource,
+    RunSpec,
+)
 from mend.configuration.teachers import teacher_of
 from mend.planning.architectures import BYTES, Architecture, find_architecture
 from mend.planning.costs import QueryCosts, TokenCounts, Work, activation_bytes
@@ -73,7 +79,7 @@ def training_job(configuration: Configuration, models: Models, job: JobPath) -> 
     training, vectors = spec.training, make_method(spec.method).context_length
     distils = bool(training.losses.distill)
     tokens = training_tokens(values, spec.reading, job.stage, training.beta, vectors, distils)
-    query = _query_costs(models, spec.llm, spec.distiller, tokens)
+    query = _query_costs(models, spec.llm, spec.distiller, tokens, spec.method)
     micro_batch_size = training.micro_batch_size
     if micro_batch_size == "auto":
         micro_batch_size = training.batch_size
@@ -134,7 +140,7 @@ def prediction_job(configuration: Configuration, models: Models, job: JobPath) -
     """Return what a prediction job takes."""
     spec, values = specification(configuration, str(job)), configuration.values
     tokens = test_tokens(values, spec, parse_settings(job.condition))
-    query = _query_costs(models, spec.llm, spec.distiller, tokens)
+    query = _query_costs(models, spec.llm, spec.distiller, tokens, spec.method)
     tasks, seeds = len(spec.predict.tasks), len(values.benchmark.seeds)
     rows = values.benchmark.test_rows or TEST_ROWS
     if not make_method(spec.method).reads_demonstrations:
@@ -200,10 +206,19 @@ def _demonstrations(
 
 
 def _query_costs(
-    models: Models, llm: LLMSource, distiller: DistillerSource | None, tokens: TokenCounts
+    models: Models,
+    llm: LLMSource,
+    distiller: DistillerSource | None,
+    tokens: TokenCounts,
+    method: MethodSource | None = None,
 ) -> QueryCosts:
     """Return the costs of a query of a run; raises UserError if a model's sizes are unknown."""
     key = f"llms.{llm.name}"
+    made = make_method(method) if method else None
+    if made and made.adapts_llm:
+        own = models(f"{key}.path", llm.path)
+        dtype = "int8" if llm.int8 else llm.dtype
+        return QueryCosts(own, own, tokens, dtype, lora_rank=made.lora_rank)
     return QueryCosts(
         models(f"{key}.path", llm.path),
         distiller_sizes(models, key, distiller) if distiller else None,

@@ -60,6 +60,17 @@ def test_what_is_merged_over_smollm2_changes_every_study() -> None:
         assert study.vary["training.seed"] == [0]
 
 
+def test_smollm2s_compressors_have_the_budgets_of_table_2() -> None:
+    values = read_configuration("config/smollm2.yaml", "config/smollm2-compressors.yaml").values
+    study = values.studies["compressors"]
+    budget = values.methods["mend"].length
+    assert study.vary["budget"]["50"] == {}
+    for run in study.runs.values():
+        method = values.methods[run.method]
+        own = [getattr(method, name, budget) for name in ("length", "keep")]
+        assert own == [budget, budget]
+
+
 def test_the_laptops_tasks_are_metaicls() -> None:
     def rows(path: str) -> dict[str, dict]:
         with open(ROOT / path, encoding="utf-8", newline="") as file:

@@ -14,6 +14,8 @@ from helpers.models import (
     ENCODER_DECODERS,
     OBJECTIVE,
     VOCABULARY,
+    build,
+    random_llm,
     random_tokens,
     t5_configuration,
     word_tokenizer,
@@ -515,3 +517,19 @@ def test_a_gguf_model_has_its_sizes_before_its_folder_is_made():
     found = find_architecture(values, "llms.x.path", "nowhere/gguf-models/smollm2")
     on_the_hub = find_architecture(values, "llms.x.path", "HuggingFaceTB/SmolLM2-135M")
     assert (found.parameters, found.published) == (on_the_hub.parameters, "float32")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_copy_of_the_llm_costs_its_operations_and_trains_its_adapters(name: str) -> None:
+    llm = random_llm(name)
+    method = build(llm, "icae", length=8, lora_rank=3)
+    own = architecture(llm.model.config.to_dict())
+    costs = QueryCosts(own, own, TokenCounts(60, 60, 8, 15, 15), lora_rank=3)
+    trained = sum(one.numel() for one in method.parameters() if one.requires_grad)
+    # Besides, a vector asks for the text. A GPT-2's queries, keys and values are one layer.
+    tolerance = 0.15 if name == "gpt2" else 1e-9
+    assert costs.trained_parameters == pytest.approx(trained - llm.width, rel=tolerance)
+    made = method.making_operations(random_tokens(60, 1))
+    # Without the adapters, which are as large as the layers of so small an LLM.
+    adapters = 2 * (60 + 8) * 3 * own.adapted
+    assert costs.distillation().forward == pytest.approx(made - adapters, rel=0.1)
