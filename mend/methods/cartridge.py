@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from mend.models.frozen_llm import FrozenLLM
 
 #: Demonstrations of a set that a step trains on; the next step goes on with those after them.
-QUERIES = 16
+QUERIES = 4
+#: Rows that the teacher reads together.
+AT_ONCE = 16
 
 
 class Cartridge(Method):
@@ -180,8 +182,8 @@ def _taught(llm: FrozenLLM, lessons: Sequence[Lesson], steps: int) -> list[Tenso
 
     found: list[Tensor] = []
     needed = lessons[: steps * QUERIES]
-    for first in range(0, len(needed), QUERIES):
-        others, texts = zip(*needed[first : first + QUERIES], strict=True)
+    for first in range(0, len(needed), AT_ONCE):
+        others, texts = zip(*needed[first : first + AT_ONCE], strict=True)
         rows = Rows(range(len(texts)), [[] for _ in texts], texts)
         states = llm.states(llm.token_context(others), rows)
         found += [row[: len(text)] for row, text in zip(states, texts, strict=True)]

@@ -45,7 +45,7 @@ def trained_by_hand(
             parts.append(getattr(layer, name)[:, :, frozen:].clone().requires_grad_())
     adam = torch.optim.Adam(parts, lr=0.05)
     for step in range(steps):
-        few = min(16, len(texts))
+        few = min(4, len(texts))
         losses = []
         for number in range(step * few, (step + 1) * few):
             number %= len(texts)
