@@ -110,9 +110,8 @@ class AutoCompressor(Method):
 
         (contexts,); 0 for what is one segment. Section 3.2 of the paper.
         """
-        import torch
-
-        from mend.models.likelihood import text_losses
+        from mend.models.likelihood import averaged, text_losses
+        from mend.models.padding import indices
 
         owner, texts, lengths = [], [], []
         for row, one in enumerate(demonstrations):
@@ -120,14 +119,9 @@ class AutoCompressor(Method):
                 owner.append(row)
                 texts.append(text)
                 lengths.append(number * self._added)
-        found = torch.zeros(len(demonstrations), device=llm.device)
-        if not texts:
-            return found
-        of_each = torch.tensor(owner, device=llm.device)
-        before = llm.vector_context(contexts.vectors[of_each], lengths)
-        losses = text_losses(llm, before, texts)
-        counts = torch.bincount(of_each, minlength=len(found)).clamp(min=1)
-        return found.index_add(0, of_each, losses / counts[of_each])
+        before = contexts.vectors[indices(owner, contexts.vectors.device)]
+        losses = text_losses(llm, llm.vector_context(before, lengths), texts)
+        return averaged(losses, owner, len(demonstrations))
 
     def _segments(self, tokens: Sequence[int]) -> list[list[int]]:
         from mend.data.demonstrations import segments

@@ -65,7 +65,7 @@ class RecurrentMemory(AutoCompressor):
         """Return the mean loss of the segments but the first after the memory before each."""
         import torch
 
-        from mend.models.likelihood import text_losses
+        from mend.models.likelihood import averaged, text_losses
 
         owner, texts, memories = [], [], []
         found = self._memories(trained, demonstrations)
@@ -74,13 +74,10 @@ class RecurrentMemory(AutoCompressor):
                 owner.append(row)
                 texts.append(text)
                 memories.append(found[row][number])
-        losses = torch.zeros(len(demonstrations), device=llm.device)
         if not texts:
-            return losses
-        each = text_losses(llm, llm.vector_context(torch.stack(memories)), texts)
-        of_each = torch.tensor(owner, device=llm.device)
-        counts = torch.bincount(of_each, minlength=len(losses)).clamp(min=1)
-        return losses.index_add(0, of_each, each / counts[of_each])
+            return torch.zeros(len(demonstrations), device=llm.device)
+        losses = text_losses(llm, llm.vector_context(torch.stack(memories)), texts)
+        return averaged(losses, owner, len(demonstrations))
 
     @property
     def _longest_before(self) -> int:

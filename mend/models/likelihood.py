@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,18 @@ def text_losses(
     which = to_device(torch.tensor(asked)[rows], llm.device)
     shares = to_device((1 / counts)[rows], llm.device)
     return losses.index_add(0, which, -torch.cat(logs) * shares) if logs else losses
+
+
+def averaged(losses: Tensor, owner: Sequence[int], number: int) -> Tensor:
+    """Return the mean of the losses of each of `number` owners, (number,); 0 where there are none.
+
+    owner: of each loss.
+    """
+    counts = Counter(owner)
+    shares = torch.tensor([1 / counts[of] for of in owner])
+    found = torch.zeros(number, device=losses.device)
+    shares = losses * to_device(shares, losses.device)
+    return found.index_add(0, indices(owner, losses.device), shares)
 
 
 def likelihoods(llm: FrozenLLM, states: Tensor, targets: Tensor) -> Tensor:

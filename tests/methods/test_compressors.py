@@ -30,6 +30,7 @@ from mend.evaluation.scoring import score_items
 from mend.methods.built import BuiltMethod
 from mend.models.frozen_llm import FrozenLLM, Rows
 from mend.training.loop import train
+from mend.training.losses import example_losses
 from mend.training.operations import TrainingOperations
 
 SHOWN = [
@@ -242,6 +243,24 @@ def test_demonstrations_beyond_the_window_are_read_in_segments(name: str) -> Non
     # What an earlier segment holds counts as well.
     other = Demonstrations([*pairs_of(shown)[:-2], ([5] * 9, [2]), pairs_of(shown)[-1]])
     assert not torch.allclose(method.contexts(llm, [other]).vectors, found.vectors[:1])
+
+
+@pytest.mark.parametrize("name", VECTORS + KEY_VALUES)
+def test_a_step_does_not_look_at_what_its_device_computes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device `meta` has shapes and no numbers: whatever needs some raises there."""
+    # Old versions of transformers ask, and PyTorch does not answer for this device.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    with torch.device("meta"):
+        llm = random_llm("llama")
+        llm.refuses_vectors = llm.refuses_key_values = None
+        method = compressing(llm, name)
+    weights = Losses(**{LOSSES[name]: 1.0, "pred": 1.0, "distill": 1.0})
+    losses = example_losses(llm, method, examples(), weights, "finetune", OBJECTIVE)
+    sum(losses.values()).backward()
+    assert {value.device.type for value in losses.values()} == {"meta"}
+    assert all(one.grad is not None for one in method.compressor.parameters() if one.requires_grad)
 
 
 def test_segments_that_do_not_fit_the_llm_are_refused() -> None:
