@@ -6,6 +6,7 @@ a function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,9 +86,11 @@ class Method(MethodSettings):
     ) -> float:
         """Return the floating-point operations of making the context of a sequence, once trained.
 
-        NaN if they are not known.
+        NaN if they are not known; unless a method says more, only tokens that are chosen cost
+        nothing, and so does what does not depend on demonstrations.
         """
-        return 0.0
+        free = self.kind == "tokens" or not self.reads_demonstrations
+        return 0.0 if free else math.nan
 
     def longest_context(self, trained: nn.Module, reading: ReadingSettings) -> int:
         """Return how many tokens of demonstrations are read at most (protocol.longest_context)."""

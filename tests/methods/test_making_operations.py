@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from mend.data.demonstrations import Demonstrations
+from mend.methods.base import Method
 from mend.methods.built import BuiltMethod
 from mend.methods.mend import Mend
 from mend.methods.task_vector import asked
@@ -156,3 +157,12 @@ def test_sizes_that_are_not_found_are_told_once_and_are_no_number(caplog) -> Non
         assert math.isnan(method.making_operations(SHOWN))
     told = [record.getMessage() for record in caplog.records]
     assert [message.startswith("operations of making contexts") for message in told] == [True]
+
+
+def test_a_method_that_does_not_say_is_not_free() -> None:
+    class Silent(Mend):
+        making_operations = Method.making_operations
+
+    llm = llm_of("gpt2")
+    assert math.isnan(Silent(length=2).making_operations(llm, None, [1, 2]))
+    assert build(llm, "prompt-tuning", length=2).making_operations([1, 2]) == 0
