@@ -86,18 +86,31 @@ class AutoCompressor(Method):
         """Return the vectors of each sequence's segments, in their order."""
         import torch
 
+        joined = [self._carried(row) for row in self._read(trained, demonstrations)]
+        padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        return llm.vector_context(padded, [len(row) for row in joined])
+
+    @staticmethod
+    def _carried(vectors: Sequence[Tensor]) -> Tensor:
+        """Return what stays of the vectors of some segments, (n, width): all of them."""
+        import torch
+
+        return torch.cat([*vectors])
+
+    def _read(
+        self, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
+    ) -> list[list[Tensor]]:
+        """Return the vectors of each segment of each sequence, read after those before it."""
         parts = [self._segments(one) for one in demonstrations]
         rows: list[list[Tensor]] = [[] for _ in parts]
         for number in range(max(map(len, parts))):
             active = [row for row, own in enumerate(parts) if number < len(own)]
             texts = [parts[row][number] for row in active]
-            before = [torch.cat(rows[row]) for row in active] if number else None
+            before = [self._carried(rows[row]) for row in active] if number else None
             found = trained.compressor.vectors(texts, before)
             for row, vectors in zip(active, found, strict=True):
                 rows[row].append(vectors)
-        joined = [torch.cat(row) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
-        return llm.vector_context(padded, [len(row) for row in joined])
+        return rows
 
     def segments_loss(
         self,

@@ -31,29 +31,10 @@ class RecurrentMemory(AutoCompressor):
         """The last segment's memory is all that stays."""
         return 1
 
-    def contexts(
-        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> Contexts:
-        """Return the memory after each sequence's last segment."""
-        import torch
-
-        memories = self._memories(trained, demonstrations)
-        return llm.vector_context(torch.stack([of_row[-1] for of_row in memories]))
-
-    def _memories(
-        self, trained: nn.Module, demonstrations: Sequence[Sequence[int]]
-    ) -> list[list[Tensor]]:
-        """Return the memory after each segment of each sequence, (l, width)."""
-        parts = [self._segments(one) for one in demonstrations]
-        rows: list[list[Tensor]] = [[] for _ in parts]
-        for number in range(max(map(len, parts))):
-            active = [row for row, own in enumerate(parts) if number < len(own)]
-            texts = [parts[row][number] for row in active]
-            before = [rows[row][-1] for row in active] if number else None
-            found = trained.compressor.vectors(texts, before)
-            for row, memory in zip(active, found, strict=True):
-                rows[row].append(memory)
-        return rows
+    @staticmethod
+    def _carried(vectors: Sequence[Tensor]) -> Tensor:
+        """Return the last segment's memory, (l, width)."""
+        return vectors[-1]
 
     def segments_loss(
         self,
@@ -68,7 +49,7 @@ class RecurrentMemory(AutoCompressor):
         from mend.models.likelihood import averaged, text_losses
 
         owner, texts, memories = [], [], []
-        found = self._memories(trained, demonstrations)
+        found = self._read(trained, demonstrations)
         for row, one in enumerate(demonstrations):
             for number, text in enumerate(self._segments(one)[1:]):
                 owner.append(row)
