@@ -306,7 +306,7 @@ def test_parts_are_in_the_papers_order(default):
     assert shown["figure4"] == ["shots", "length", "context-length"]
     assert shown["table3"] == []
     assert names[:5] == ["table1", "table2", "figure3", "figure4", "table3"]
-    assert names[-2:] == ["equal-tokens", "beyond-window"]
+    assert names[-4:] == ["equal-tokens", "beyond-window", "compressors", "many-shot"]
     assert spec.absent == []
     tables = [table for part in spec.parts for table in part.tables]
     assert sorted(tables) == sorted({*default.values.studies, "table1", "table5"})
