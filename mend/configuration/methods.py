@@ -103,4 +103,7 @@ def make_method(source: MethodSource) -> MethodSettings:
     try:
         return method_class(source.name)(**source.settings)
     except ValidationError as error:
-        raise UserError(f"methods.{source.name}.{first_problem(error)}") from None
+        # What settings come to together has no key of its own.
+        problem = first_problem(error)
+        of_key = "" if problem.startswith(":") else "."
+        raise UserError(f"methods.{source.name}{of_key}{problem}") from None

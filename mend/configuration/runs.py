@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mend.configuration.choices import ALL_PARTITIONS, STAGES
-from mend.configuration.methods import MethodSettings, method_class
+from mend.configuration.methods import MethodSettings, make_method, method_class
 from mend.configuration.paths import JobPath, parse_settings, settings_text
 from mend.configuration.schema import (
     EVALUATION,
@@ -23,6 +23,7 @@ from mend.configuration.schema import (
     Settings,
     given,
 )
+from mend.configuration.specs.run import MethodSource
 from mend.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def method_setup(values: ConfigurationValues, llm: str, method: str, variant: st
         for stage in STAGES
         if stage in found
     }
-    return MethodSetup(method, method_class(method)(**found), stages, seed)
+    own = make_method(MethodSource(name=method, settings=found))
+    return MethodSetup(method, own, stages, seed)
 
 
 def _merged(values: ConfigurationValues, llm: str, method: str) -> dict[str, Any]:

@@ -352,7 +352,10 @@ def run_problem(
         )
     if selection == "dense" and values.benchmark.dense_retrieval is None:
         return "selection dense needs benchmark.dense_retrieval"
-    own = method_setup(values, llm, method, variant).own
+    try:
+        own = method_setup(values, llm, method, variant).own
+    except UserError as error:  # settings that are right each, and not together
+        return str(error)
     of_key_values = own.kind == "key-values" and own.context_length is None
     if of_key_values and values.protocol.demonstration_overflow == "oldest-tokens":
         return (

@@ -561,3 +561,14 @@ def test_of_keys_and_values_no_oldest_tokens_fall_off(values) -> None:
     values = put(values, "protocol/demonstration_overflow", "oldest-tokens")
     load_configuration(values)
     refused(with_method(values), "key-norm makes keys and values", "demonstration_overflow")
+
+
+def test_settings_that_do_not_go_together_are_told_for_a_study_too(values) -> None:
+    study = {"llms": ["pocket-gpt2"], "partitions": ["class_to_class"]}
+    snapkv = {**study, "methods": ["snapkv"], "vary": {"keep": [4, 8]}}
+    refused(put(values, "studies/other", snapkv), "studies.other", "a window of 4", "keep is 4")
+    segments = {**study, "methods": ["auto-compressor"], "vary": {"length": [7]}}
+    refused(
+        put(values, "studies/other", segments),
+        "methods.auto-compressor: length 7 is not 4 segments",
+    )
