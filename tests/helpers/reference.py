@@ -51,7 +51,9 @@ class Reference(nn.Module):
         # Apart from the parameters: what is trained is the distiller.
         self.parts = {"llm": copy.deepcopy(model).to(dtype).requires_grad_(False)}
         for part in (self.llm, self.backbone):
-            use_eager_attention(part)
+            # transformers scales a Falcon's ALiBi otherwise in eager attention than in any other.
+            if not getattr(part.config, "alibi", False):
+                use_eager_attention(part)
         self.query_in, self.prefix = query_in, list(prefix)
         self.autocast = torch.autocast("cpu", dtype) if mixed else nullcontext()
 
