@@ -84,8 +84,7 @@ class StandIn:
         self.api_key = api_key
         self.requests: list[Any] = []
         self._one_at_a_time = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
@@ -203,6 +202,13 @@ def _parsed(kind: type[_Schema], body: Any) -> Any:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise _RefusedError(f"{place}: {first['msg']}") from None
+
+
+class _Server(ThreadingHTTPServer):
+    """Lets many clients wait at once: more than may would be sent away on a busy machine."""
+
+    daemon_threads = True
+    request_queue_size = 128
 
 
 def _handler(served: StandIn) -> type[BaseHTTPRequestHandler]:
