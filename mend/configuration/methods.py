@@ -19,7 +19,7 @@ from mend.configuration.specs.run import MethodSource
 from mend.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "methods"
-NO_METHODS = ("__init__", "base", "built", "saved")
+NO_METHODS = ("__init__", "base", "built", "compressing", "saved")
 
 
 ContextKind = Literal["tokens", "vectors", "key-values", "low-rank", "additions"]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import model_validator
 
 from mend.errors import UserError
-from mend.methods.base import Length, Method, Rank, Segment, Segments
+from mend.methods.base import Length, Segment, Segments
+from mend.methods.compressing import CompressingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,18 +30,16 @@ if TYPE_CHECKING:
     from mend.models.frozen_llm import FrozenLLM
 
 
-class AutoCompressor(Method):
+class AutoCompressor(CompressingMethod):
     """Vectors of each of some segments of the demonstrations, which all stay."""
 
     display_name = "AutoCompressor"
     kind = "vectors"
-    adapts_llm = True
     own_losses: ClassVar[Mapping[str, str]] = {
         "segments": "Weight of the next-token loss on each segment of the demonstrations after the "
         "vectors of those before it."
     }
     length: Length
-    lora_rank: Rank
     segment: Segment
     segments: Segments
 
@@ -150,13 +149,3 @@ class AutoCompressor(Method):
         count = max(1, min(self.segments, -(-tokens // self.segment)))
         each = -(-tokens // count) + self._added
         return [self._added * number + each for number in range(count)]
-
-    def making_operations(
-        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
-    ) -> float:
-        """Return the operations of reading each segment after the vectors before it."""
-        from mend.models.operations import CompressorSizes
-
-        return CompressorSizes(trained.compressor).operations(
-            self.compressed_rows(len(demonstrations))
-        )

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from mend.methods.base import Length, Method, Rank
+from mend.methods.base import Length
+from mend.methods.compressing import CompressingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,18 +25,16 @@ if TYPE_CHECKING:
     from mend.models.frozen_llm import FrozenLLM
 
 
-class ICAE(Method):
+class ICAE(CompressingMethod):
     """l vectors that the LLM with LoRA makes of the demonstrations."""
 
     display_name = "ICAE"
     kind = "vectors"
-    adapts_llm = True
     own_losses: ClassVar[Mapping[str, str]] = {
         "autoencoding": "Weight of the next-token loss on the demonstrations themselves, which the "
         "LLM reads out of their context."
     }
     length: Length
-    lora_rank: Rank
 
     def trained(self, llm: FrozenLLM, run: RunSpec) -> Mapping[str, nn.Module | nn.Parameter]:
         """Return the compressor, and the vector that asks for the text."""
@@ -77,13 +76,3 @@ class ICAE(Method):
     def compressed_rows(self, tokens: int) -> list[int]:
         """Return how long the rows are that the compressor reads so many tokens in."""
         return [tokens + self.length]
-
-    def making_operations(
-        self, llm: FrozenLLM, trained: nn.Module, demonstrations: Sequence[int]
-    ) -> float:
-        """Return the operations of reading the demonstrations and the placeholders once."""
-        from mend.models.operations import CompressorSizes
-
-        return CompressorSizes(trained.compressor).operations(
-            self.compressed_rows(len(demonstrations))
-        )

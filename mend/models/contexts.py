@@ -192,24 +192,15 @@ class KeyValueContexts:
         )
 
 
-@dataclass(frozen=True)
-class LowRankContexts:
-    """Contexts made of low-rank weights that are added to an LLM's own, as LoRA adds them.
+class _WithoutPositions:
+    """What contexts that no position holds have in common; each has its tensors in `parts`."""
 
-    down, up: LoRA's A and B of each linear module, by its name in the model, (contexts, rank, in)
-    and (contexts, out, rank): what comes after a context gets W x + up down x there, at every
-    token, the LLM's prefix included.
-    """
-
-    KIND: ClassVar[str] = "low-rank weights"
-
-    down: Mapping[str, Tensor]
-    up: Mapping[str, Tensor]
+    parts: tuple[Mapping[Any, Tensor], ...]
 
     @property
     def lengths(self) -> list[int]:
         """How many positions each context takes: none."""
-        return [0] * _number(self.down)
+        return [0] * _number(self.parts[0])
 
     @property
     def spans(self) -> list[int]:
@@ -224,7 +215,29 @@ class LowRankContexts:
     @property
     def nbytes(self) -> list[int]:
         """How many bytes each context is kept in."""
-        return _nbytes(self.down, self.up)
+        tensors = [tensor for part in self.parts for tensor in part.values()]
+        each = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors if len(tensor))
+        return [each] * len(self.lengths)
+
+
+@dataclass(frozen=True)
+class LowRankContexts(_WithoutPositions):
+    """Contexts made of low-rank weights that are added to an LLM's own, as LoRA adds them.
+
+    down, up: LoRA's A and B of each linear module, by its name in the model, (contexts, rank, in)
+    and (contexts, out, rank): what comes after a context gets W x + up down x there, at every
+    token, the LLM's prefix included.
+    """
+
+    KIND: ClassVar[str] = "low-rank weights"
+
+    down: Mapping[str, Tensor]
+    up: Mapping[str, Tensor]
+
+    @property
+    def parts(self) -> tuple[Mapping[str, Tensor], ...]:
+        """All tensors, by name."""
+        return self.down, self.up
 
     def select(self, numbers: Sequence[int]) -> LowRankContexts:
         """Return the contexts of these numbers, in their order, in memory of their own."""
@@ -239,7 +252,7 @@ class LowRankContexts:
 
 
 @dataclass(frozen=True)
-class AdditionContexts:
+class AdditionContexts(_WithoutPositions):
     """Contexts made of vectors that are added to the state of one token, after some blocks.
 
     vectors: of each block, by its number, (contexts, width). The token is the last one before what
@@ -251,24 +264,9 @@ class AdditionContexts:
     vectors: Mapping[int, Tensor]
 
     @property
-    def lengths(self) -> list[int]:
-        """How many positions each context takes: none."""
-        return [0] * _number(self.vectors)
-
-    @property
-    def spans(self) -> list[int]:
-        """How many of the LLM's positions each leaves no room in: none."""
-        return self.lengths
-
-    @property
-    def read_anew(self) -> list[int]:
-        """How many positions the LLM computes each time that a context is read: none."""
-        return self.lengths
-
-    @property
-    def nbytes(self) -> list[int]:
-        """How many bytes each context is kept in."""
-        return _nbytes(self.vectors)
+    def parts(self) -> tuple[Mapping[int, Tensor], ...]:
+        """All tensors, by block."""
+        return (self.vectors,)
 
     def select(self, numbers: Sequence[int]) -> AdditionContexts:
         """Return the contexts of these numbers, in their order, in memory of their own."""
@@ -282,12 +280,6 @@ class AdditionContexts:
 
 def _number(tensors: Mapping[Any, Tensor]) -> int:
     return len(next(iter(tensors.values())))
-
-
-def _nbytes(*parts: Mapping[Any, Tensor]) -> list[int]:
-    tensors = [tensor for part in parts for tensor in part.values()]
-    each = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors if len(tensor))
-    return [each] * _number(parts[0])
 
 
 def _selected(tensors: Mapping[Any, Tensor], numbers: Sequence[int]) -> dict[Any, Tensor]:

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -210,8 +211,12 @@ class CompressorSizes:
     def __init__(self, compressor: Compressor) -> None:
         """Look up the sizes; raises ValueError for what has none that are known."""
         self.prefix, self.layers = len(compressor.llm_prefix), layers_of(compressor.body)
-        adapters = (part for name, part in compressor.body.named_modules() if _adapts(name))
-        self.adapters = elements(*adapters)
+        self.body = compressor.body
+
+    @cached_property
+    def adapters(self) -> float:
+        """Elements of the adapters' matrices, which a training alone needs."""
+        return elements(*(part for name, part in self.body.named_modules() if _adapts(name)))
 
     def operations(self, rows: Sequence[int], passes: tuple[int, int] = FORWARD) -> float:
         """Return the operations of rows of so many tokens; passes: FORWARD, or TRAINED.
@@ -223,7 +228,8 @@ class CompressorSizes:
         for tokens in rows:
             read = self.prefix + tokens
             found += self.layers.operations(read, FROZEN if trains else passes)
-            found += 2 * self.adapters * read * trains
+            if trains:
+                found += 2 * self.adapters * read
         return found
 
 
